@@ -1,0 +1,177 @@
+// What all passes share: which keys a row sees, the labels of a tile, and the end of a row.
+#include "attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu.h"
+
+namespace reattend {
+
+Interval Scores::keys_of_item(int64_t item) const {
+    Interval keys{0, key_len};
+    while (keys.begin < keys.end && masked(item, keys.begin)) ++keys.begin;
+    while (keys.end > keys.begin && masked(item, keys.end - 1)) --keys.end;
+    return keys;
+}
+
+Interval Scores::visible(int64_t row, Interval keys) const {
+    const int64_t here = position(row);
+    if (causal) keys.end = std::min(keys.end, here + 1);
+    if (window) {
+        keys.begin = std::max(keys.begin, here - window + 1);
+        keys.end = std::min(keys.end, here + window);
+    }
+    return keys;
+}
+
+int64_t Scores::first_row(Interval keys) const {
+    int64_t row = 0;
+    while (row < query_len && visible(row, keys).size() == 0) ++row;
+    return row;
+}
+
+ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
+                         int32_t* hidden) const {
+    ScoreEdits edits;
+    edits.softcap = softcap;
+    if (bias.view) {
+        edits.bias = bias.view.row(item, head, row) + key * bias.key_stride;
+        edits.bias_row_stride = bias.view.row_stride;
+        edits.bias_key_stride = bias.key_stride;
+    }
+    edits.hidden = hidden;
+    for (int j = 0; key_mask && j < count; ++j)
+        if (masked(item, key + j)) hidden[edits.num_hidden++] = j;
+    return edits;
+}
+
+void Scores::scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
+                          int64_t ld) const {
+    for (int64_t r = 0; r < count; ++r, to += ld) {
+        kernels().scaled(query.row(item, head, row + r), scale, to, head_dim);
+        std::fill(to + head_dim, to + ld, 0.0f);
+    }
+}
+
+void Attention::find_labels() {
+    labelled.assign(scores.batch * scores.num_heads, 0);
+    for (int64_t i = 0; labels && i < scores.batch * scores.num_heads; ++i) {
+        const uint8_t* first = labels.row(i / scores.num_heads, i % scores.num_heads, 0);
+        const bool known = labels.head_stride == 0 && i % scores.num_heads != 0;
+        uint8_t largest = known ? labelled[i - 1] : 0;
+        for (int64_t j = 0; !known && j < num_labels; ++j) largest = std::max(largest, first[j]);
+        labelled[i] = largest;
+        if (labelled[i] >= num_segments)
+            throw std::invalid_argument(
+                "segments must hold labels below " + std::to_string(num_segments) +
+                ", the number of segments, got " + std::to_string(labelled[i]));
+    }
+}
+
+Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
+    if (!labelled[item * scores.num_heads + head]) return {};
+    if (masses || partials) return {row, row + count};
+    const auto plain = [&](int64_t r) {
+        return std::none_of(policies.begin(), policies.end(),
+                            [&](const PolicyStep& step) { return step.applies(item, head, r); });
+    };
+    Interval rows{row, row + count};
+    while (rows.size() && plain(rows.begin)) ++rows.begin;
+    while (rows.size() && plain(rows.end - 1)) --rows.end;
+    return rows;
+}
+
+void Attention::labels_of(int64_t item, int64_t head, int64_t key, int count, uint8_t* to) const {
+    const int labelled =
+        static_cast<int>(std::clamp<int64_t>(labels ? num_labels - key : 0, 0, count));
+    if (labelled) std::memcpy(to, labels.row(item, head, 0) + key, labelled);
+    std::fill(to + labelled, to + count, uint8_t{0});
+    for (int j = 0; scores.key_mask && j < count; ++j)
+        if (scores.masked(item, key + j)) to[j] = kHidden;
+}
+
+namespace {
+
+/// The policies, one after the other, on what the ones before left. `factor` becomes their product.
+void apply(const Attention& call, int64_t item, int64_t head, int64_t row, const float* mass,
+           float* factor) {
+    const int num_segments = call.num_segments;
+    float left[kMaxSegments], step_factor[kMaxSegments];
+    std::copy_n(mass, num_segments, left);
+    std::fill_n(factor, num_segments, 1.0f);
+    for (const PolicyStep& step : call.policies) {
+        if (!step.applies(item, head, row)) continue;
+        if (!step.rule(step.weight.row(item, head, 0), left, num_segments, step_factor)) continue;
+        for (int g = 0; g < num_segments; ++g) {
+            left[g] *= step_factor[g];
+            factor[g] *= step_factor[g];
+        }
+    }
+}
+
+}  // namespace
+
+void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& state,
+                       SegmentSet present) const {
+    const float sum = total(state, num_segments);
+    if (sum == 0) return finish_empty(item, head, row);
+    const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+    float mass[kMaxSegments], factor[kMaxSegments];
+    for (int g = 0; g < num_segments; ++g) mass[g] = state.sum[g] / sum;
+    apply(*this, item, head, row, mass, factor);
+    if (logsumexp) logsumexp[index] = *state.max + std::log(sum);
+    if (masses) std::copy_n(mass, num_segments, masses + index * num_segments);
+    if (factors) std::copy_n(factor, num_segments, factors + index * num_segments);
+    if (out) {
+        float* to = out.row(item, head, row);
+        bool first = true;
+        for (int g = 0; g < num_segments; ++g) {
+            if (!(present >> g & 1)) continue;
+            const float* partial = state.partial_of(g);
+            (first ? kernels().scaled : kernels().add_scaled)(partial, factor[g] / sum, to,
+                                                              value_dim);
+            first = false;
+        }
+    }
+    if (partials)
+        for (int g = 0; g < num_segments; ++g) {
+            float* to = partials + (index * num_segments + g) * value_dim;
+            if (present >> g & 1)
+                kernels().scaled(state.partial_of(g), 1 / sum, to, value_dim);
+            else
+                std::fill_n(to, value_dim, 0.0f);
+        }
+}
+
+void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
+    const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+    if (out) std::fill_n(out.row(item, head, row), value_dim, 0.0f);
+    if (logsumexp) logsumexp[index] = kNoKey;
+    if (masses) std::fill_n(masses + index * num_segments, num_segments, 0.0f);
+    if (factors) std::fill_n(factors + index * num_segments, num_segments, 1.0f);
+    if (partials)
+        std::fill_n(partials + index * num_segments * value_dim, num_segments * value_dim, 0.0f);
+}
+
+void attend(Attention& call) {
+    // Up to this many rows, the time goes into reading keys and values once, and packing them would
+    // double it.
+    constexpr int64_t kFewRows = 8;
+    // Multiplications below which waking a second thread costs more than it saves (some 20 us of
+    // one thread's work).
+    constexpr int64_t kSmall = 1 << 19;
+    Scores& scores = call.scores;
+    const int64_t work = scores.batch * scores.num_heads * scores.query_len * scores.key_len;
+    if (work * (scores.head_dim + call.value_dim) < kSmall) scores.num_threads = 1;
+    call.find_labels();
+    if (call.scores.query_len <= kFewRows)
+        decode(call);
+    else
+        prefill(call);
+}
+
+}  // namespace reattend

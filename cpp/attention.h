@@ -1,0 +1,125 @@
+// One attention call: its inputs, what is asked of it, and the passes that compute it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+#include "policy.h"
+#include "row_state.h"
+#include "view.h"
+
+namespace reattend {
+
+/// Which keys a row sees, and how scores are made. Row i of N stands at key M - N + i.
+struct Scores {
+    int64_t batch = 0, num_heads = 0, num_kv_heads = 0, query_len = 0, key_len = 0, head_dim = 0;
+    View<const float> query, key;
+    float scale = 1, softcap = 0;  // softcap 0: none
+    Bias bias;
+    bool causal = false;
+    int64_t window = 0;                 // 0: none
+    const uint8_t* key_mask = nullptr;  // [batch, key_len]; null: every key
+    int num_threads = 1;
+
+    int64_t kv_head(int64_t head) const { return head / (num_heads / num_kv_heads); }
+    int64_t position(int64_t row) const { return key_len - query_len + row; }
+    bool masked(int64_t item, int64_t key) const {
+        return key_mask && !key_mask[item * key_len + key];
+    }
+
+    /// From the first to the last key of an item that is no padding.
+    Interval keys_of_item(int64_t item) const;
+    /// The part of `keys` that a row sees.
+    Interval visible(int64_t row, Interval keys) const;
+    /// The rows from the first that sees any of `keys`; the others come before (left padding) and
+    /// see none.
+    int64_t first_row(Interval keys) const;
+    /// Softcap, bias and masked columns of a tile that begins at (row, key); fills hidden [count].
+    ScoreEdits edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
+                     int32_t* hidden) const;
+    /// Copies rows of the query, multiplied by scale and padded with zeros, to [count, ld].
+    void scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
+                      int64_t ld) const;
+};
+
+/// A policy with the rows that it is for.
+struct PolicyStep {
+    Reweight rule;
+    View<const float> weight;   // [batch, num_heads, 1, num_segments]
+    View<const uint8_t> where;  // [batch, num_heads, query_len]; null: every row
+    int64_t where_row_stride = 0;
+
+    bool applies(int64_t item, int64_t head, int64_t row) const {
+        return !where || where.row(item, head, 0)[row * where_row_stride];
+    }
+};
+
+/// Attention with interventions. Results are contiguous; null: not asked for.
+struct Attention {
+    Scores scores;
+    int64_t value_dim = 0;
+    View<const float> value;
+    View<float> out;             // null where only partials are asked for
+    View<const uint8_t> labels;  // [batch, num_heads, 1, num_labels], head_stride 0 broadcasts;
+                                 // null: all keys are in 0
+    int64_t num_labels = 0;      // keys beyond are in segment 0
+    int num_segments = 1;
+    std::vector<PolicyStep> policies;  // each sees the masses that the ones before it left
+    float* masses = nullptr;           // [batch, num_heads, query_len, num_segments]
+    float* factors = nullptr;          // [batch, num_heads, query_len, num_segments]
+    float* logsumexp = nullptr;        // [batch, num_heads, query_len]
+    float* partials = nullptr;         // [batch, num_heads, query_len, num_segments, value_dim]
+
+    std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
+
+    /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
+    void find_labels();
+    /// The part of rows [row, row + count) that needs a state per segment; for the others one state
+    /// does.
+    Interval segmented(int64_t item, int64_t head, int64_t row, int64_t count) const;
+    /// The labels of keys [key, key + count); kHidden for masked keys.
+    void labels_of(int64_t item, int64_t head, int64_t key, int count, uint8_t* to) const;
+    /// State -> results of a row: masses, factors and output. `present`: the segments that have a
+    /// partial.
+    void finish(int64_t item, int64_t head, int64_t row, const RowState& state,
+                SegmentSet present) const;
+    /// The results of a row that sees no key.
+    void finish_empty(int64_t item, int64_t head, int64_t row) const;
+};
+
+constexpr uint8_t kHidden = 255;  // the label of a key that no row sees
+
+/// Where the run of equal labels that begins at `begin` ends.
+inline int end_of_run(const uint8_t* labels, int begin, int count) {
+    const uint8_t label = labels[begin];
+    const uint64_t eight = 0x0101010101010101u * label;
+    int end = begin + 1;
+    for (uint64_t next; end + 8 <= count; end += 8) {
+        std::memcpy(&next, labels + end, sizeof next);
+        if (next != eight) break;
+    }
+    while (end < count && labels[end] == label) ++end;
+    return end;
+}
+
+/// Computes everything that is asked for. Few rows go the way of decoding, many that of prefill.
+void attend(Attention& call);
+
+/// Many rows: tiles of queries and keys (prefill.cpp).
+void prefill(const Attention& call);
+
+/// Few rows, many keys: bound by memory, keys split over threads (decode.cpp).
+void decode(const Attention& call);
+
+/// One row on its own, touching only keys that it sees: values that are not finite reach no other
+/// row (decode.cpp).
+void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
+
+/// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp
+/// [batch, num_heads, query_len]. Heads [batch, num_heads] that are 0 are left 0; null: all. Rows
+/// at masked keys are padding and do not count when causal (column_sums.cpp).
+void column_sums(const Scores& scores, const float* logsumexp, const uint8_t* heads, float* sums);
+
+}  // namespace reattend

@@ -1,0 +1,134 @@
+// The border to Python: arrays in, views out, the GIL released. No mathematics, no checks:
+// attention.py has made them.
+#include <omp.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "attention.h"
+#include "cpu.h"
+#include "matmul.h"
+
+namespace py = pybind11;
+
+namespace reattend {
+namespace {
+
+using OptionalArray = std::optional<py::array>;
+// Segments as bits, at_least, within as bits if it is relative.
+using ShareTuple = std::tuple<SegmentSet, float, std::optional<SegmentSet>>;
+// weight [B, H, G], to, when, where [B, H, N].
+using PolicyTuple = std::tuple<py::array, SegmentSet, std::vector<ShareTuple>, OptionalArray>;
+
+/// In elements; 0 for an axis of length 1, so that it broadcasts.
+int64_t stride(const py::array& array, int axis) {
+    return array.shape(axis) == 1 ? 0 : array.strides(axis) / array.itemsize();
+}
+
+template <class T>
+View<const T> view(const py::array& array) {
+    return {static_cast<const T*>(array.data()), stride(array, 0), stride(array, 1),
+            stride(array, 2)};
+}
+
+float* writable(const OptionalArray& array) {
+    return array ? static_cast<float*>(const_cast<void*>(array->data())) : nullptr;
+}
+
+Scores make_scores(const py::array& query, const py::array& key, float scale, bool causal,
+                   int64_t window, float softcap, const OptionalArray& key_mask,
+                   const OptionalArray& bias, int num_threads) {
+    Scores scores;
+    scores.batch = query.shape(0);
+    scores.num_heads = query.shape(1);
+    scores.query_len = query.shape(2);
+    scores.head_dim = query.shape(3);
+    scores.num_kv_heads = key.shape(1);
+    scores.key_len = key.shape(2);
+    scores.query = view<float>(query);
+    scores.key = view<float>(key);
+    scores.scale = scale;
+    scores.causal = causal;
+    scores.window = window;
+    scores.softcap = softcap;
+    if (key_mask) scores.key_mask = static_cast<const uint8_t*>(key_mask->data());
+    if (bias) scores.bias = {view<float>(*bias), stride(*bias, 3)};
+    scores.num_threads = num_threads;
+    return scores;
+}
+
+PolicyStep make_step(const PolicyTuple& policy) {
+    const auto& [weight, to, when, where] = policy;
+    PolicyStep step;
+    step.weight = {static_cast<const float*>(weight.data()), stride(weight, 0), stride(weight, 1),
+                   0};
+    step.rule.to = to;
+    for (const auto& [segments, at_least, within] : when)
+        step.rule.when[step.rule.num_when++] = {segments, at_least, within.has_value(),
+                                                within.value_or(0)};
+    if (where) {
+        step.where = {static_cast<const uint8_t*>(where->data()), stride(*where, 0),
+                      stride(*where, 1), 0};
+        step.where_row_stride = stride(*where, 2);
+    }
+    return step;
+}
+
+void attention(const py::array& query, const py::array& key, const py::array& value,
+               const OptionalArray& out, float scale, bool causal, int64_t window, float softcap,
+               const OptionalArray& key_mask, const OptionalArray& bias,
+               const OptionalArray& labels, int num_segments,
+               const std::vector<PolicyTuple>& policies, const OptionalArray& masses,
+               const OptionalArray& logsumexp, const OptionalArray& factors,
+               const OptionalArray& partials, int num_threads) {
+    Attention call;
+    call.scores =
+        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads);
+    call.value_dim = value.shape(3);
+    call.value = view<float>(value);
+    if (out) call.out = {writable(out), stride(*out, 0), stride(*out, 1), stride(*out, 2)};
+    if (labels) {
+        call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
+                       stride(*labels, 1), 0};
+        call.num_labels = labels->shape(2);
+    }
+    call.num_segments = num_segments;
+    for (const PolicyTuple& policy : policies) call.policies.push_back(make_step(policy));
+    call.masses = writable(masses);
+    call.logsumexp = writable(logsumexp);
+    call.factors = writable(factors);
+    call.partials = writable(partials);
+    const py::gil_scoped_release release;
+    if (call.scores.batch * call.scores.num_heads * call.scores.query_len > 0) attend(call);
+}
+
+void sum_columns(const py::array& query, const py::array& key, const py::array& logsumexp,
+                 const py::array& sums, float scale, bool causal, int64_t window, float softcap,
+                 const OptionalArray& key_mask, const OptionalArray& bias,
+                 const OptionalArray& heads, int num_threads) {
+    const Scores scores =
+        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads);
+    const auto* chosen = heads ? static_cast<const uint8_t*>(heads->data()) : nullptr;
+    const py::gil_scoped_release release;
+    column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));
+}
+
+}  // namespace
+}  // namespace reattend
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    reattend::kernels();  // an unknown REATTEND_MAX_ISA fails here, before oneDNN makes its first
+                          // primitive
+    m.attr("__version__") = REATTEND_VERSION;
+    m.attr("MAX_SEGMENTS") = reattend::kMaxSegments;
+    m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
+    m.def("attention", &reattend::attention);
+    m.def("column_sums", &reattend::sum_columns);
+    m.def("max_threads", &omp_get_max_threads);
+    m.def("isa", [] { return reattend::kernels().name; });
+    m.def("onednn_version", &reattend::matmul_version);
+}

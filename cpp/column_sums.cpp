@@ -1,0 +1,86 @@
+// What each key receives: a second pass of one product, given the rows' logsumexp. The matrix never
+// exists.
+#include <algorithm>
+
+#include "attention.h"
+#include "cpu.h"
+#include "matmul.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kRows = 128;
+constexpr int kKeys = 256;
+
+/// The sums of one tile of keys of one head: walks over the rows.
+void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, int64_t key,
+              const float* logsumexp, float* sums) {
+    const int count = static_cast<int>(std::min<int64_t>(kKeys, keys.end - key));
+    const int dim = static_cast<int>(scores.head_dim);
+    const int64_t query_ld = padded(dim);
+    float* packed =
+        Scratch::of_thread().floats(dim * kKeys + kRows * query_ld + kRows * kKeys + kKeys);
+    float* query = packed + dim * kKeys;
+    float* weights = query + kRows * query_ld;
+    float* total = weights + kRows * kKeys;
+    std::fill_n(total, kKeys, 0.0f);
+    const View<const float>& k = scores.key;
+    kernels().pack_keys(k.row(item, scores.kv_head(head), key), k.row_stride, count, dim, packed,
+                        kKeys);
+
+    const int64_t first = scores.first_row(keys);
+    for (int64_t row = first; row < scores.query_len; row += kRows) {
+        const int rows = static_cast<int>(std::min<int64_t>(kRows, scores.query_len - row));
+        Range visible[kRows];
+        bool any = false, all = rows == kRows && count == kKeys;
+        for (int r = 0; r < rows; ++r) {
+            const Interval seen = scores.visible(row + r, keys);
+            visible[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+                          static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+            // A row that stands at a masked key is padding.
+            const int64_t here = scores.position(row + r);
+            if (scores.causal && here >= 0 && scores.masked(item, here)) visible[r] = {0, 0};
+            any = any || visible[r].begin < visible[r].end;
+            all = all && visible[r].begin == 0 && visible[r].end == kKeys;
+        }
+        if (!any) continue;
+        scores.scaled_query(item, head, row, rows, query, query_ld);
+        if (all)
+            matmul({kRows, kKeys, dim, query_ld, kKeys, kKeys, false}, query, packed, weights);
+        else
+            kernels().scores(query, query_ld, packed, kKeys, weights, kKeys, rows, count, dim,
+                             visible);
+        int32_t hidden[kKeys];
+        const ScoreEdits edits = scores.edits(item, head, row, key, count, hidden);
+        kernels().weights(weights, kKeys, rows, count, all ? nullptr : visible, edits,
+                          logsumexp + row);
+        kernels().sum_columns(weights, kKeys, rows, count, total);
+    }
+    std::copy_n(total, count, sums + key);
+}
+
+}  // namespace
+
+void column_sums(const Scores& scores, const float* logsumexp, const uint8_t* heads, float* sums) {
+    const int64_t tiles = (scores.key_len + kKeys - 1) / kKeys;
+    // The first keys first: when causal, more rows see them.
+    parallel_for(scores.batch * scores.num_heads * tiles, scores.num_threads, [&](int64_t unit) {
+        const int64_t index = unit / tiles, item = index / scores.num_heads,
+                      head = index % scores.num_heads;
+        const Interval keys = scores.keys_of_item(item);
+        float* to = sums + index * scores.key_len;
+        const int64_t key = keys.begin + unit % tiles * kKeys;
+        if (unit % tiles == 0) {
+            std::fill_n(to, keys.begin, 0.0f);
+            std::fill(to + keys.end, to + scores.key_len, 0.0f);
+        }
+        if (key >= keys.end) return;
+        if (heads && !heads[index])
+            std::fill(to + key, to + std::min(key + kKeys, keys.end), 0.0f);
+        else
+            sum_tile(scores, item, head, keys, key, logsumexp + index * scores.query_len, to);
+    });
+}
+
+}  // namespace reattend

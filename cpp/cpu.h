@@ -1,0 +1,15 @@
+// Which instruction set the kernels use.
+#pragma once
+
+#include "kernels.h"
+
+namespace reattend {
+
+/// The kernels for this machine: the best it runs, no better than REATTEND_MAX_ISA (v2, v3 or v4)
+/// when that is set. Throws std::invalid_argument where that variable holds anything else.
+const Kernels& kernels();
+
+/// 2, 3 or 4 for x86-64-v2, v3, v4; 0 where kernels are compiled for the plain target.
+int isa_level();
+
+}  // namespace reattend

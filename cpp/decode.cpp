@@ -1,0 +1,274 @@
+// Few rows, many keys: each key and value is read once, for all query heads of its head; long
+// caches are split into chunks over the threads, whose row states are merged.
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "cpu.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kKeys = 256;  // of a tile: half of it, keys or values of D = 128, takes 128 KiB
+constexpr int64_t kChunk =
+    512;  // least keys of a chunk: merging its state costs under 1% of reading it
+constexpr int64_t kMaxChunks = 64;
+
+/// The rows of an item that share a key head, with their states.
+struct Group {
+    int64_t item, kv_head;
+    int64_t first_head, num_heads;
+    int64_t first_row, num_rows;
+
+    int size() const { return static_cast<int>(num_heads * num_rows); }
+    int64_t head(int r) const { return first_head + r / num_rows; }
+    int64_t row(int r) const { return first_row + r % num_rows; }
+};
+
+/// States of a group: [size] rows of max, sum [segments] and partial [segments, ld].
+struct States {
+    float* memory;
+    int segments;
+    int64_t value_dim;
+
+    int64_t partial_ld() const { return padded(value_dim); }
+    int64_t row_size() const { return padded(1 + segments) + segments * partial_ld(); }
+    static int64_t size(int rows, int segments, int64_t value_dim) {
+        const States one{nullptr, segments, value_dim};
+        return rows * one.row_size();
+    }
+    RowState row(int r) const {
+        float* begin = memory + r * row_size();
+        return {begin, begin + 1, begin + padded(1 + segments), partial_ld()};
+    }
+};
+
+/// Adds the keys of an interval to the states of a group.
+class Reader {
+public:
+    Reader(const Attention& call, const Group& group, const States& states)
+        : call_(call), scores_(call.scores), group_(group), states_(states), size_(group.size()) {
+        query_ld_ = padded(scores_.head_dim);
+        const size_t query = size_ * query_ld_, weights = size_ * kKeys;
+        float* memory =
+            Scratch::of_thread().floats(query + weights + 3 * padded(size_) + 2 * padded(size_));
+        query_ = memory;
+        weights_ = query_ + query;
+        max_ = weights_ + weights;
+        keep_ = max_ + padded(size_);
+        sum_ = keep_ + padded(size_);
+        visible_ = reinterpret_cast<Range*>(sum_ + padded(size_));
+        for (int r = 0; r < size_; ++r) {
+            scores_.scaled_query(group.item, group.head(r), group.row(r), 1, query_ + r * query_ld_,
+                                 query_ld_);
+            states.row(r).clear(states.segments);
+            max_[r] = kNoKey;
+        }
+    }
+
+    /// `keys`: those of the item; `chunk`: the part to read. Gives the segments that appeared.
+    SegmentSet run(Interval keys, Interval chunk) {
+        for (int64_t key = chunk.begin; key < chunk.end; key += kKeys)
+            add(keys, key, static_cast<int>(std::min<int64_t>(kKeys, chunk.end - key)));
+        for (int r = 0; r < size_; ++r) *states_.row(r).max = max_[r];
+        return present_;
+    }
+
+private:
+    void add(Interval keys, int64_t key, int count) {
+        for (int r = 0; r < size_; ++r) {
+            const Interval seen = scores_.visible(group_.row(r), keys);
+            visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+                           static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+        }
+        const View<const float>& k = scores_.key;
+        kernels().dots(query_, query_ld_, k.row(group_.item, group_.kv_head, key), k.row_stride,
+                       weights_, kKeys, size_, count, static_cast<int>(scores_.head_dim));
+        int32_t hidden[kKeys];
+        for (int r = 0; r < size_; ++r) {
+            const ScoreEdits edits =
+                scores_.edits(group_.item, group_.head(r), group_.row(r), key, count, hidden);
+            kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
+                              keep_ + r, sum_ + r);
+            rescale(r);
+        }
+        if (states_.segments == 1 && !scores_.key_mask)
+            add_run(0, {0, count}, key, 0, size_);
+        else if (call_.labels.head_stride == 0)
+            add_labels(key, count, 0, size_);
+        else
+            for (int r = 0; r < size_; r += static_cast<int>(group_.num_rows))
+                add_labels(key, count, r, static_cast<int>(group_.num_rows));
+    }
+
+    void rescale(int r) {
+        const RowState state = states_.row(r);
+        if (keep_[r] == 1) return;
+        for (int g = 0; g < states_.segments; ++g) {
+            if (!(present_ >> g & 1)) continue;
+            state.sum[g] *= keep_[r];
+            kernels().scaled(state.partial_of(g), keep_[r], state.partial_of(g), call_.value_dim);
+        }
+    }
+
+    /// Adds a tile to rows [first, first + rows), which share their labels, run by run.
+    void add_labels(int64_t key, int count, int first, int rows) {
+        uint8_t labels[kKeys];
+        call_.labels_of(group_.item, group_.head(first), key, count, labels);
+        for (int begin = 0, end; begin < count; begin = end) {
+            const uint8_t label = labels[begin];
+            end = end_of_run(labels, begin, count);
+            if (label != kHidden)
+                add_run(states_.segments == 1 ? 0 : label, {begin, end}, key, first, rows);
+        }
+    }
+
+    void add_run(int segment, Range columns, int64_t key, int first, int rows) {
+        open(segment);
+        const RowState state = states_.row(first);
+        const float* weights = weights_ + first * kKeys;
+        const View<const float>& v = call_.value;
+        kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
+        kernels().accumulate(weights, kKeys, v.row(group_.item, group_.kv_head, key), v.row_stride,
+                             state.partial_of(segment), states_.row_size(), rows, columns,
+                             static_cast<int>(call_.value_dim), visible_ + first);
+    }
+
+    void open(int segment) {
+        if (present_ >> segment & 1) return;
+        present_ |= 1u << segment;
+        for (int r = 0; r < size_; ++r) states_.row(r).open(segment, call_.value_dim);
+    }
+
+    const Attention& call_;
+    const Scores& scores_;
+    const Group& group_;
+    const States& states_;
+    int size_;
+    int64_t query_ld_;
+    float *query_, *weights_, *max_, *keep_, *sum_;
+    Range* visible_;
+    SegmentSet present_ = 0;
+};
+
+/// How an item's keys are cut into chunks: by what its rows see alone, so that neither the batch
+/// nor the number of threads changes a byte.
+struct Chunks {
+    Interval keys;     // of the item
+    Interval visible;  // of any of its rows
+    int64_t size, count;
+
+    Chunks(const Scores& scores, int64_t item) : keys(scores.keys_of_item(item)) {
+        visible = {scores.visible(0, keys).begin, scores.visible(scores.query_len - 1, keys).end};
+        const int64_t least = (visible.size() + kMaxChunks - 1) / kMaxChunks;
+        size = std::max(kChunk, (least + kKeys - 1) / kKeys * kKeys);
+        count = std::max<int64_t>(1, (visible.size() + size - 1) / size);
+    }
+    Interval chunk(int64_t i) const {
+        return {visible.begin + i * size, std::min(visible.end, visible.begin + (i + 1) * size)};
+    }
+};
+
+/// A state with one segment, seen as a state with the call's number of them.
+void finish_row(const Attention& call, const Group& group, int r, const States& states,
+                SegmentSet present) {
+    RowState state = states.row(r);
+    float sum[kMaxSegments] = {};
+    std::copy_n(state.sum, states.segments, sum);
+    bool finite = true;
+    for (int g = 0; g < states.segments; ++g)
+        finite = finite &&
+                 (!(present >> g & 1) || kernels().all_finite(state.partial_of(g), call.value_dim));
+    if (!finite && group.size() > 1)
+        return attend_row(call, group.item, group.head(r), group.row(r));
+    state.sum = sum;
+    call.finish(group.item, group.head(r), group.row(r), state, present);
+}
+
+}  // namespace
+
+void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row) {
+    const Scores& scores = call.scores;
+    const Group group{item, scores.kv_head(head), head, 1, row, 1};
+    const int segments = call.segmented(item, head, row, 1).size() ? call.num_segments : 1;
+    std::vector<float> memory(States::size(1, segments, call.value_dim));
+    const States states{memory.data(), segments, call.value_dim};
+    const Interval keys = scores.keys_of_item(item);
+    const SegmentSet present = Reader(call, group, states).run(keys, scores.visible(row, keys));
+    finish_row(call, group, 0, states, present);
+}
+
+void decode(const Attention& call) {
+    const Scores& scores = call.scores;
+    const int64_t group_heads = scores.num_heads / scores.num_kv_heads;
+    const int64_t num_groups = scores.batch * scores.num_kv_heads;
+    std::vector<Chunks> chunks;
+    std::vector<int64_t> first_unit{0};  // of each item
+    for (int64_t item = 0; item < scores.batch; ++item) {
+        chunks.emplace_back(scores, item);
+        first_unit.push_back(first_unit.back() + chunks.back().count * scores.num_kv_heads);
+    }
+    const auto group_of = [&](int64_t index) {
+        const int64_t kv_head = index % scores.num_kv_heads;
+        return Group{index / scores.num_kv_heads,
+                     kv_head,
+                     kv_head * group_heads,
+                     group_heads,
+                     0,
+                     scores.query_len};
+    };
+    std::vector<int> segments(num_groups, 1);
+    for (int64_t i = 0; i < num_groups; ++i)
+        for (int64_t head = group_of(i).first_head; head < group_of(i).first_head + group_heads;
+             ++head)
+            if (call.segmented(group_of(i).item, head, 0, scores.query_len).size())
+                segments[i] = call.num_segments;
+
+    const int rows = static_cast<int>(group_heads * scores.query_len);
+    const int most_segments = num_groups ? *std::max_element(segments.begin(), segments.end()) : 1;
+    const int64_t state_size = States::size(rows, most_segments, call.value_dim);
+    const int64_t num_units = first_unit.back();
+    float* memory = Scratch::of_call().floats(num_units * state_size);
+    const auto states_of = [&](int64_t unit, int64_t group) {
+        return States{memory + unit * state_size, segments[group], call.value_dim};
+    };
+    const auto unit_of = [&](int64_t group, int64_t chunk) {
+        const int64_t item = group / scores.num_kv_heads;
+        return first_unit[item] + group % scores.num_kv_heads * chunks[item].count + chunk;
+    };
+
+    std::vector<SegmentSet> present(num_units);
+    parallel_for(num_units, scores.num_threads, [&](int64_t unit) {
+        const int64_t item =
+            std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
+        const int64_t within = unit - first_unit[item], count = chunks[item].count;
+        const int64_t index = item * scores.num_kv_heads + within / count;
+        const Group group = group_of(index);
+        const States states = states_of(unit, index);
+        present[unit] =
+            Reader(call, group, states).run(chunks[item].keys, chunks[item].chunk(within % count));
+        if (count == 1)
+            for (int r = 0; r < rows; ++r) finish_row(call, group, r, states, present[unit]);
+    });
+    parallel_for(num_groups, scores.num_threads, [&](int64_t index) {
+        const Group group = group_of(index);
+        const int64_t count = chunks[group.item].count;
+        if (count == 1) return;
+        const int64_t first = unit_of(index, 0);
+        const States states = states_of(first, index);
+        SegmentSet found = 0;
+        for (int64_t chunk = 0; chunk < count; ++chunk) found |= present[first + chunk];
+        for (int r = 0; r < rows; ++r) {
+            const RowState state = states.row(r);
+            for (int g = 0; g < states.segments; ++g)
+                if (!(present[first] >> g & 1)) state.open(g, call.value_dim);
+            for (int64_t chunk = 1; chunk < count; ++chunk)
+                merge(state, states_of(first + chunk, index).row(r), present[first + chunk],
+                      states.segments, call.value_dim);
+            finish_row(call, group, r, states, found);
+        }
+    });
+}
+
+}  // namespace reattend

@@ -1,0 +1,82 @@
+// The inner loops, compiled once per instruction set and chosen at run time.
+#pragma once
+
+#include <stdint.h>
+
+namespace reattend {
+
+/// Columns begin <= j < end of a tile.
+struct Range {
+    int32_t begin;
+    int32_t end;
+};
+
+/// What happens to scores before the softmax.
+struct ScoreEdits {
+    float softcap = 0;            // 0: none
+    const float* bias = nullptr;  // of the tile's first row and key
+    int64_t bias_row_stride = 0;
+    int64_t bias_key_stride = 0;
+    const int32_t* hidden = nullptr;  // columns that no row sees
+    int32_t num_hidden = 0;
+};
+
+/// Tiles are row-major floats; `ld` is the distance between rows. Widths are padded to kPad
+/// columns, which may hold anything before and zeros after the softmax. `visible` [rows] says which
+/// columns a row sees; null: all.
+struct Kernels {
+    static constexpr int kPad = 16;
+
+    const char* name;
+
+    /// packed [dim, count padded with zeros] = transpose of keys [count, dim].
+    void (*pack_keys)(const float* keys, int64_t key_stride, int count, int dim, float* packed,
+                      int64_t ld);
+
+    /// scores = query [rows, dim] * packed [dim, width]; tiles of columns that no row near by sees
+    /// are left out.
+    void (*scores)(const float* query, int64_t query_ld, const float* packed, int64_t packed_ld,
+                   float* scores, int64_t scores_ld, int rows, int width, int dim,
+                   const Range* visible);
+
+    /// The same for few rows, straight from keys as they lie. Rows of query are padded
+    /// with zeros to kPad.
+    void (*dots)(const float* query, int64_t query_ld, const float* keys, int64_t key_stride,
+                 float* scores, int64_t scores_ld, int rows, int count, int dim);
+
+    /// scores -> exp(score - max), 0 where not visible. Updates max [rows]; keep [rows] = exp(old
+    /// max - new max) is what earlier sums and partials are to be multiplied by; sum [rows] is this
+    /// tile's.
+    void (*softmax)(float* scores, int64_t ld, int rows, int width, const Range* visible,
+                    const ScoreEdits& edits, float* max, float* keep, float* sum);
+
+    /// scores -> exp(score - logsumexp), 0 where not visible or where logsumexp is -inf: attention
+    /// weights.
+    void (*weights)(float* scores, int64_t ld, int rows, int width, const Range* visible,
+                    const ScoreEdits& edits, const float* logsumexp);
+
+    /// sum[r * sum_stride] += sum of weights[r] over begin <= column < end.
+    void (*sum_rows)(const float* weights, int64_t ld, int rows, Range columns, float* sum,
+                     int64_t sum_stride);
+
+    /// sum [width] += sum of weights over rows.
+    void (*sum_columns)(const float* weights, int64_t ld, int rows, int width, float* sum);
+
+    /// out [rows, dim] += weights [rows, columns] * values [columns, dim]; column j weighs the row
+    /// values[j].
+    void (*accumulate)(const float* weights, int64_t ld, const float* values, int64_t value_stride,
+                       float* out, int64_t out_ld, int rows, Range columns, int dim,
+                       const Range* visible);
+
+    /// rows[r] *= factor[r]; rows whose factor is 1 are not touched.
+    void (*scale_rows)(float* rows, int64_t ld, int count, int dim, const float* factor);
+
+    /// out = factor * in; out += factor * in; out = keep * out + factor * in.
+    void (*scaled)(const float* in, float factor, float* out, int64_t size);
+    void (*add_scaled)(const float* in, float factor, float* out, int64_t size);
+    void (*mix)(const float* in, float factor, float* out, float keep, int64_t size);
+
+    bool (*all_finite)(const float* values, int64_t size);
+};
+
+}  // namespace reattend

@@ -1,0 +1,61 @@
+// Policies: how much attention each segment of a row got -> what its part of the output is
+// multiplied by.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+namespace reattend {
+
+constexpr int kMaxSegments = 16;
+
+using SegmentSet = uint32_t;  // bit g: segment g belongs to it
+
+/// Sum of `mass` over the segments of a set.
+inline float mass_of(SegmentSet set, const float* mass) {
+    float sum = 0;
+    for (int g = 0; g < kMaxSegments; ++g)
+        if (set >> g & 1) sum += mass[g];
+    return sum;
+}
+
+/// A test of a row: some segments hold at least a given share, of the whole row or of other
+/// segments.
+struct Share {
+    SegmentSet segments = 0;
+    float at_least = 0;
+    bool relative = false;  // to `within`, which may be empty
+    SegmentSet within = 0;
+
+    bool operator()(const float* mass) const {
+        return mass_of(segments, mass) >= at_least * (relative ? mass_of(within, mass) : 1.0f);
+    }
+};
+
+/// Weighs segments and hands the mass this frees to the receivers, in proportion.
+struct Reweight {
+    static constexpr int kMaxWhen = 8;
+
+    SegmentSet to = 0;  // the receivers; none: freed mass is lost
+    int num_when = 0;
+    Share when[kMaxWhen];  // all must hold
+
+    /// mass -> factor. False: the row stays as it is. `weight` 1 leaves a segment as it is.
+    bool operator()(const float* weight, const float* mass, int num_segments, float* factor) const {
+        for (int i = 0; i < num_when; ++i)
+            if (!when[i](mass)) return false;
+        float freed = 0, received = 0;
+        for (int g = 0; g < num_segments; ++g) {
+            freed += (1 - weight[g]) * mass[g];
+            if (to >> g & 1) received += weight[g] * mass[g];
+        }
+        // A denormal mass cannot receive: the quotient would overflow. NaN fails the comparison as
+        // well.
+        if (to && !(received >= FLT_MIN)) return false;
+        for (int g = 0; g < num_segments; ++g)
+            factor[g] = weight[g] * (to >> g & 1 ? 1 + freed / received : 1);
+        return true;
+    }
+};
+
+}  // namespace reattend

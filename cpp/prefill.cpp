@@ -1,0 +1,267 @@
+// Many rows: a tile of queries walks over tiles of keys with a running softmax.
+//
+// A tile's scores and softmax are computed once, whatever its segments; only the product with the
+// values is split: each segment's columns go to that segment's partial. Long runs of a segment are
+// ranges of columns; scattered keys (sinks) are taken out of their tile and weighed together.
+#include <algorithm>
+#include <cstring>
+
+#include "attention.h"
+#include "cpu.h"
+#include "matmul.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+// 128 queries and 256 keys: scores (128 KiB), packed keys (128 KiB at D = 128) and partials (64
+// KiB) stay in a second level cache of 512 KiB, and the products run at the machine's peak.
+constexpr int kRows = 256;
+constexpr int kKeys = 256;
+constexpr int kLongRun = 32;  // keys; shorter runs of a segment are scattered keys
+
+/// A tile's columns by segment.
+struct Pieces {
+    struct Run {
+        int segment;
+        Range columns;  // may have foreign columns inside: they are scattered keys of theirs
+    };
+    Run runs[kKeys];
+    int num_runs = 0;
+    int32_t scattered[kMaxSegments][kKeys];  // columns
+    int num_scattered[kMaxSegments] = {};
+
+    Pieces(const uint8_t* labels, int count) {
+        const int long_run = std::min(kLongRun, count / 4);
+        for (int begin = 0, end; begin < count; begin = end) {
+            const uint8_t label = labels[begin];
+            end = end_of_run(labels, begin, count);
+            if (label == kHidden) continue;  // weight 0 wherever it is
+            const bool follows = num_runs && runs[num_runs - 1].segment == label;
+            if (follows)
+                runs[num_runs - 1].columns.end = end;
+            else if (end - begin >= long_run)
+                runs[num_runs++] = {label, {begin, end}};
+            else
+                for (int j = begin; j < end; ++j) scattered[label][num_scattered[label]++] = j;
+        }
+    }
+};
+
+/// The state of a tile of queries of one head, in the thread's scratch memory.
+class QueryTile {
+public:
+    QueryTile(const Attention& call, int64_t item, int64_t head, int64_t row, int rows)
+        : call_(call), scores_(call.scores), item_(item), head_(head), row_(row), rows_(rows) {
+        const Interval segmented = call.segmented(item, head, row, rows);
+        segmented_ = {static_cast<int32_t>(segmented.begin - row),
+                      static_cast<int32_t>(segmented.end - row)};
+        segments_ = segmented.size() ? call.num_segments : 1;
+        query_ld_ = padded(scores_.head_dim);
+        partial_ld_ = padded(call.value_dim);
+        const size_t query = kRows * query_ld_, packed = scores_.head_dim * kKeys,
+                     weights = kRows * kKeys;
+        const size_t partial = kRows * partial_ld_,
+                     taken = segments_ > 1 ? kKeys * partial_ld_ + weights : 0;
+        float* memory =
+            Scratch::of_thread().floats(query + packed + weights + segments_ * partial + taken);
+        query_ = memory;
+        packed_ = query_ + query;
+        weights_ = packed_ + packed;
+        partials_ = weights_ + weights;
+        taken_weights_ = partials_ + segments_ * partial;
+        taken_values_ = taken_weights_ + weights;
+        scores_.scaled_query(item, head, row, rows, query_, query_ld_);
+        std::fill_n(max_, rows, kNoKey);
+        std::fill_n(&sum_[0][0], rows * kMaxSegments, 0.0f);
+    }
+
+    void run(Interval keys) {
+        const int64_t begin =
+            scores_.visible(row_, keys).begin;  // of the first row: windows move on
+        const int64_t end = scores_.visible(row_ + rows_ - 1, keys).end;
+        // Tiles lie on a grid that begins at the item's first key, so padding changes no byte.
+        for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
+            add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
+        finish();
+    }
+
+private:
+    float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
+
+    void add(int64_t key, int count, Interval keys) {
+        bool all_visible = true;
+        for (int r = 0; r < rows_; ++r) {
+            const Interval seen = scores_.visible(row_ + r, keys);
+            visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+                           static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+            all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
+        }
+        const Range* visible = all_visible ? nullptr : visible_;
+        const bool full = all_visible && count == kKeys && rows_ == kRows;
+        const int64_t kv_head = scores_.kv_head(head_);
+        const View<const float>& k = scores_.key;
+        const int dim = static_cast<int>(scores_.head_dim);
+        kernels().pack_keys(k.row(item_, kv_head, key), k.row_stride, count, dim, packed_, kKeys);
+        if (full)
+            matmul({kRows, kKeys, dim, query_ld_, kKeys, kKeys, false}, query_, packed_, weights_);
+        else
+            kernels().scores(query_, query_ld_, packed_, kKeys, weights_, kKeys, rows_, count, dim,
+                             visible);
+        const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
+        kernels().softmax(weights_, kKeys, rows_, count, visible, edits, max_, keep_, tile_sum_);
+        rescale();
+        if (segments_ == 1) return add_plain({0, rows_}, key, count, visible, full);
+        add_plain({0, segmented_.begin}, key, count, visible, false);
+        add_plain({segmented_.end, rows_}, key, count, visible, false);
+        add_pieces(key, count, visible);
+    }
+
+    /// Brings earlier sums and partials to the new maxima.
+    void rescale() {
+        for (int r = 0; r < rows_; ++r)
+            for (int g = 0; g < segments_; ++g) sum_[r][g] *= keep_[r];
+        for (int g = 0; g < segments_; ++g)
+            if (present_ >> g & 1)
+                kernels().scale_rows(partial(g), partial_ld_, rows_,
+                                     static_cast<int>(call_.value_dim), keep_);
+    }
+
+    /// Makes the partial of a segment that appears for the first time.
+    void open(int segment) {
+        if (present_ >> segment & 1) return;
+        present_ |= 1u << segment;
+        std::fill_n(partial(segment), rows_ * partial_ld_, 0.0f);
+    }
+
+    /// Adds the tile to rows that keep no segments apart.
+    void add_plain(Range rows, int64_t key, int count, const Range* visible, bool full) {
+        if (rows.begin >= rows.end) return;
+        for (int r = rows.begin; r < rows.end; ++r) sum_[r][0] += tile_sum_[r];
+        add_values(0, rows, {0, count}, key, visible, full);
+    }
+
+    /// Adds some columns of the tile to the partial of a segment.
+    void add_values(int segment, Range rows, Range columns, int64_t key, const Range* visible,
+                    bool full) {
+        open(segment);
+        const View<const float>& v = call_.value;
+        const float* values = v.row(item_, scores_.kv_head(head_), key);
+        const int dim = static_cast<int>(call_.value_dim);
+        if (full)
+            matmul({kRows, dim, kKeys, kKeys, v.row_stride, partial_ld_, true}, weights_, values,
+                   partial(segment));
+        else
+            kernels().accumulate(weights_ + rows.begin * kKeys, kKeys, values, v.row_stride,
+                                 partial(segment) + rows.begin * partial_ld_, partial_ld_,
+                                 rows.end - rows.begin, columns, dim,
+                                 visible ? visible + rows.begin : nullptr);
+    }
+
+    /// Adds the tile to the rows that keep segments apart, piece by piece.
+    void add_pieces(int64_t key, int count, const Range* visible) {
+        uint8_t labels[kKeys];
+        call_.labels_of(item_, head_, key, count, labels);
+        const Pieces pieces(labels, count);
+        for (int g = 0; g < segments_; ++g)
+            if (pieces.num_scattered[g])
+                add_scattered(g, pieces.scattered[g], pieces.num_scattered[g], key);
+        for (int i = 0; i < pieces.num_runs; ++i) {
+            const Pieces::Run& run = pieces.runs[i];
+            sum_segment(run.segment, weights_ + segmented_.begin * kKeys, run.columns);
+            add_values(run.segment, segmented_, run.columns, key, visible, false);
+        }
+    }
+
+    void sum_segment(int segment, const float* weights, Range columns) {
+        kernels().sum_rows(weights, kKeys, segmented_.end - segmented_.begin, columns,
+                           &sum_[segmented_.begin][segment], kMaxSegments);
+    }
+
+    /// Takes some columns out of the tile and weighs their values together.
+    void add_scattered(int segment, const int32_t* columns, int count, int64_t key) {
+        open(segment);
+        const int rows = segmented_.end - segmented_.begin;
+        float* weights = weights_ + segmented_.begin * kKeys;
+        for (int r = 0; r < rows; ++r)
+            for (int i = 0; i < count; ++i) {
+                taken_weights_[r * kKeys + i] = weights[r * kKeys + columns[i]];
+                weights[r * kKeys + columns[i]] = 0;
+            }
+        const int64_t kv_head = scores_.kv_head(head_);
+        for (int i = 0; i < count; ++i)
+            std::memcpy(taken_values_ + i * partial_ld_,
+                        call_.value.row(item_, kv_head, key + columns[i]),
+                        call_.value_dim * sizeof(float));
+        sum_segment(segment, taken_weights_, {0, count});
+        kernels().accumulate(taken_weights_, kKeys, taken_values_, partial_ld_,
+                             partial(segment) + segmented_.begin * partial_ld_, partial_ld_, rows,
+                             {0, count}, static_cast<int>(call_.value_dim), nullptr);
+    }
+
+    void finish() {
+        SegmentSet finite = present_;
+        for (int g = 0; g < segments_; ++g)
+            if ((present_ >> g & 1) && !kernels().all_finite(partial(g), rows_ * partial_ld_))
+                finite &= ~(1u << g);
+        for (int r = 0; r < rows_; ++r) {
+            const RowState state{&max_[r], sum_[r], partials_ + r * partial_ld_,
+                                 kRows * partial_ld_};
+            if (finite == present_ || row_finite(r))
+                call_.finish(item_, head_, row_ + r, state, present_);
+            else
+                again_[num_again_++] = r;
+        }
+        // A weight of 0 times a value that is not finite is NaN, also for a key that the row does
+        // not see. These rows are done again on their own (which needs the scratch memory).
+        for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
+    }
+
+    bool row_finite(int r) {
+        for (int g = 0; g < segments_; ++g)
+            if ((present_ >> g & 1) &&
+                !kernels().all_finite(partial(g) + r * partial_ld_, call_.value_dim))
+                return false;
+        return true;
+    }
+
+    const Attention& call_;
+    const Scores& scores_;
+    int64_t item_, head_, row_;
+    int rows_;
+    Range segmented_;  // the rows that keep segments apart
+    int segments_;
+    SegmentSet present_ = 0;
+    int64_t query_ld_, partial_ld_;
+    float *query_, *packed_, *weights_, *partials_, *taken_weights_, *taken_values_;
+    float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
+    Range visible_[kRows];
+    int32_t hidden_[kKeys];
+    int again_[kRows];
+    int num_again_ = 0;
+};
+
+}  // namespace
+
+void prefill(const Attention& call) {
+    const Scores& scores = call.scores;
+    const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
+    const int64_t heads = scores.batch * scores.num_heads;
+    // Head by head, so that a head's keys stay in the cache; its last tile first: causal tiles grow
+    // with their row.
+    parallel_for(heads * tiles, scores.num_threads, [&](int64_t unit) {
+        const int64_t item = unit / tiles / scores.num_heads,
+                      head = unit / tiles % scores.num_heads;
+        const int64_t tile = tiles - 1 - unit % tiles;
+        const Interval keys = scores.keys_of_item(item);
+        const int64_t first =
+            scores.first_row(keys);  // tiles begin there: left padding changes no byte
+        if (tile == 0)
+            for (int64_t row = 0; row < first; ++row) call.finish_empty(item, head, row);
+        const int64_t row = first + tile * kRows;
+        const int64_t rows = std::min<int64_t>(kRows, scores.query_len - row);
+        if (rows > 0) QueryTile(call, item, head, row, static_cast<int>(rows)).run(keys);
+    });
+}
+
+}  // namespace reattend

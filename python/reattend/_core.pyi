@@ -1,0 +1,53 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Float = NDArray[np.float32]
+_Bytes = NDArray[np.uint8] | NDArray[np.bool_]
+_Share = tuple[int, float, int | None]
+_Policy = tuple[_Float, int, Sequence[_Share], _Bytes | None]
+
+__version__: str
+MAX_SEGMENTS: int
+MAX_WHEN: int
+
+def attention(
+    query: _Float,
+    key: _Float,
+    value: _Float,
+    out: _Float | None,
+    scale: float,
+    causal: bool,
+    window: int,
+    softcap: float,
+    key_mask: _Bytes | None,
+    bias: _Float | None,
+    labels: _Bytes | None,
+    num_segments: int,
+    policies: Sequence[_Policy],
+    masses: _Float | None,
+    logsumexp: _Float | None,
+    factors: _Float | None,
+    partials: _Float | None,
+    num_threads: int,
+    /,
+) -> None: ...
+def column_sums(
+    query: _Float,
+    key: _Float,
+    logsumexp: _Float,
+    sums: _Float,
+    scale: float,
+    causal: bool,
+    window: int,
+    softcap: float,
+    key_mask: _Bytes | None,
+    bias: _Float | None,
+    heads: _Bytes | None,
+    num_threads: int,
+    /,
+) -> None: ...
+def max_threads() -> int: ...
+def isa() -> str: ...
+def onednn_version() -> str: ...

@@ -1,0 +1,292 @@
+"""What the arguments of a call may be: each is checked once, and an error names it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reattend import config
+from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
+
+FLOAT32 = np.dtype(np.float32)
+LARGEST = float(np.finfo(np.float32).max)
+RETURNS = ("masses", "logsumexp", "column_sums", "factors")
+
+
+class Shape(NamedTuple):
+    """The sizes of one call."""
+
+    batch: int
+    num_heads: int
+    query_len: int
+    key_len: int
+    head_dim: int
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """[B, H, N]."""
+        return self[:3]
+
+
+class Masks(NamedTuple):
+    """Scale and masks of one call, as the core takes them."""
+
+    scale: float
+    causal: bool
+    window: int  # 0: none
+    softcap: float  # 0: none
+    key_mask: Array | None
+    bias: Array | None
+
+
+def tensor(name: str, array: Any, axes: str) -> Array:
+    """Give a float32 array of four axes as the core reads it: a copy only if its strides need one."""
+    array = np.asarray(array)
+    if array.dtype is not FLOAT32 and array.dtype != FLOAT32:
+        raise TypeError(f"{name} must be float32, got {array.dtype}")
+    if array.ndim != 4:
+        raise ValueError(f"{name} must have 4 axes {axes}, got shape {array.shape}")
+    return readable(array)
+
+
+def readable(array: Array) -> Array:
+    """Give the array with a contiguous last axis and strides of whole elements."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    size = array.itemsize
+    contiguous = array.strides[-1] == size or array.shape[-1] <= 1
+    if contiguous and flags.aligned and all(s % size == 0 for s in array.strides):
+        return array
+    return np.ascontiguousarray(array)
+
+
+def sizes(query: Array, key: Array) -> Shape:
+    """Check query and key against each other."""
+    batch, num_heads, query_len, head_dim = query.shape
+    if key.shape[0] != batch:
+        raise ValueError(f"key must have the batch size of query, {batch}, got {key.shape[0]}")
+    if key.shape[3] != head_dim:
+        raise ValueError(f"key must have the head size of query, {head_dim}, got {key.shape[3]}")
+    if head_dim == 0:
+        raise ValueError(f"query must have a head size of at least 1, got shape {query.shape}")
+    num_kv_heads = key.shape[1]
+    if num_heads % num_kv_heads if num_kv_heads else num_heads:
+        raise ValueError(
+            f"query's number of heads must be a multiple of key's, got {num_heads} and {num_kv_heads}"
+        )
+    return Shape(batch, num_heads, query_len, key.shape[2], head_dim)
+
+
+def check_value(value: Array, key: Array) -> None:
+    """Check value against key."""
+    if value.shape[:3] != key.shape[:3]:
+        raise ValueError(
+            f"value must have batch, heads and length of key, {key.shape[:3]}, got {value.shape[:3]}"
+        )
+
+
+def masks(
+    shape: Shape,
+    scale: float | None,
+    causal: bool,
+    key_mask: Array | None,
+    bias: Array | None,
+    window: int | None,
+    softcap: float | None,
+) -> Masks:
+    """Check scale and masks."""
+    if scale is None:
+        scale = shape.head_dim**-0.5
+    else:
+        scale = _real("scale", scale)
+        if not abs(scale) <= LARGEST:
+            raise ValueError(f"scale must be a finite float32 number, got {scale}")
+    if causal is not True and causal is not False and not isinstance(causal, np.bool_):
+        raise TypeError(f"causal must be a bool, got {causal!r}")
+    if window is not None:
+        window = _integer("window", window)
+        if window < 1:
+            raise ValueError(f"window must be at least 1 key, got {window}")
+    if softcap is not None:
+        softcap = _real("softcap", softcap)
+        if not SMALLEST_MASS <= softcap <= LARGEST:
+            raise ValueError(f"softcap must be a positive finite number, got {softcap}")
+    return Masks(
+        scale,
+        bool(causal),
+        min(window or 0, shape.key_len + shape.query_len),
+        softcap or 0.0,
+        None if key_mask is None else _key_mask(shape, key_mask),
+        None if bias is None else _bias(shape, bias),
+    )
+
+
+def labels(shape: Shape, segments: Any) -> Array:
+    """Check segments: integer labels [B, 1 or H, at most M] as uint8."""
+    segments = np.asarray(segments)
+    if segments.dtype.kind not in "uib":
+        raise TypeError(f"segments must be uint8 labels, got {segments.dtype}")
+    if segments.ndim != 3:
+        raise ValueError(f"segments must have 3 axes [B, 1 or H, M], got shape {segments.shape}")
+    batch, heads, length = segments.shape
+    if batch != shape.batch or heads not in (1, shape.num_heads) or length > shape.key_len:
+        raise ValueError(
+            f"segments must have shape [{shape.batch}, 1 or {shape.num_heads}, at most "
+            f"{shape.key_len}], got {segments.shape}"
+        )
+    if segments.dtype.kind == "i" and segments.size and segments.min() < 0:
+        raise ValueError(f"segments must hold labels from 0, got {segments.min()}")
+    if segments.dtype.itemsize > 1 and segments.size and segments.max() > 255:
+        raise ValueError(f"segments must be uint8 labels, got {segments.max()}")
+    return readable(segments.astype(np.uint8, copy=False))
+
+
+def count_segments(segments: Array | None, num_segments: int | None) -> int:
+    """Give G; the core checks that labels are below it."""
+    if num_segments is not None:
+        return num_segments
+    most = int(segments.max()) if segments is not None and segments.size else 0
+    if most >= MAX_SEGMENTS:
+        raise ValueError(
+            f"segments must hold labels below {MAX_SEGMENTS}, the most a pass keeps apart, got {most}"
+        )
+    return most + 1
+
+
+def policies(policy: Any) -> list[Policy]:
+    """Give the policies as a list."""
+    found = [] if policy is None else [policy] if callable(policy) else list(policy)
+    for each in found:
+        if not callable(each):
+            raise TypeError(f"policy must be a callable or a sequence of them, got {each!r}")
+    sizes = {each.num_segments for each in found if isinstance(each, Reweight)}
+    if len(sizes) > 1:
+        raise ValueError(f"policy: all weights must have one length, got lengths {sorted(sizes)}")
+    return found
+
+
+def wheres(shape: Shape, where: Any, count: int) -> list[Array | None]:
+    """Give one bool array [B, H, N] or None for each policy."""
+    found = list(where) if isinstance(where, (list, tuple)) else [where] * count
+    if len(found) != count:
+        raise ValueError(f"where must be one array or one for each policy, {count}, got {len(found)}")
+    return [None if each is None else _rows(shape, each) for each in found]
+
+
+def rule(shape: Shape, policy: Reweight, where: Array | None) -> Any:
+    """Give a Reweight as the core takes it; axes of length 1 broadcast there."""
+    weight, to, when = policy.packed
+    batch, heads, _ = weight.shape
+    if batch not in (1, shape.batch) or heads not in (1, shape.num_heads):
+        raise ValueError(
+            f"policy: weight must broadcast to [B, H, G] = "
+            f"{(shape.batch, shape.num_heads, policy.num_segments)}, got shape {weight.shape}"
+        )
+    return weight, to, when, where
+
+
+def names(returns: Any) -> tuple[str, ...]:
+    """Check the names of what is to be returned."""
+    found = (returns,) if isinstance(returns, str) else tuple(returns)
+    for name in found:
+        if name not in RETURNS:
+            raise ValueError(f"returns must hold names of {RETURNS}, got {name!r}")
+    return found
+
+
+def output(out: Any, full: tuple[int, ...], inputs: Sequence[Array | None]) -> Array:
+    """Check an array that results are written to."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype != FLOAT32:
+        raise TypeError(f"out must be float32, got {out.dtype}")
+    if out.shape != full:
+        raise ValueError(f"out must have shape {full}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"out must not overlap with itself, got strides {out.strides}")
+    for array in inputs:
+        if array is not None and _overlap(out, array):
+            raise ValueError("out must not overlap with an input, got memory that they share")
+    return out
+
+
+def threads(num_threads: int | None) -> int:
+    """Check the number of threads; the default where it is None."""
+    if num_threads is None:
+        return config.num_threads()
+    num_threads = _integer("num_threads", num_threads)
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    return num_threads
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _key_mask(shape: Shape, key_mask: Any) -> Array:
+    key_mask = np.asarray(key_mask)
+    if key_mask.dtype != bool:
+        raise TypeError(f"key_mask must be bool, False for padding, got {key_mask.dtype}")
+    if key_mask.shape != (shape.batch, shape.key_len):
+        raise ValueError(
+            f"key_mask must have shape [B, M] = {(shape.batch, shape.key_len)}, got {key_mask.shape}"
+        )
+    return np.ascontiguousarray(key_mask)
+
+
+def _bias(shape: Shape, bias: Any) -> Array:
+    bias = np.asarray(bias)
+    if bias.dtype.kind != "f":
+        hint = "; for a mask use np.where(mask, 0, -np.inf)" if bias.dtype == bool else ""
+        raise TypeError(f"bias must be float32, added to the scores, got {bias.dtype}{hint}")
+    full = (*shape.rows, shape.key_len)
+    bias = bias.astype(np.float32, copy=False)
+    if not bias.flags.aligned or any(s % bias.itemsize for s in bias.strides):
+        bias = bias.copy()
+    try:
+        return np.broadcast_to(bias, full)
+    except ValueError:
+        raise ValueError(
+            f"bias must broadcast to [B, H, N, M] = {full}, got shape {bias.shape}"
+        ) from None
+
+
+def _rows(shape: Shape, where: Any) -> Array:
+    where = np.asarray(where)
+    if where.dtype != bool:
+        raise TypeError(f"where must be bool, got {where.dtype}")
+    full = shape.rows
+    fits = where.ndim <= 3 and all(
+        n in (1, size) for n, size in zip(where.shape[::-1], full[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(f"where must broadcast to [B, H, N] = {full}, got shape {where.shape}")
+    return where.reshape((1,) * (3 - where.ndim) + where.shape) if where.ndim < 3 else where
+
+
+def _real(name: str, number: Any) -> float:
+    try:
+        return float(number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {number!r}") from None
+
+
+def _integer(name: str, number: Any) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {number!r}") from None
+
+

@@ -1,0 +1,432 @@
+"""Attention on NumPy arrays, with interventions inside the pass: the front of the compiled core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reattend import _core, arguments
+from reattend.arguments import Masks, Shape
+from reattend.policy import Array, Policy, Reweight
+from reattend.results import AttentionResult, SegmentState
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    segments: Array | None = None,
+    policy: Policy | Sequence[Policy] | None = None,
+    where: Array | Sequence[Array | None] | None = None,
+    returns: str | Sequence[str] = (),
+    out: Array | None = None,
+    num_threads: int | None = None,
+) -> Array | AttentionResult:
+    r"""Compute softmax(scale query key^T) value, exactly, without the attention matrix.
+
+    With ``segments`` and a ``policy`` the attention that a row spends on each segment of keys is
+    multiplied by a factor that depends on how much each segment got:
+
+    .. code-block:: text
+
+        mass_g = sum_{j in g} A_j      partial_g = sum_{j in g} A_j V_j
+        out    = sum_g factor_g partial_g,      factors = policy(masses)
+
+    A `Reweight`, or several, run inside the pass. Any other callable is called once, with the
+    masses of all rows; then the G partial outputs are kept in memory (G times the output).
+
+    Parameters
+    ----------
+    query : float32 array [B, H, N, D]
+        After rotary embedding. Any strides; a last axis that is not contiguous costs a copy.
+    key : float32 array [B, H_kv, M, D]
+        Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``.
+    value : float32 array [B, H_kv, M, Dv]
+        Dv may differ from D.
+    scale : float, optional
+        Multiplies the scores; D ** -0.5 by default.
+    causal : bool, optional
+        Row i sees keys up to M - N + i: aligned at the bottom right.
+
+        .. code-block:: text
+
+            N = M = 3      N = 2, M = 4
+            1 . .          1 1 1 .
+            1 1 .          1 1 1 1
+            1 1 1
+    key_mask : bool array [B, M], optional
+        False for keys that no row may see (padding, left or right).
+    bias : float array, optional
+        Added to the scores, after ``softcap``; broadcasts to [B, H, N, M]; -inf hides a key.
+    window : int, optional
+        A row at position p sees keys j with p - window < j (and j < p + window if not causal).
+    softcap : float, optional
+        Scores s become softcap * tanh(s / softcap).
+    segments : uint8 array [B, 1 or H, M' <= M], optional
+        Label of each key, below 16; 0 is the rest, and so are keys beyond M'.
+    policy : Reweight, callable, or sequence of these, optional
+        Masses [B, H, N, G] -> factors [B, H, N, G]. Of several, each sees the masses that the ones
+        before it left. G is the length of a `Reweight`'s weight, else the largest label + 1.
+    where : bool array that broadcasts to [B, H, N], or a sequence of one (or None) a policy, optional
+        The rows that the policy is for.
+    returns : name or sequence of names, optional
+        What to return beside the output: ``"masses"`` [B, H, N, G], ``"logsumexp"`` [B, H, N] and
+        ``"column_sums"`` [B, H, M] of attention before the policy (column sums leave out rows that
+        stand at a masked key, if causal), and the policy's ``"factors"`` [B, H, N, G].
+    out : float32 array [B, H, N, Dv], optional
+        Where to write the output.
+    num_threads : int, optional
+        Threads to use; by default REATTEND_NUM_THREADS, else what OpenMP offers.
+
+    Returns
+    -------
+    array [B, H, N, Dv], or AttentionResult
+        The output; with ``returns``, a named tuple of it and what was asked for. Rows that see no
+        key are 0, with logsumexp -inf, masses 0 and factors 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what came. Nothing is written then.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
+    >>> attention(query, key, value, causal=True).shape
+    (1, 2, 5, 8)
+
+    The first key keeps half of its attention, the others receive what that frees:
+
+    >>> first = np.array([[[1]]], dtype=np.uint8)
+    >>> result = attention(query, key, value, causal=True, segments=first,
+    ...                    policy=Reweight(weight=(1, 0.5), to=(0,)), returns=("masses", "factors"))
+    >>> np.allclose((result.masses * result.factors).sum(-1), 1)
+    True
+    """
+    asked = arguments.names(returns)
+    query, key, value, shape, mask = _inputs(
+        query, key, value, scale, causal, key_mask, bias, window, softcap
+    )
+    threads = arguments.threads(num_threads)
+    policies = arguments.policies(policy)
+    if where is not None and not policies:
+        raise ValueError("where must come with a policy, got policy=None")
+    rows = arguments.wheres(shape, where, len(policies))
+    labels = None if segments is None else arguments.labels(shape, segments)
+    weighing = [each for each in policies if isinstance(each, Reweight)]
+    num_segments = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
+
+    full = (*shape.rows, value.shape[3])
+    if out is not None:
+        arguments.output(out, full, (query, key, value, mask.key_mask, mask.bias, labels, *rows))
+    # An output whose last axis is not contiguous is written through a contiguous one.
+    result = out if out is not None and arguments.readable(out) is out else _empty(*full)
+
+    per_segment = (*shape.rows, num_segments)
+    want_sums = "column_sums" in asked
+    masses = _empty(*per_segment) if "masses" in asked else None
+    logsumexp = _empty(*shape.rows) if "logsumexp" in asked or want_sums else None
+    if len(weighing) == len(policies):
+        factors = _empty(*per_segment) if "factors" in asked else None
+        rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
+        _run(query, key, value, mask, threads, result, labels, num_segments, rules,
+             masses, logsumexp, factors, None)  # fmt: skip
+    else:
+        state = _segment_pass(query, key, value, shape, mask, threads, labels, num_segments)
+        factors = _factors(state, policies, rows)
+        result[...] = combine(state.partials, factors)
+        masses, logsumexp = state.masses, state.logsumexp
+    sums = _column_sums(query, key, logsumexp, shape, mask, None, threads) if want_sums else None
+
+    if out is not None and result is not out:
+        out[...] = result
+        result = out
+    if not asked:
+        return result
+    found = {"masses": masses, "logsumexp": logsumexp, "column_sums": sums, "factors": factors}
+    return AttentionResult(result, **{name: found[name] for name in asked})
+
+
+def segment_pass(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    segments: Array | None,
+    num_segments: int | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    num_threads: int | None = None,
+) -> SegmentState:
+    """Compute each segment's share of attention and of the output: the first of three open steps.
+
+    ``combine(state.partials, policy(state.masses))`` is `attention` with that policy.
+
+    Parameters
+    ----------
+    query, key, value, segments, scale, causal, key_mask, bias, window, softcap, num_threads
+        As for `attention`.
+    num_segments : int, optional
+        G; the largest label + 1 by default.
+
+    Returns
+    -------
+    SegmentState
+        masses [B, H, N, G], partials [B, H, N, G, Dv] and logsumexp [B, H, N], float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
+    >>> state = segment_pass(query, key, value, segments=np.array([[[0, 1, 1]]], dtype=np.uint8))
+    >>> np.allclose(state.partials.sum(-2), attention(query, key, value), atol=1e-6)
+    True
+    """
+    query, key, value, shape, mask = _inputs(
+        query, key, value, scale, causal, key_mask, bias, window, softcap
+    )
+    threads = arguments.threads(num_threads)
+    labels = None if segments is None else arguments.labels(shape, segments)
+    count = arguments.count_segments(labels, num_segments)
+    if not 1 <= count <= _core.MAX_SEGMENTS:
+        raise ValueError(f"num_segments must be 1 to {_core.MAX_SEGMENTS}, got {num_segments}")
+    return _segment_pass(query, key, value, shape, mask, threads, labels, count)
+
+
+def combine(partials: Array, factors: Array) -> Array:
+    """Compute sum_g factor_g partial_g, the output under a policy's factors.
+
+    Parameters
+    ----------
+    partials : array [B, H, N, G, Dv]
+    factors : array [B, H, N, G]
+
+    Returns
+    -------
+    array [B, H, N, Dv]
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> combine(np.ones((1, 1, 1, 2, 3)), np.array([[[[0.5, 2.0]]]]))
+    array([[[[2.5, 2.5, 2.5]]]])
+    """
+    partials, factors = np.asarray(partials), np.asarray(factors)
+    if factors.shape != partials.shape[:-1]:
+        raise ValueError(
+            f"factors must have the shape of partials without its last axis, {partials.shape[:-1]}, "
+            f"got {factors.shape}"
+        )
+    result: Array = (factors[..., None, :] @ partials)[..., 0, :]
+    return result
+
+
+def merge(states: Sequence[SegmentState]) -> SegmentState:
+    """Join states of the same rows over disjoint sets of keys, exactly.
+
+    The sets may come from shards of a cache, a shared prefix, other processes or machines. Policies
+    are applied after the merge: masses and partials add up once weighed by exp(logsumexp).
+
+    Parameters
+    ----------
+    states : sequence of SegmentState
+        With equal shapes.
+
+    Returns
+    -------
+    SegmentState
+
+    Raises
+    ------
+    ValueError
+        If there is none, or shapes differ.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> query, key, value = rng.standard_normal((3, 1, 2, 6, 8), dtype=np.float32)
+    >>> halves = [segment_pass(query, key[:, :, part], value[:, :, part], segments=None)
+    ...           for part in (slice(0, 2), slice(2, 6))]
+    >>> np.allclose(merge(halves).partials[..., 0, :], attention(query, key, value), atol=1e-6)
+    True
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("states must hold at least one state, got none")
+    for state in states[1:]:
+        if state.partials.shape != states[0].partials.shape:
+            raise ValueError(
+                f"states must have equal shapes, got partials {states[0].partials.shape} and "
+                f"{state.partials.shape}"
+            )
+    logsumexp = np.logaddexp.reduce([state.logsumexp for state in states])
+    base = np.where(np.isneginf(logsumexp), 0, logsumexp).astype(logsumexp.dtype)
+    masses, partials = np.zeros_like(states[0].masses), np.zeros_like(states[0].partials)
+    for state in states:
+        share = np.exp(state.logsumexp - base)[..., None]
+        masses += share * state.masses
+        partials += share[..., None] * state.partials
+    return SegmentState(masses, partials, logsumexp)
+
+
+def column_sums(
+    query: Array,
+    key: Array,
+    logsumexp: Array,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    heads: Array | None = None,
+    num_threads: int | None = None,
+) -> Array:
+    """Compute what each key received, the sum over rows of A_ij, in O(N + M) memory.
+
+    Parameters
+    ----------
+    query, key, scale, causal, key_mask, bias, window, softcap, num_threads
+        As for `attention`. If causal, rows that stand at a masked key are padding and do not count.
+    logsumexp : float32 array [B, H, N]
+        Of the same rows over all keys, from `attention` with ``returns="logsumexp"``.
+    heads : bool array [H] or [B, H], optional
+        The heads to compute; the others are 0. All by default.
+
+    Returns
+    -------
+    float32 array [B, H, M]
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
+    >>> result = attention(query, key, value, returns="logsumexp")
+    >>> np.allclose(column_sums(query, key, result.logsumexp).sum(-1), 5)
+    True
+    """
+    query, key = arguments.tensor("query", query, "[B, H, N, D]"), arguments.tensor(
+        "key", key, "[B, H_kv, M, D]"
+    )
+    shape = arguments.sizes(query, key)
+    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
+    logsumexp = np.asarray(logsumexp)
+    if logsumexp.dtype != arguments.FLOAT32 or logsumexp.shape != shape.rows:
+        raise ValueError(
+            f"logsumexp must be float32 [B, H, N] = {shape.rows}, got {logsumexp.dtype} "
+            f"{logsumexp.shape}"
+        )
+    chosen = None
+    if heads is not None:
+        chosen = np.asarray(heads)
+        if chosen.dtype != bool or chosen.shape not in (shape.rows[1:2], shape.rows[:2]):
+            raise ValueError(
+                f"heads must be bool [H] or [B, H] = {shape.rows[:2]}, got {chosen.dtype} "
+                f"{chosen.shape}"
+            )
+        chosen = np.ascontiguousarray(np.broadcast_to(chosen, shape.rows[:2]))
+    threads = arguments.threads(num_threads)
+    return _column_sums(query, key, np.ascontiguousarray(logsumexp), shape, mask, chosen, threads)
+
+
+def _empty(*shape: int) -> Array:
+    return np.empty(shape, dtype=np.float32)
+
+
+def _inputs(
+    query: Array,
+    key: Array,
+    value: Array,
+    scale: float | None,
+    causal: bool,
+    key_mask: Array | None,
+    bias: Array | None,
+    window: int | None,
+    softcap: float | None,
+) -> tuple[Array, Array, Array, Shape, Masks]:
+    query = arguments.tensor("query", query, "[B, H, N, D]")
+    key = arguments.tensor("key", key, "[B, H_kv, M, D]")
+    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]")
+    shape = arguments.sizes(query, key)
+    arguments.check_value(value, key)
+    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
+    return query, key, value, shape, mask
+
+
+def _run(
+    query: Array, key: Array, value: Array, mask: Masks, threads: int, out: Array | None,
+    labels: Array | None, num_segments: int, rules: list[Any], masses: Array | None,
+    logsumexp: Array | None, factors: Array | None, partials: Array | None,
+) -> None:  # fmt: skip
+    _core.attention(
+        query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
+        mask.bias, labels, num_segments, rules, masses, logsumexp, factors, partials, threads,
+    )  # fmt: skip
+
+
+def _segment_pass(
+    query: Array, key: Array, value: Array, shape: Shape, mask: Masks, threads: int,
+    labels: Array | None, num_segments: int,
+) -> SegmentState:  # fmt: skip
+    masses, logsumexp = _empty(*shape.rows, num_segments), _empty(*shape.rows)
+    partials = _empty(*shape.rows, num_segments, value.shape[3])
+    _run(query, key, value, mask, threads, None, labels, num_segments, [],
+         masses, logsumexp, None, partials)  # fmt: skip
+    return SegmentState(masses, partials, logsumexp)
+
+
+def _factors(state: SegmentState, policies: list[Policy], rows: list[Array | None]) -> Array:
+    """Call the policies in order; rows that see no key, or are not in `rows`, keep factors of 1."""
+    product = np.ones_like(state.masses)
+    seen = ~np.isneginf(state.logsumexp)
+    for policy, where in zip(policies, rows, strict=True):
+        factors = np.asarray(policy(state.masses * product))
+        if factors.shape != product.shape:
+            raise ValueError(
+                f"policy must return factors of the masses' shape {product.shape}, got "
+                f"{factors.shape} from {policy!r}"
+            )
+        changed = seen if where is None else seen & where
+        product = np.where(changed[..., None], product * factors, product)
+    return product.astype(np.float32)
+
+
+def _column_sums(
+    query: Array, key: Array, logsumexp: Array, shape: Shape, mask: Masks, heads: Array | None,
+    threads: int,
+) -> Array:  # fmt: skip
+    sums = _empty(shape.batch, shape.num_heads, shape.key_len)
+    _core.column_sums(
+        query, key, logsumexp, sums, mask.scale, mask.causal, mask.window, mask.softcap,
+        mask.key_mask, mask.bias, heads, threads,
+    )  # fmt: skip
+    return sums

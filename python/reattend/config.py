@@ -1,0 +1,69 @@
+"""The compiled core as it runs on this machine: versions, instruction set, threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+try:
+    from reattend import _core
+except ImportError as error:
+    raise ImportError(
+        f"reattend's compiled core does not load ({error}): build it with `pip install .` in the "
+        "project's folder, or `pip install reattend`, and do not import from the source folder"
+    ) from error
+
+__version__: str = _core.__version__
+
+
+def _threads_asked_for() -> int | None:
+    text = os.environ.get("REATTEND_NUM_THREADS", "")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"REATTEND_NUM_THREADS must be a positive integer, got {text!r}")
+    return int(text)
+
+
+_ASKED_FOR = _threads_asked_for()
+_AT_IMPORT = _core.max_threads()
+
+
+def num_threads() -> int:
+    """Give the number of threads a call uses when it is not told one.
+
+    OpenMP's setting, as threadpoolctl or OMP_NUM_THREADS left it; while nobody has changed that,
+    REATTEND_NUM_THREADS.
+
+    Examples
+    --------
+    >>> num_threads() >= 1
+    True
+    """
+    limit = _core.max_threads()
+    return _ASKED_FOR if _ASKED_FOR is not None and limit == _AT_IMPORT else limit
+
+
+def show_config(file: TextIO | None = None) -> None:
+    """Print versions, the instruction set in use and the number of threads.
+
+    Parameters
+    ----------
+    file : text stream, optional
+        Where to print; standard output by default.
+
+    Examples
+    --------
+    >>> show_config()  # doctest: +ELLIPSIS
+    reattend ...
+    oneDNN ...
+    instruction set ...
+    threads ...
+    """
+    isa, level = _core.isa(), os.environ.get("REATTEND_MAX_ISA")
+    limit = f" (limited by REATTEND_MAX_ISA={level})" if level else ""
+    print(f"reattend {__version__}", file=file or sys.stdout)
+    print(f"oneDNN {_core.onednn_version()}", file=file or sys.stdout)
+    print(f"instruction set {isa}{limit}", file=file or sys.stdout)
+    print(f"threads {num_threads()}", file=file or sys.stdout)

@@ -1,0 +1,218 @@
+"""Plans: what a method asks of one attention call, as data; and how several plans become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
+
+
+class Composition(NamedTuple):
+    """Several plans as one: what `attention` takes, and what each part was to each plan."""
+
+    segments: Array | None  # uint8 [B, 1 or H, M'], the common refinement
+    policies: tuple[Policy, ...]
+    wheres: tuple[Array | None, ...]
+    labels: tuple[Array, ...]  # of each plan, int [G]: the label it gave to each common part
+    plans: tuple[Plan, ...]  # what was composed
+
+    def serves(self, plans: Sequence[Plan]) -> bool:
+        """Whether plans differ from those composed in nothing but their rows.
+
+        Parameters
+        ----------
+        plans : sequence of Plan
+            The plans of another call.
+
+        Examples
+        --------
+        >>> plan = Plan(None, Reweight(weight=(2,)))
+        >>> compose([plan]).serves([Plan(None, plan.policy, np.array([True]))])
+        True
+        """
+        return len(plans) == len(self.plans) and all(
+            old.segments is new.segments and old.policy is new.policy
+            for old, new in zip(self.plans, plans, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Segments of keys, a policy over their masses, and the rows it is meant for.
+
+    Parameters
+    ----------
+    segments : array of uint8 [B, 1 or H, M'], or None
+        Label of each key, 0 is the rest. Keys beyond M' are in segment 0, so a plan made at the
+        prompt serves every decoding step. None: all keys are one segment.
+    policy : callable
+        A `Reweight`, or any callable masses [B, H, N, G] -> factors [B, H, N, G].
+    where : array of bool, optional
+        Rows the policy is meant for, broadcastable to [B, H, N]; all of them by default.
+
+    Examples
+    --------
+    >>> labels = np.array([[[0, 1, 0, 0]]], dtype=np.uint8)
+    >>> plan = Plan(labels, Reweight(weight=(1, 0.4), to=(0,)))
+    >>> plan.num_segments
+    2
+    """
+
+    segments: Array | None
+    policy: Policy
+    where: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.segments is not None and (
+            self.segments.ndim != 3 or self.segments.dtype != np.uint8
+        ):
+            raise ValueError(
+                "segments must be uint8 [B, 1 or H, M'], got "
+                f"{self.segments.dtype} of shape {self.segments.shape}"
+            )
+        if not callable(self.policy):
+            raise TypeError(f"policy must be a Reweight or a callable, got {self.policy!r}")
+        if self.where is not None and (self.where.dtype != bool or self.where.ndim > 3):
+            raise ValueError(
+                "where must be bool and broadcast to [B, H, N], got "
+                f"{self.where.dtype} of shape {self.where.shape}"
+            )
+
+    @property
+    def num_segments(self) -> int:
+        """Number of segments G that the policy sees."""
+        if isinstance(self.policy, Reweight):
+            return self.policy.num_segments
+        return (
+            1 if self.segments is None or not self.segments.size else int(self.segments.max()) + 1
+        )
+
+    def take(self, indices: Array) -> Plan:
+        """Give the plan of a reordered batch: item b of it is item ``indices[b]`` of this one.
+
+        Parameters
+        ----------
+        indices : array of int
+            One index into the batch for each item.
+
+        Examples
+        --------
+        >>> labels = np.array([[[0, 1]], [[1, 0]]], dtype=np.uint8)
+        >>> Plan(labels, Reweight(weight=(1, 0.4))).take(np.array([1, 1])).segments.tolist()
+        [[[1, 0]], [[1, 0]]]
+        """
+        policy = self.policy
+        if isinstance(policy, Reweight) and isinstance(policy.weight, np.ndarray):
+            policy = Reweight(_take(policy.weight, indices), policy.to, policy.when)
+        segments = None if self.segments is None else self.segments[indices]
+        return Plan(segments, policy, None if self.where is None else _take(self.where, indices))
+
+
+def compose(plans: Sequence[Plan]) -> Composition:
+    """Bring plans onto the common refinement of their segments, to be applied in order.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        At least one. Each policy sees the masses that the ones before it left.
+
+    Returns
+    -------
+    Composition
+
+    Raises
+    ------
+    ValueError
+        If the segments have more than 16 common parts.
+
+    Examples
+    --------
+    >>> image = np.array([[[0, 1, 1, 0]]], dtype=np.uint8)
+    >>> sinks = np.array([[[1, 1, 0, 0]]], dtype=np.uint8)
+    >>> both = compose([Plan(image, Reweight((1, 2))), Plan(sinks, Reweight((1, 0.5)))])
+    >>> both.segments.tolist()
+    [[[1, 3, 2, 0]]]
+    >>> both.policies[1].weight
+    (1.0, 0.5, 1.0, 0.5)
+    """
+    if not plans:
+        raise ValueError("plans must hold at least one plan, got none")
+    wheres = tuple(plan.where for plan in plans)
+    labelled = [plan for plan in plans if plan.segments is not None]
+    if len(plans) == 1 or not labelled:
+        labels = tuple(np.arange(plan.num_segments) for plan in plans)
+        segments = labelled[0].segments if labelled else None
+        policies = tuple(plan.policy for plan in plans)
+        return Composition(segments, policies, wheres, labels, tuple(plans))
+    segments = labelled[0].segments
+    assert segments is not None
+    own = [np.arange(labelled[0].num_segments)]  # of each labelled plan: its label of each part
+    for plan in labelled[1:]:
+        assert plan.segments is not None
+        segments, left, right = _refine(segments, plan.segments)
+        own = [each[left] for each in own] + [right]
+    rest = np.zeros(len(own[0]), dtype=np.intp)
+    parts = iter(own)
+    labels = tuple(rest if plan.segments is None else next(parts) for plan in plans)
+    policies = tuple(map(_on_parts, plans, labels))
+    return Composition(segments, policies, wheres, labels, tuple(plans))
+
+
+@dataclass(frozen=True, eq=False)
+class _OnParts:
+    """A callable policy on a refinement: sums parts into its own segments, spreads its factors."""
+
+    policy: Policy
+    labels: Array  # the policy's own label of each part
+    num_segments: int
+
+    def __call__(self, masses: Array) -> Array:
+        own = np.zeros((*masses.shape[:-1], self.num_segments), dtype=masses.dtype)
+        for part, label in enumerate(self.labels):
+            own[..., label] += masses[..., part]
+        factors: Array = self.policy(own)[..., self.labels]
+        return factors
+
+
+def _on_parts(plan: Plan, own: Array) -> Policy:
+    policy = plan.policy
+    if not isinstance(policy, Reweight):
+        return _OnParts(policy, own, plan.num_segments)
+    if np.array_equal(own, np.arange(policy.num_segments)):
+        return policy
+
+    def parts(labels: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(part for part, label in enumerate(own) if label in labels)
+
+    when = tuple(
+        Share(parts(s.segments), s.at_least, None if s.within is None else parts(s.within))
+        for s in policy.when
+    )
+    return Reweight(np.asarray(policy.weight)[..., own], parts(policy.to), when)
+
+
+def _refine(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Label the common parts of two labellings; also give each part's label in either of them."""
+    length = max(a.shape[-1], b.shape[-1])
+    a, b = (np.pad(x, ((0, 0), (0, 0), (0, length - x.shape[-1]))) for x in (a, b))
+    pairs = a * np.uint8(MAX_SEGMENTS) + b  # [B, 1 or H, M'], below 256
+    found = np.bincount(pairs.ravel(), minlength=MAX_SEGMENTS**2)
+    found[0] = 1  # segment 0 stays segment 0
+    codes = np.flatnonzero(found)
+    if len(codes) > MAX_SEGMENTS:
+        raise ValueError(
+            f"plans must have at most {MAX_SEGMENTS} common segments when they are composed, "
+            f"got {len(codes)}: give the methods fewer segments, or run fewer of them at once"
+        )
+    labels = np.zeros(MAX_SEGMENTS**2, dtype=np.uint8)
+    labels[codes] = np.arange(len(codes))
+    return labels[pairs], codes // MAX_SEGMENTS, codes % MAX_SEGMENTS
+
+
+def _take(array: Array, indices: Array) -> Array:
+    """Reorder the batch axis of what broadcasts to [B, H, N or G], if it has one."""
+    return array[indices] if array.ndim == 3 and array.shape[0] > 1 else array

@@ -1,0 +1,191 @@
+"""Policies: from the attention that each segment of a row got to what multiplies its part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Policy: TypeAlias = Callable[[Array], Array]  # masses [B, H, N, G] -> factors [B, H, N, G]
+
+MAX_SEGMENTS = 16
+MAX_CONDITIONS = 8  # as many as the compiled Reweight holds
+SMALLEST_MASS = float(np.finfo(np.float32).tiny)  # below it a quotient may overflow: counts as zero
+
+
+@dataclass(frozen=True)
+class Share:
+    """A test of a row: some segments hold at least a given share of its attention.
+
+    Parameters
+    ----------
+    segments : int or tuple of int
+        Labels of the segments whose masses are summed.
+    at_least : float
+        The least share; the test is not strict.
+    within : tuple of int, optional
+        Labels of the segments the share is taken of; all of the row by default.
+
+    Examples
+    --------
+    >>> half_on_the_image = Share((2, 3), at_least=0.5)
+    >>> half_on_the_image(np.array([0.3, 0.1, 0.2, 0.4]))
+    np.True_
+    """
+
+    segments: tuple[int, ...]
+    at_least: float
+    within: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "segments", _labels("segments", self.segments))
+        if self.within is not None:
+            object.__setattr__(self, "within", _labels("within", self.within))
+        if not np.isfinite(self.at_least):
+            raise ValueError(f"at_least must be a finite number, got {self.at_least!r}")
+        object.__setattr__(self, "at_least", float(self.at_least))
+
+    def __call__(self, masses: Array) -> Any:
+        """Say which rows pass: masses [..., G] -> bool [...]."""
+        whole = 1.0 if self.within is None else masses[..., list(self.within)].sum(-1)
+        return masses[..., list(self.segments)].sum(-1) >= self.at_least * whole
+
+
+@dataclass(frozen=True, eq=False)
+class Reweight:
+    r"""Weigh segments and hand the mass this frees to the receivers, in proportion.
+
+    .. code-block:: text
+
+        freed    = sum_g (1 - weight_g) mass_g
+        factor_g = weight_g                                                g does not receive
+        factor_g = weight_g (1 + freed / sum_{r in to} weight_r mass_r)    g receives
+
+    Rows that fail a condition, or in which nobody can receive, stay as they are (factors 1).
+
+    Parameters
+    ----------
+    weight : sequence of float, or array
+        What each segment keeps: a number per segment, or an array that broadcasts to [B, H, G].
+    to : tuple of int, optional
+        Labels of the receivers; with none, the freed mass is lost (or a gain, for weights above 1).
+    when : Share or tuple of Share, optional
+        Conditions a row must meet, all of them.
+
+    Examples
+    --------
+    >>> halve_the_sink = Reweight(weight=(1, 0.5), to=(0,))
+    >>> halve_the_sink(np.array([0.6, 0.4]))
+    array([1.33333333, 0.5       ])
+    """
+
+    weight: Any
+    to: tuple[int, ...] = ()
+    when: tuple[Share, ...] = ()
+
+    def __post_init__(self) -> None:
+        weight = np.asarray(self.weight)
+        if weight.ndim == 0 or weight.dtype.kind not in "fiu":
+            raise TypeError(
+                f"weight must be a number per segment or an array of numbers that broadcasts to "
+                f"[B, H, G], got {self.weight!r}"
+            )
+        if weight.ndim > 3:
+            raise ValueError(f"weight must broadcast to [B, H, G], got shape {weight.shape}")
+        if not 1 <= weight.shape[-1] <= MAX_SEGMENTS:
+            raise ValueError(
+                f"weight must have 1 to {MAX_SEGMENTS} segments on its last axis, "
+                f"got shape {weight.shape}"
+            )
+        if not np.isfinite(weight).all():
+            raise ValueError(f"weight must be finite, got {self.weight!r}")
+        # Numbers stay a tuple, so that a method's policy prints as it was written.
+        frozen = tuple(float(w) for w in weight) if weight.ndim == 1 else _frozen(weight)
+        object.__setattr__(self, "weight", frozen)
+        object.__setattr__(self, "to", _labels("to", self.to))
+        when = (self.when,) if isinstance(self.when, Share) else tuple(self.when)
+        if not all(isinstance(share, Share) for share in when):
+            raise TypeError(f"when must be a Share or a tuple of Shares, got {self.when!r}")
+        if len(when) > MAX_CONDITIONS:
+            raise ValueError(f"when must hold at most {MAX_CONDITIONS} Shares, got {len(when)}")
+        object.__setattr__(self, "when", when)
+        used = [("to", self.to)]
+        used += [("when", share.segments + (share.within or ())) for share in when]
+        for name, labels in used:
+            if labels and max(labels) >= self.num_segments:
+                raise ValueError(
+                    f"{name} must name segments below {self.num_segments}, the length of weight, "
+                    f"got {max(labels)}"
+                )
+
+    @property
+    def num_segments(self) -> int:
+        """Number of segments G that the weights are for."""
+        return len(self.weight) if isinstance(self.weight, tuple) else int(self.weight.shape[-1])
+
+    @cached_property
+    def packed(self) -> tuple[Array, int, list[tuple[int, float, int | None]]]:
+        """Give weight [B or 1, H or 1, G], receivers and conditions as the core reads them."""
+        weight = np.asarray(self.weight, dtype=np.float32)
+        when = [
+            (
+                _bits(share.segments),
+                share.at_least,
+                None if share.within is None else _bits(share.within),
+            )
+            for share in self.when
+        ]
+        return weight.reshape((1,) * (3 - weight.ndim) + weight.shape), _bits(self.to), when
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reweight):
+            return NotImplemented
+        mine, theirs = np.asarray(self.weight), np.asarray(other.weight)
+        same = mine.shape == theirs.shape and bool((mine == theirs).all())
+        return same and (self.to, self.when) == (other.to, other.when)
+
+    def __hash__(self) -> int:
+        return hash((np.asarray(self.weight, np.float64).tobytes(), self.to, self.when))
+
+    def __call__(self, masses: Array) -> Array:
+        """Turn masses [B, H, N, G] (or [..., G] with a number per segment) into factors."""
+        weight = np.asarray(self.weight, dtype=masses.dtype)
+        if weight.ndim > 1:  # [B, H, G] -> [B, H, 1, G]
+            weight = weight[..., None, :]
+        factors = np.broadcast_to(weight, masses.shape).copy()
+        changed = np.ones(masses.shape[:-1], dtype=bool)
+        for share in self.when:
+            changed &= share(masses)
+        if self.to:
+            to = list(self.to)
+            received = (factors * masses)[..., to].sum(-1)
+            freed = ((1 - factors) * masses).sum(-1)
+            changed &= received >= SMALLEST_MASS
+            received = np.where(changed, received, 1)
+            factors[..., to] *= (1 + freed / received)[..., None]
+        return np.where(changed[..., None], factors, 1)
+
+
+def _labels(name: str, labels: int | Iterable[int]) -> tuple[int, ...]:
+    given = labels
+    if isinstance(labels, (int, np.integer)):
+        labels = (labels,)
+    labels = tuple(labels)
+    if not all(isinstance(g, (int, np.integer)) and 0 <= g < MAX_SEGMENTS for g in labels):
+        raise ValueError(f"{name} must hold labels from 0 to {MAX_SEGMENTS - 1}, got {given!r}")
+    return tuple(int(g) for g in labels)
+
+
+def _bits(labels: tuple[int, ...]) -> int:
+    return sum(1 << label for label in set(labels))
+
+
+def _frozen(array: Array) -> Array:
+    array = array.copy()
+    array.flags.writeable = False
+    return array

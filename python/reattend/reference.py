@@ -1,0 +1,153 @@
+"""Attention written down with the full matrix, in float64: the specification of the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reattend.policy import Array, Policy, Reweight
+from reattend.results import AttentionResult, SegmentState
+
+
+def weights(
+    query: Array,
+    key: Array,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> tuple[Array, Array, Array]:
+    """Give the attention matrix A [B, H, N, M], logsumexp [B, H, N] and the keys each row sees."""
+    num_rows, num_keys = query.shape[2], key.shape[2]
+    key = np.repeat(key.astype(np.float64), query.shape[1] // max(key.shape[1], 1), axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scores = query.astype(np.float64) @ key.swapaxes(-1, -2)  # [B, H, N, M]
+        scores *= query.shape[-1] ** -0.5 if scale is None else scale
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        if bias is not None:
+            scores = scores + bias
+        row = np.arange(num_keys - num_rows, num_keys)[:, None]
+        column = np.arange(num_keys)
+        seen = np.ones(scores.shape, dtype=bool)
+        if causal:
+            seen &= column <= row
+        if window is not None:
+            seen &= (column > row - window) & (column < row + window)
+        if key_mask is not None:
+            seen &= key_mask[:, None, None, :]
+        scores = np.where(seen, scores, -np.inf)
+        largest = scores.max(-1, keepdims=True, initial=-np.inf)
+        shifted = np.exp(scores - np.where(np.isneginf(largest), 0, largest))
+        total = shifted.sum(-1, keepdims=True)
+        matrix = np.where(seen, shifted / np.where(total == 0, 1, total), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return matrix, (np.log(total) + np.where(total == 0, 0, largest))[..., 0], seen
+
+
+def segment_pass(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    segments: Array | None,
+    num_segments: int | None = None,
+    num_threads: int | None = None,
+    **mask: Any,
+) -> SegmentState:
+    """Give masses, partials and logsumexp; ``mask`` are the mask arguments of `attention`."""
+    matrix, logsumexp, seen = weights(query, key, **mask)
+    labels = np.zeros((1, 1, key.shape[2]), dtype=np.uint8)
+    if segments is not None:  # keys beyond the labels are in segment 0
+        extra = key.shape[2] - segments.shape[-1]
+        labels = np.pad(segments, ((0, 0), (0, 0), (0, extra)))
+    if num_segments is None:
+        num_segments = int(labels.max(initial=0)) + 1
+    value = np.repeat(value.astype(np.float64), query.shape[1] // max(value.shape[1], 1), axis=1)
+    finite = np.isfinite(value)
+    masses, partials = [], []
+    for label in range(num_segments):
+        part = np.where(labels[:, :, None, :] == label, matrix, 0)  # [B, H, N, M]
+        masses.append(part.sum(-1))
+        out = part @ np.where(finite, value, 0)
+        if not finite.all():  # a NaN reaches the rows that see its key, and no other
+            inside = (seen & (labels[:, :, None, :] == label)).astype(np.float64)
+            out = np.where(inside @ (~finite).astype(np.float64) > 0, np.nan, out)
+        partials.append(out)
+    return SegmentState(np.stack(masses, -1), np.stack(partials, -2), logsumexp)
+
+
+def combine(partials: Array, factors: Array) -> Array:
+    """Give sum_g factor_g partial_g [B, H, N, Dv]."""
+    return np.asarray((partials * factors[..., None]).sum(-2))
+
+
+def merge(states: Sequence[SegmentState]) -> SegmentState:
+    """Join states over disjoint sets of keys."""
+    logsumexp = np.logaddexp.reduce([s.logsumexp for s in states])
+    total = np.where(np.isneginf(logsumexp), 0, logsumexp)
+    share = [np.exp(s.logsumexp - total)[..., None] for s in states]  # [B, H, N, 1]
+    masses = np.sum([s.masses * w for s, w in zip(states, share, strict=True)], axis=0)
+    partials = [s.partials * w[..., None] for s, w in zip(states, share, strict=True)]
+    return SegmentState(masses, np.sum(partials, axis=0), logsumexp)
+
+
+def column_sums(
+    query: Array,
+    key: Array,
+    logsumexp: Array | None = None,
+    *,
+    heads: Array | None = None,
+    num_threads: int | None = None,
+    **mask: Any,
+) -> Array:
+    """Give what each key received, sum over rows of A [B, H, M]; padding rows do not count."""
+    matrix = weights(query, key, **mask)[0]
+    if mask.get("causal") and mask.get("key_mask") is not None:
+        rows = mask["key_mask"][:, key.shape[2] - query.shape[2] :]  # [B, N]
+        matrix = np.where(rows[:, None, :, None], matrix, 0)
+    sums = matrix.sum(-2)
+    return sums if heads is None else np.where(np.atleast_2d(heads)[..., None], sums, 0)
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    segments: Array | None = None,
+    policy: Policy | Sequence[Policy] | None = None,
+    where: Array | Sequence[Array | None] | None = None,
+    returns: Sequence[str] = (),
+    out: Array | None = None,
+    num_threads: int | None = None,
+    **mask: Any,
+) -> Array | AttentionResult:
+    """Do what `reattend.attention` does, in float64."""
+    policies = [] if policy is None else [policy] if callable(policy) else list(policy)
+    wheres: list[Any] = list(where) if isinstance(where, (list, tuple)) else [where] * len(policies)
+    sizes = [p.num_segments for p in policies if isinstance(p, Reweight)]
+    state = segment_pass(
+        query, key, value, segments=segments, num_segments=max(sizes, default=None), **mask
+    )
+    total = np.ones_like(state.masses)
+    empty = np.isneginf(state.logsumexp)
+    for rule, rows in zip(policies, wheres, strict=True):
+        factors = rule(state.masses * total)
+        changed = ~empty if rows is None else rows & ~empty
+        total = total * np.where(changed[..., None], factors, 1)
+    result = combine(state.partials, total)
+    if out is not None:
+        out[...] = result
+        result = out
+    if not returns:
+        return result
+    extra = {"masses": state.masses, "logsumexp": state.logsumexp, "factors": total}
+    if "column_sums" in returns:
+        extra["column_sums"] = column_sums(query, key, **mask)
+    return AttentionResult(result, **{name: extra[name] for name in returns})
