@@ -1,22 +1,39 @@
 """Fast CPU attention on NumPy arrays, with attention interventions inside the pass."""
 
-from reattend.attention import attention, column_sums, combine, merge, segment_pass
+from reattend import measures, reference, sinks, testing
+from reattend.attention import attention, column_sums, segment_pass
+from reattend.cache import KVCache
+from reattend.call import Call
 from reattend.config import __version__, show_config
+from reattend.method import Method
+from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
-from reattend.results import AttentionResult, SegmentState
+from reattend.results import AttentionResult, SegmentState, combine, merge
+from reattend.session import Session
 
 __all__ = [
+    "ACT",
+    "VAR",
+    "VHR",
     "AttentionResult",
+    "Call",
+    "KVCache",
+    "Method",
     "Plan",
     "Reweight",
     "SegmentState",
+    "Session",
     "Share",
     "__version__",
     "attention",
     "column_sums",
     "combine",
+    "measures",
     "merge",
+    "reference",
     "segment_pass",
     "show_config",
+    "sinks",
+    "testing",
 ]

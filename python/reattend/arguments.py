@@ -85,7 +85,8 @@ def check_value(value: Array, key: Array) -> None:
     """Check value against key."""
     if value.shape[:3] != key.shape[:3]:
         raise ValueError(
-            f"value must have batch, heads and length of key, {key.shape[:3]}, got {value.shape[:3]}"
+            f"value must have batch, heads and length of key, {key.shape[:3]}, "
+            f"got {value.shape[:3]}"
         )
 
 
@@ -152,7 +153,8 @@ def count_segments(segments: Array | None, num_segments: int | None) -> int:
     most = int(segments.max()) if segments is not None and segments.size else 0
     if most >= MAX_SEGMENTS:
         raise ValueError(
-            f"segments must hold labels below {MAX_SEGMENTS}, the most a pass keeps apart, got {most}"
+            f"segments must hold labels below {MAX_SEGMENTS}, the most a pass keeps apart, "
+            f"got {most}"
         )
     return most + 1
 
@@ -173,7 +175,9 @@ def wheres(shape: Shape, where: Any, count: int) -> list[Array | None]:
     """Give one bool array [B, H, N] or None for each policy."""
     found = list(where) if isinstance(where, (list, tuple)) else [where] * count
     if len(found) != count:
-        raise ValueError(f"where must be one array or one for each policy, {count}, got {len(found)}")
+        raise ValueError(
+            f"where must be one array or one for each policy, {count}, got {len(found)}"
+        )
     return [None if each is None else _rows(shape, each) for each in found]
 
 
@@ -230,7 +234,7 @@ def _overlap(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -241,7 +245,8 @@ def _key_mask(shape: Shape, key_mask: Any) -> Array:
         raise TypeError(f"key_mask must be bool, False for padding, got {key_mask.dtype}")
     if key_mask.shape != (shape.batch, shape.key_len):
         raise ValueError(
-            f"key_mask must have shape [B, M] = {(shape.batch, shape.key_len)}, got {key_mask.shape}"
+            f"key_mask must have shape [B, M] = {(shape.batch, shape.key_len)}, "
+            f"got {key_mask.shape}"
         )
     return np.ascontiguousarray(key_mask)
 
@@ -273,7 +278,9 @@ def _rows(shape: Shape, where: Any) -> Array:
     )
     if not fits:
         raise ValueError(f"where must broadcast to [B, H, N] = {full}, got shape {where.shape}")
-    return where.reshape((1,) * (3 - where.ndim) + where.shape) if where.ndim < 3 else where
+    leading: tuple[int, ...] = (1,) * (3 - where.ndim)
+    rows: Array = where.reshape(leading + where.shape)
+    return rows
 
 
 def _real(name: str, number: Any) -> float:
@@ -288,5 +295,3 @@ def _integer(name: str, number: Any) -> int:
         return operator.index(number)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {number!r}") from None
-
-

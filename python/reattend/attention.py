@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from reattend import _core, arguments
 from reattend.arguments import Masks, Shape
 from reattend.policy import Array, Policy, Reweight
-from reattend.results import AttentionResult, SegmentState
+from reattend.results import AttentionResult, SegmentState, combine
 
 
+@overload
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    segments: Array | None = None,
+    policy: Policy | Sequence[Policy] | None = None,
+    where: Array | Sequence[Array | None] | None = None,
+    returns: str | Sequence[str],
+    out: Array | None = None,
+    num_threads: int | None = None,
+) -> AttentionResult: ...
+@overload
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    segments: Array | None = None,
+    policy: Policy | Sequence[Policy] | None = None,
+    where: Array | Sequence[Array | None] | None = None,
+    returns: tuple[()] = (),
+    out: Array | None = None,
+    num_threads: int | None = None,
+) -> Array: ...
 def attention(
     query: Array,
     key: Array,
@@ -76,8 +114,8 @@ def attention(
     policy : Reweight, callable, or sequence of these, optional
         Masses [B, H, N, G] -> factors [B, H, N, G]. Of several, each sees the masses that the ones
         before it left. G is the length of a `Reweight`'s weight, else the largest label + 1.
-    where : bool array that broadcasts to [B, H, N], or a sequence of one (or None) a policy, optional
-        The rows that the policy is for.
+    where : bool array that broadcasts to [B, H, N], or a sequence of these, optional
+        The rows that the policy is for; a sequence has one (or None) for each policy.
     returns : name or sequence of names, optional
         What to return beside the output: ``"masses"`` [B, H, N, G], ``"logsumexp"`` [B, H, N] and
         ``"column_sums"`` [B, H, M] of attention before the policy (column sums leave out rows that
@@ -146,7 +184,9 @@ def attention(
         factors = _factors(state, policies, rows)
         result[...] = combine(state.partials, factors)
         masses, logsumexp = state.masses, state.logsumexp
-    sums = _column_sums(query, key, logsumexp, shape, mask, None, threads) if want_sums else None
+    sums = None
+    if want_sums and logsumexp is not None:
+        sums = _column_sums(query, key, logsumexp, shape, mask, None, threads)
 
     if out is not None and result is not out:
         out[...] = result
@@ -212,86 +252,6 @@ def segment_pass(
     return _segment_pass(query, key, value, shape, mask, threads, labels, count)
 
 
-def combine(partials: Array, factors: Array) -> Array:
-    """Compute sum_g factor_g partial_g, the output under a policy's factors.
-
-    Parameters
-    ----------
-    partials : array [B, H, N, G, Dv]
-    factors : array [B, H, N, G]
-
-    Returns
-    -------
-    array [B, H, N, Dv]
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match.
-
-    Examples
-    --------
-    >>> combine(np.ones((1, 1, 1, 2, 3)), np.array([[[[0.5, 2.0]]]]))
-    array([[[[2.5, 2.5, 2.5]]]])
-    """
-    partials, factors = np.asarray(partials), np.asarray(factors)
-    if factors.shape != partials.shape[:-1]:
-        raise ValueError(
-            f"factors must have the shape of partials without its last axis, {partials.shape[:-1]}, "
-            f"got {factors.shape}"
-        )
-    result: Array = (factors[..., None, :] @ partials)[..., 0, :]
-    return result
-
-
-def merge(states: Sequence[SegmentState]) -> SegmentState:
-    """Join states of the same rows over disjoint sets of keys, exactly.
-
-    The sets may come from shards of a cache, a shared prefix, other processes or machines. Policies
-    are applied after the merge: masses and partials add up once weighed by exp(logsumexp).
-
-    Parameters
-    ----------
-    states : sequence of SegmentState
-        With equal shapes.
-
-    Returns
-    -------
-    SegmentState
-
-    Raises
-    ------
-    ValueError
-        If there is none, or shapes differ.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> query, key, value = rng.standard_normal((3, 1, 2, 6, 8), dtype=np.float32)
-    >>> halves = [segment_pass(query, key[:, :, part], value[:, :, part], segments=None)
-    ...           for part in (slice(0, 2), slice(2, 6))]
-    >>> np.allclose(merge(halves).partials[..., 0, :], attention(query, key, value), atol=1e-6)
-    True
-    """
-    states = list(states)
-    if not states:
-        raise ValueError("states must hold at least one state, got none")
-    for state in states[1:]:
-        if state.partials.shape != states[0].partials.shape:
-            raise ValueError(
-                f"states must have equal shapes, got partials {states[0].partials.shape} and "
-                f"{state.partials.shape}"
-            )
-    logsumexp = np.logaddexp.reduce([state.logsumexp for state in states])
-    base = np.where(np.isneginf(logsumexp), 0, logsumexp).astype(logsumexp.dtype)
-    masses, partials = np.zeros_like(states[0].masses), np.zeros_like(states[0].partials)
-    for state in states:
-        share = np.exp(state.logsumexp - base)[..., None]
-        masses += share * state.masses
-        partials += share[..., None] * state.partials
-    return SegmentState(masses, partials, logsumexp)
-
-
 def column_sums(
     query: Array,
     key: Array,
@@ -334,9 +294,8 @@ def column_sums(
     >>> np.allclose(column_sums(query, key, result.logsumexp).sum(-1), 5)
     True
     """
-    query, key = arguments.tensor("query", query, "[B, H, N, D]"), arguments.tensor(
-        "key", key, "[B, H_kv, M, D]"
-    )
+    query = arguments.tensor("query", query, "[B, H, N, D]")
+    key = arguments.tensor("key", key, "[B, H_kv, M, D]")
     shape = arguments.sizes(query, key)
     mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
     logsumexp = np.asarray(logsumexp)

@@ -188,11 +188,14 @@ def _on_parts(plan: Plan, own: Array) -> Policy:
     def parts(labels: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(part for part, label in enumerate(own) if label in labels)
 
+    to = parts(policy.to)
+    if policy.to and not to:  # no key is a receiver, so no row changes; `to=()` would lose the mass
+        return Reweight(np.ones(len(own)))
     when = tuple(
         Share(parts(s.segments), s.at_least, None if s.within is None else parts(s.within))
         for s in policy.when
     )
-    return Reweight(np.asarray(policy.weight)[..., own], parts(policy.to), when)
+    return Reweight(np.asarray(policy.weight)[..., own], to, when)
 
 
 def _refine(a: Array, b: Array) -> tuple[Array, Array, Array]:

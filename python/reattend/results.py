@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from reattend.policy import Array
 
@@ -14,10 +17,10 @@ class AttentionResult(NamedTuple):
     """
 
     out: Array  # [B, H, N, Dv]
-    masses: Array | None = None  # [B, H, N, G], the share of each row that each segment got
-    logsumexp: Array | None = None  # [B, H, N], natural logarithm; -inf where a row sees no key
-    column_sums: Array | None = None  # [B, H, M], the attention each key received
-    factors: Array | None = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
+    masses: Any = None  # [B, H, N, G], the share of each row that each segment got
+    logsumexp: Any = None  # [B, H, N], natural logarithm; -inf where a row sees no key
+    column_sums: Any = None  # [B, H, M], the attention each key received
+    factors: Any = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
 
 
 class SegmentState(NamedTuple):
@@ -29,3 +32,84 @@ class SegmentState(NamedTuple):
     masses: Array  # [B, H, N, G]
     partials: Array  # [B, H, N, G, Dv], each segment's share of the output
     logsumexp: Array  # [B, H, N]
+
+
+def combine(partials: Array, factors: Array) -> Array:
+    """Compute sum_g factor_g partial_g, the output under a policy's factors.
+
+    Parameters
+    ----------
+    partials : array [B, H, N, G, Dv]
+    factors : array [B, H, N, G]
+
+    Returns
+    -------
+    array [B, H, N, Dv]
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> combine(np.ones((1, 1, 1, 2, 3)), np.array([[[[0.5, 2.0]]]]))
+    array([[[[2.5, 2.5, 2.5]]]])
+    """
+    partials, factors = np.asarray(partials), np.asarray(factors)
+    if factors.shape != partials.shape[:-1]:
+        raise ValueError(
+            f"factors must have the shape of partials without its last axis, "
+            f"{partials.shape[:-1]}, got {factors.shape}"
+        )
+    result: Array = (factors[..., None, :] @ partials)[..., 0, :]
+    return result
+
+
+def merge(states: Sequence[SegmentState]) -> SegmentState:
+    """Join states of the same rows over disjoint sets of keys, exactly.
+
+    The sets may come from shards of a cache, a shared prefix, other processes or machines. Policies
+    are applied after the merge: masses and partials add up once weighed by exp(logsumexp).
+
+    Parameters
+    ----------
+    states : sequence of SegmentState
+        With equal shapes.
+
+    Returns
+    -------
+    SegmentState
+
+    Raises
+    ------
+    ValueError
+        If there is none, or shapes differ.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> query, key, value = rng.standard_normal((3, 1, 2, 6, 8), dtype=np.float32)
+    >>> from reattend import attention, segment_pass
+    >>> halves = [segment_pass(query, key[:, :, part], value[:, :, part], segments=None)
+    ...           for part in (slice(0, 2), slice(2, 6))]
+    >>> np.allclose(merge(halves).partials[..., 0, :], attention(query, key, value), atol=1e-6)
+    True
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("states must hold at least one state, got none")
+    for state in states[1:]:
+        if state.partials.shape != states[0].partials.shape:
+            raise ValueError(
+                f"states must have equal shapes, got partials {states[0].partials.shape} and "
+                f"{state.partials.shape}"
+            )
+    logsumexp = np.logaddexp.reduce([state.logsumexp for state in states])
+    base = np.where(np.isneginf(logsumexp), 0, logsumexp).astype(logsumexp.dtype)
+    masses, partials = np.zeros_like(states[0].masses), np.zeros_like(states[0].partials)
+    for state in states:
+        share = np.exp(state.logsumexp - base)[..., None]
+        masses += share * state.masses
+        partials += share[..., None] * state.partials
+    return SegmentState(masses, partials, logsumexp)

@@ -1,0 +1,313 @@
+"""Call: what one attention call knows. Costly things are computed when first read, then shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from reattend.attention import attention
+from reattend.policy import Array
+
+NEVER = np.iinfo(np.int64).max  # a position after every row
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is known of a prompt before its first call.
+
+    Examples
+    --------
+    >>> Prompt(image=np.array([[False, True, True, False]])).image_end.tolist()
+    [3]
+    """
+
+    length: int | None = None  # P; None until the first call, which then holds all of it
+    image: Array | None = None  # bool [B, P]
+    text_only: Array | None = None  # bool [B], the text-only branch of the other rows, in order
+    text_outputs: dict[int, Array] | None = None  # layer -> [B, H, Dv], of a run of its own
+
+    def __post_init__(self) -> None:
+        image, marked, length = self.image, self.text_only, self.length
+        if image is not None:
+            image = np.asarray(image)
+            if image.dtype != bool or image.ndim != 2:
+                raise ValueError(f"image must be bool [B, P], got {image.dtype} {image.shape}")
+            length = image.shape[1] if length is None else length
+            if length < image.shape[1]:
+                raise ValueError(
+                    f"prompt_len must be at least that of image, {image.shape[1]}, got {length}"
+                )
+        if length is not None and length < 1:
+            raise ValueError(f"prompt_len must be at least 1, got {length}")
+        if marked is not None:
+            marked = np.asarray(marked)
+            if marked.dtype != bool or marked.ndim != 1:
+                raise ValueError(f"text_only must be bool [B], got {marked.dtype} {marked.shape}")
+            if image is not None and len(image) != len(marked):
+                raise ValueError(
+                    f"text_only must have the batch size of image, {len(image)}, got {len(marked)}"
+                )
+            if self.text_outputs is not None:
+                raise ValueError("text_only must be None after a text-only run, got both")
+        object.__setattr__(self, "image", image)
+        object.__setattr__(self, "text_only", marked)
+        object.__setattr__(self, "length", length)
+
+    @property
+    def batch(self) -> int | None:
+        """Number of items, where it is known."""
+        known = self.image if self.image is not None else self.text_only
+        return None if known is None else len(known)
+
+    @cached_property
+    def image_end(self) -> Array | None:
+        """Key after each item's first image [B], `NEVER` where an item has none."""
+        if self.image is None:
+            return None
+        length = self.image.shape[1]
+        position = np.arange(length)
+        start = np.where(self.image, position, NEVER).min(-1, initial=NEVER, keepdims=True)
+        end = np.where(~self.image & (position > start), position, length).min(-1, initial=length)
+        return np.where(start[:, 0] == NEVER, NEVER, end)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention call, as a method sees it.
+
+    Positions count keys: row i of N stands at key ``M - N + i``.
+
+    Examples
+    --------
+    >>> query = key = value = np.ones((1, 2, 3, 4), dtype=np.float32)
+    >>> call = Call(2, 8, query, key, value, Prompt(3), mask={"causal": True})
+    >>> call.prefill, call.rows.tolist(), call.row_counts.tolist()
+    (True, [0, 1, 2], [[3, 2, 1]])
+    """
+
+    layer: int  # from 0
+    num_layers: int
+    query: Array  # [B, H, N, D]
+    key: Array  # [B, H_kv, M, D]
+    value: Array  # [B, H_kv, M, Dv]
+    prompt: Prompt
+    mask: dict[str, Any] = field(default_factory=dict)  # mask arguments of `attention`
+    states: Array | None = None  # [B, N, C], read it as `hidden_states`
+    num_threads: int | None = None
+
+    @property
+    def batch(self) -> int:
+        """Number of items B."""
+        return int(self.query.shape[0])
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads H."""
+        return int(self.query.shape[1])
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Number of key and value heads H_kv."""
+        return int(self.key.shape[1])
+
+    @property
+    def key_len(self) -> int:
+        """Number of keys M that there are so far."""
+        return int(self.key.shape[2])
+
+    @property
+    def first_row(self) -> int:
+        """Position of the first row."""
+        return int(self.key.shape[2] - self.query.shape[2])
+
+    @property
+    def num_prompt(self) -> int:
+        """Length of the prompt P."""
+        return self.key_len if self.prompt.length is None else self.prompt.length
+
+    @property
+    def prefill(self) -> bool:
+        """Whether rows of the prompt are among these; False for a decoding step."""
+        return self.first_row < self.num_prompt
+
+    @property
+    def last_chunk(self) -> bool:
+        """Whether the prompt's last row is among these."""
+        return self.first_row < self.num_prompt <= self.key_len
+
+    @cached_property
+    def rows(self) -> Array:
+        """Position of each row, int [N]."""
+        return np.arange(self.first_row, self.key_len)
+
+    @property
+    def key_mask(self) -> Array | None:
+        """Keys that are no padding, bool [B, M], or None where all are."""
+        mask: Array | None = self.mask.get("key_mask")
+        return mask
+
+    @cached_property
+    def first_key(self) -> Array:
+        """Position of each item's first key that is no padding, int [B]; M while there is none."""
+        if self.key_mask is None:
+            return np.zeros(self.batch, dtype=np.intp)
+        return np.where(self.key_mask.any(-1), self.key_mask.argmax(-1), self.key_len)
+
+    @cached_property
+    def image(self) -> Array | None:
+        """Image keys, bool [B, M]: the prompt's image mask over the keys there are so far."""
+        image = self.prompt.image
+        if image is None:
+            return None
+        if image.shape[1] < self.key_len:
+            return np.pad(image, ((0, 0), (0, self.key_len - image.shape[1])))
+        return image[:, : self.key_len]
+
+    @cached_property
+    def image_end(self) -> Array:
+        """Key after each item's first image, int [B]; a position after every row without one."""
+        end = self.prompt.image_end
+        return np.full(self.batch, NEVER) if end is None else end
+
+    @property
+    def hidden_states(self) -> Array:
+        """Hidden states that enter this layer, before its norm, one for each row [B, N, C]."""
+        if self.states is None:
+            raise ValueError(
+                f"layer {self.layer}: hidden_states are needed while the prompt is read; pass "
+                "session.attend(..., hidden_states=x), the states [B, N, C] that enter the layer"
+            )
+        return self.states
+
+    @cached_property
+    def row_counts(self) -> Array:
+        """How many of these rows may attend to each key, int [B, M]: causal, window and padding."""
+        column = np.arange(self.key_len)
+        window = self.mask.get("window")
+        window = self.key_len + 1 if window is None else window
+        causal = bool(self.mask.get("causal"))
+        # Row r sees key j for j <= r < j + window, or j - window < r < j + window.
+        first = np.clip(column if causal else column - window + 1, self.first_row, self.key_len)
+        end = np.clip(column + window, self.first_row, self.key_len)
+        if self.key_mask is None:
+            return np.broadcast_to(np.maximum(end - first, 0), (self.batch, self.key_len))
+        valid = self.key_mask[:, self.first_row :]  # [B, N]
+        valid = valid if causal else np.ones_like(valid)
+        before = np.zeros((self.batch, valid.shape[1] + 1), dtype=np.int64)
+        np.cumsum(valid, axis=1, out=before[:, 1:])
+        counts = (
+            before[:, np.maximum(end, first) - self.first_row] - before[:, first - self.first_row]
+        )
+        return np.where(self.key_mask, counts, 0)
+
+    def column_sums(self, heads: Array | None = None) -> Array:
+        """Give the attention that each key receives from these rows, [B, H, M].
+
+        Parameters
+        ----------
+        heads : array of bool [H], optional
+            The heads to do; others are 0.
+
+        Returns
+        -------
+        array [B, H, M]
+            A new one at each call: the caller may write to it.
+
+        Examples
+        --------
+        >>> query = key = np.zeros((1, 1, 2, 4), dtype=np.float32)
+        >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
+        [[[1.5, 0.5]]]
+        """
+        query, key = self.query, self.key
+        chosen = np.arange(self.num_heads) if heads is None else np.flatnonzero(heads)
+        partly = len(chosen) < self.num_heads
+        if partly:  # only these heads are read: a key head is copied for each of them
+            query = query[:, chosen]
+            key = key[:, chosen * self.num_kv_heads // self.num_heads]
+        mask = self.mask
+        if partly and mask.get("bias") is not None and np.ndim(mask["bias"]) > 2:
+            bias = mask["bias"]
+            if bias.shape[-3] > 1:
+                mask = {**mask, "bias": np.take(bias, chosen, axis=-3)}
+        # Nobody reads the output, so the value product is done with head size 0.
+        result: Any = attention(
+            query, key, key[..., :0], returns="column_sums", num_threads=self.num_threads, **mask
+        )
+        sums: Array = result.column_sums
+        if not partly:
+            return sums
+        full = np.zeros((self.batch, self.num_heads, self.key_len), dtype=sums.dtype)
+        full[:, chosen] = sums
+        return full
+
+    @cached_property
+    def head_outputs(self) -> Array:
+        """Plain attention of each item's last prompt row that is no padding, [B, H, Dv]."""
+        length = self.num_prompt
+        last = np.full(self.batch, length - 1)
+        if self.key_mask is not None:
+            last = length - 1 - self.key_mask[:, length - 1 :: -1].argmax(-1)
+        start = int(last.min(initial=length - 1)) - self.first_row
+        if not self.last_chunk or start < 0:
+            raise ValueError(
+                f"layer {self.layer}: the last prompt row of every item must be in one call, got "
+                f"rows {self.first_row} to {self.key_len - 1} of a prompt of {length}; "
+                "read the prompt in one call"
+            )
+        out: Any = attention(
+            self.query[:, :, start:], self.key, self.value,
+            num_threads=self.num_threads, **self._mask_from(start),
+        )  # fmt: skip
+        outputs: Array = out[np.arange(self.batch), :, last - self.first_row - start]
+        return outputs
+
+    def _mask_from(self, start: int) -> dict[str, Any]:
+        """Give the mask arguments of the rows from ``start`` on."""
+        bias = self.mask.get("bias")
+        if bias is None or np.ndim(bias) < 2 or bias.shape[-2] == 1:
+            return self.mask
+        return {**self.mask, "bias": bias[..., start:, :]}
+
+    @property
+    def has_text_branch(self) -> bool:
+        """Whether the same prompt without its image is known."""
+        return self.prompt.text_only is not None or self.prompt.text_outputs is not None
+
+    @cached_property
+    def text_outputs(self) -> Array:
+        """Head outputs at the last row of the same prompt without its image, [B, H, Dv].
+
+        Rows that are the text-only branch themselves get their own.
+        """
+        if self.prompt.text_outputs is not None:
+            if self.layer not in self.prompt.text_outputs:
+                raise ValueError(
+                    f"layer {self.layer}: the text-only run has not called this layer; run "
+                    "session.text_only() over all layers"
+                )
+            text = self.prompt.text_outputs[self.layer]
+            if text.shape != self.head_outputs.shape:
+                raise ValueError(
+                    f"layer {self.layer}: the text-only run must have the batch, heads and head "
+                    f"size of this prompt, {self.head_outputs.shape}, got {text.shape}"
+                )
+            return text
+        marked = self.prompt.text_only
+        if marked is None:
+            raise ValueError(
+                f"layer {self.layer}: the same prompt without its image is needed; run it first "
+                "inside session.text_only(), or put it into the batch and pass "
+                "session.generation(image, text_only=rows)"
+            )
+        if len(marked) != self.batch or 2 * int(marked.sum()) != self.batch:
+            raise ValueError(
+                f"text_only must mark one row for each unmarked one of {self.batch}, "
+                f"got {int(marked.sum())} of {len(marked)}"
+            )
+        outputs = self.head_outputs.copy()
+        outputs[~marked] = outputs[marked]
+        return outputs

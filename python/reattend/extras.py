@@ -1,0 +1,39 @@
+"""Packages that only some of reattend needs (the extra ``demo``), imported when they are used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+class MissingPackageError(ImportError):
+    """A package of the extra ``demo`` is not installed."""
+
+
+def demand(module: str) -> ModuleType:
+    """Import a module of the extra ``demo``, or say how to install it.
+
+    Parameters
+    ----------
+    module : str
+        Its name, such as ``"gguf"`` or ``"matplotlib.pyplot"``.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed.
+
+    Examples
+    --------
+    >>> demand("json").dumps([1])
+    '[1]'
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name != package:  # it is there, but something that it needs is not
+            raise
+        raise MissingPackageError(
+            f"{package} is not installed; install what this needs by: pip install 'reattend[demo]'"
+        ) from error

@@ -1,0 +1,135 @@
+"""Method: the contract that a paper's file fulfils, and the registry that tables come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from reattend.call import Call
+from reattend.plan import Plan
+
+_registry: dict[str, type[Method]] = {}
+
+
+class Method:
+    """A rule that decides, from what a call knows, what each segment of keys shall get.
+
+    A method is a frozen dataclass of its paper's parameters with one pure function, `plan`. It
+    keeps nothing itself: what it must remember it returns, and the session hands it back at the
+    next call of the same layer. Its docstring says in one sentence what it does, and names its
+    paper in a line ``Paper: ...``; each field has a comment.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from reattend.policy import Reweight
+    >>> @dataclass(frozen=True)
+    ... class Scale(Method):
+    ...     '''Every head's output is scaled.
+    ...
+    ...     Paper: none, an example.
+    ...     '''
+    ...
+    ...     alpha: float = 1.0  # what multiplies the output
+    ...
+    ...     def plan(self, call, state):
+    ...         return Plan(None, Reweight(weight=(self.alpha,))), state
+    >>> paper(Scale)
+    'none, an example.'
+    """
+
+    segment_names: ClassVar[tuple[str, ...]] = ("all",)  # of its plan's labels, for reports
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            _registry[cls.__name__] = cls
+
+    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+        """Say what is to be done in this call.
+
+        Parameters
+        ----------
+        call : Call
+            What the call knows.
+        state : None, array, Plan, or tuple of these
+            What this function returned last time for this layer; None at first. Arrays are batch
+            first, so that beam search can reorder them.
+
+        Returns
+        -------
+        plan : Plan or None
+            None means plain attention.
+        state
+            What to hand back next time.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define plan(call, state)")
+
+    def readings(self, state: Any) -> Mapping[str, Any]:
+        """Give what a report shall show of a layer's state, by name.
+
+        Parameters
+        ----------
+        state
+            What `plan` returned last for the layer.
+
+        Examples
+        --------
+        >>> Method().readings(None)
+        {}
+        """
+        return {}
+
+
+def paper(method: type[Method]) -> str:
+    """Give the paper a method names in its docstring, empty if it names none.
+
+    Parameters
+    ----------
+    method : type
+        A subclass of `Method`.
+
+    Examples
+    --------
+    >>> paper(Method)
+    ''
+    """
+    text = re.sub(r"``.*?``", "", method.__doc__ or "")
+    found = re.search(r"^\s*Paper:\s*(.+?)(?:\n\s*\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
+def registered() -> dict[str, type[Method]]:
+    """Give the package's methods by name, in alphabetical order.
+
+    Examples
+    --------
+    >>> import reattend.methods
+    >>> list(registered())
+    ['ACT', 'VAR', 'VHR']
+    """
+    ours = {
+        name: m for name, m in _registry.items() if m.__module__.startswith("reattend.methods.")
+    }
+    return dict(sorted(ours.items()))
+
+
+def method_table() -> str:
+    """Write the table of methods in Markdown, as the README shows it.
+
+    Examples
+    --------
+    >>> import reattend.methods
+    >>> print(method_table().splitlines()[0])
+    | method | what it does | paper |
+    """
+    lines = ["| method | what it does | paper |", "| --- | --- | --- |"]
+    for name, method in registered().items():
+        sentence = (method.__doc__ or "").strip().splitlines()[0].rstrip(".")
+        lines.append(f"| `{name}` | {sentence} | {paper(method).rstrip('.')} |")
+    return "\n".join(lines)

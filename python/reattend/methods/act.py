@@ -1,0 +1,132 @@
+"""Attention Calibration Technique: Unveiling and Harnessing Hidden Attention Sinks (ICML 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import Array, Reweight
+from reattend.sinks import column_sinks
+
+REST, SINK = range(2)
+
+
+class Columns(NamedTuple):
+    """What ACT remembers: what each key received so far, and the sinks that follow from it."""
+
+    sums: Array  # [B, H, M']
+    counts: Array  # [B, M'], rows that may attend to each key
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class ACT(Method):
+    r"""In calibrated heads, sinks behind the first key hand most of their attention to other keys.
+
+    .. code-block:: text
+
+        A'_ij = beta A_ij                                               j in S
+        A'_ij = A_ij (1 + (1-beta) mass_i(S) / (1 - mass_i(S)))         j not in S
+
+    S are the keys, the first one left out, whose attention is above theta in the mean over the rows
+    that see them. Layers 0, 1 and the last are left alone. While decoding the means go on, each
+    step's own row included. A prompt read in chunks is calibrated with the means so far, so it
+    differs from one read at once.
+
+    Paper: Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without
+    Training through Attention Calibration (ICML 2024).
+
+    Examples
+    --------
+    >>> ACT(heads={5: (0, 3)})
+    ACT(heads=((5, (0, 3)),), theta=0.15, beta=0.4, follow=True)
+    """
+
+    segment_names: ClassVar[tuple[str, ...]] = ("rest", "sinks")
+
+    heads: Any = None  # the calibrated heads, a mapping layer -> heads; None: all heads
+    theta: float = 0.15  # a key is a sink above this mean attention; 0.1 in the paper's other tasks
+    beta: float = 0.4  # what a sink keeps
+    follow: bool = True  # whether sinks are found anew while decoding, or stay those of the prompt
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta must be from 0 to 1, got {self.beta!r}")
+        if not 0 <= self.theta <= 1:
+            raise ValueError(f"theta must be from 0 to 1, got {self.theta!r}")
+        if self.heads is not None:
+            object.__setattr__(self, "heads", _frozen_heads(self.heads))
+
+    def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:
+        """Calibrate with the sinks that the columns so far show."""
+        calibrated = self._calibrated(call.layer, call.num_layers, call.num_heads)
+        if calibrated is None:
+            return None, state
+        if state is not None and not (call.prefill or self.follow):
+            return state.plan, state
+        sums = call.column_sums(calibrated)  # [B, H, M]
+        counts = call.row_counts  # [B, M]
+        if state is not None:
+            sums[..., : state.sums.shape[-1]] += state.sums
+            counts = counts.copy()
+            counts[:, : state.counts.shape[-1]] += state.counts
+        means = sums / np.maximum(counts, 1)[:, None].astype(sums.dtype)
+        sink = column_sinks(means, self.theta)
+        first = np.minimum(call.first_key, call.key_len - 1)[:, None, None]
+        np.put_along_axis(sink, first, False, axis=-1)
+        found: Array = np.any(sink, axis=-1)  # [B, H]
+        plan = Plan(sink.view(np.uint8), self._policy, found[..., None]) if found.any() else None
+        return plan, Columns(sums, counts, plan)
+
+    def readings(self, state: Columns | None) -> dict[str, Any]:
+        """Give each item's sinks, a list of those of any head, and their number [B, H]."""
+        if state is None:
+            return {}
+        if state.plan is None or state.plan.segments is None:
+            return {
+                "sinks": [[] for _ in state.sums],
+                "counts": np.zeros(state.sums.shape[:2], int),
+            }
+        sink = state.plan.segments
+        found = [np.flatnonzero(item.any(0)).tolist() for item in sink]
+        return {"sinks": found, "counts": sink.sum(-1, dtype=int)}
+
+    @cached_property
+    def _policy(self) -> Reweight:
+        return Reweight(weight=(1, self.beta), to=(REST,))
+
+    def _calibrated(self, layer: int, num_layers: int, num_heads: int) -> Array | None:
+        """Say which heads of a layer are calibrated, bool [H]; None if no head is."""
+        if not 2 <= layer < num_layers - 1:
+            return None
+        if self.heads is None:
+            return np.ones(num_heads, dtype=bool)
+        heads = dict(self.heads).get(layer, ())
+        if not heads:
+            return None
+        if max(heads) >= num_heads:
+            raise ValueError(
+                f"heads must be below {num_heads}, the heads of the model, got {max(heads)} "
+                f"in layer {layer}"
+            )
+        calibrated = np.zeros(num_heads, dtype=bool)
+        calibrated[list(heads)] = True
+        return calibrated
+
+
+def _frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    pairs: Iterable[Any] = heads.items() if isinstance(heads, Mapping) else heads
+    try:
+        frozen = {int(layer): tuple(sorted({int(h) for h in some})) for layer, some in pairs}
+    except (TypeError, ValueError):
+        raise TypeError(f"heads must map layers to heads, or be None, got {heads!r}") from None
+    if any(layer < 0 or (some and some[0] < 0) for layer, some in frozen.items()):
+        raise ValueError(f"heads must hold layers and heads from 0, got {heads!r}")
+    return tuple(sorted(frozen.items()))

@@ -1,0 +1,109 @@
+"""Vision-aware Head Reinforcement: Cracking the Code of Hallucination (ACL 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.measures import head_divergence
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import Array, Reweight
+
+
+class Heads(NamedTuple):
+    """What VHR remembers of a prompt."""
+
+    plan: Plan | None  # the same at every step
+    divergence: Array  # VHD [B, H], outliers not zeroed
+    chosen: Array  # bool [B, H]
+
+
+@dataclass(frozen=True)
+class VHR(Method):
+    r"""The heads that react most to the image are reinforced, at the prompt and at every step.
+
+    .. code-block:: text
+
+        VHD_i = || O_i(with image) - O_i(text only) ||     at the last prompt row; outliers are 0
+        O'_i  = alpha O_i                                  where VHD_i > median of the layer
+
+    It needs the same prompt without its image: a run of its own (`Session.text_only`), or rows of
+    the batch. Items without an image are left alone.
+
+    Paper: Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence (ACL 2025),
+    arXiv 2412.13949.
+
+    Examples
+    --------
+    >>> VHR(alpha=1.5).reinforced(num_layers=8)
+    (1, 5, 6, 7)
+    """
+
+    alpha: float = 2.0  # what multiplies a chosen head's output
+    layers: tuple[int, ...] | None = None  # None: the second and the last 14 of 32, in proportion
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.alpha):
+            raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
+        if self.layers is not None:
+            layers = tuple(sorted({int(layer) for layer in self.layers}))
+            if layers and layers[0] < 0:
+                raise ValueError(f"layers must be from 0, got {layers}")
+            object.__setattr__(self, "layers", layers)
+
+    def reinforced(self, num_layers: int) -> tuple[int, ...]:
+        """Give the layers that are reinforced in a model.
+
+        Parameters
+        ----------
+        num_layers : int
+            How many layers the model has.
+
+        Examples
+        --------
+        >>> VHR().reinforced(32)
+        (1, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)
+        """
+        if self.layers is not None:
+            if self.layers and self.layers[-1] >= num_layers:
+                raise ValueError(
+                    f"layers must be below {num_layers}, the model's number, got {self.layers[-1]}"
+                )
+            return self.layers
+        last = max(1, 14 * num_layers // 32)
+        return tuple(sorted({min(1, num_layers - 1), *range(num_layers - last, num_layers)}))
+
+    def plan(self, call: Call, state: Heads | None) -> tuple[Plan | None, Heads | None]:
+        """Choose the heads at the prompt's last row and keep them."""
+        if not call.prefill:
+            return (state.plan if state is not None else None), state
+        image = call.prompt.image
+        with_image: Array | None = None if image is None else np.any(image, axis=-1)  # [B]
+        if not call.has_text_branch and (with_image is None or not with_image.any()):
+            return None, None
+        if call.first_row > 0 or not call.last_chunk:
+            raise ValueError(
+                "VHR chooses heads at the last row of the prompt and reinforces all of it, so the "
+                f"prompt must be read in one call, got rows {call.first_row} to "
+                f"{call.key_len - 1} of {call.num_prompt}"
+            )
+        found = head_divergence(call.head_outputs, call.text_outputs)
+        chosen = found.chosen if with_image is None else found.chosen & with_image[:, None]
+        plan = None
+        if call.layer in self.reinforced(call.num_layers) and chosen.any():
+            gate = np.where(chosen, self.alpha, 1).astype(np.float32)  # [B, H]
+            plan = Plan(None, Reweight(weight=gate[..., None]))
+        return plan, Heads(plan, found.divergence, chosen)
+
+    def readings(self, state: Heads | None) -> dict[str, Any]:
+        """Give the reinforced heads, a list for each item; VHD and who passes its test, [B, H]."""
+        if state is None:
+            return {}
+        found = {"divergence": state.divergence, "chosen": state.chosen}
+        if state.plan is None:
+            return found
+        return {"heads": [np.flatnonzero(item).tolist() for item in state.chosen], **found}

@@ -1,0 +1,171 @@
+"""Report: what the methods of a session did, layer by layer, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from reattend.method import Method
+from reattend.plan import Composition
+from reattend.policy import MAX_SEGMENTS, Array
+
+_PENDING = 64  # steps kept as they are before they are added up: adding up one costs as much as 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one method did in one layer, in the decoding steps of all items.
+
+    Of the prompt only the share of rows that changed is known, see `Report`: to keep the masses
+    of all of them, the pass would have to find them in rows that no method is meant for.
+    """
+
+    layer: int
+    method: str
+    segments: tuple[str, ...]  # names of the method's segments
+    rows: int  # steps of items in which the method had a plan
+    changed: Array  # [H], the share of them that it changed
+    before: Array  # [H, G], mean attention on each segment as it came to the method
+    after: Array  # [H, G], and as the method left it
+    found: Mapping[str, Any]  # what the method says of its state: sinks, heads
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the methods of a session did in one generation; print it for a table.
+
+    Examples
+    --------
+    >>> print(Report((), {}))
+    No layer was changed.
+    """
+
+    readings: tuple[Reading, ...]
+    prompt_changed: Mapping[int, float]  # by layer: the share of the prompt's rows, over all heads
+
+    def __str__(self) -> str:
+        if not self.readings:
+            return "No layer was changed."
+        lines: list[tuple[str, ...]] = [
+            ("layer", "method", "prompt", "rows", "changed", "attention, before > after", "found")
+        ]
+        for reading in self.readings:
+            shown = [f"{k} {_short(v)}" for k, v in reading.found.items() if isinstance(v, list)]
+            share = self.prompt_changed.get(reading.layer)
+            if not shown and not reading.rows:
+                continue
+            prompt = "" if share is None else f"{share:.1%}"
+            line = [str(reading.layer), reading.method, prompt, str(reading.rows), "", ""]
+            if reading.rows:
+                line[4] = f"{reading.changed.mean():.1%}"
+                before, after = reading.before.mean(0), reading.after.mean(0)
+                masses = zip(reading.segments, before, after, strict=True)
+                line[5] = ", ".join(f"{name} {a:.3f} > {b:.3f}" for name, a, b in masses)
+            lines.append((*line, "; ".join(shown)))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        return "\n".join(padded)
+
+
+@dataclass
+class Tally:
+    """Adds up what the plans of one layer did; steps wait until some are there, to cost little."""
+
+    prompt_rows: int = 0
+    prompt_changed: int = 0
+    _sums: dict[int, _Sums] = field(default_factory=dict)  # by the method's place
+    _pending: list[_Step] = field(default_factory=list)
+
+    def add_prompt(self, factors: Array, valid: Array | None) -> None:
+        """Count the prompt rows that were changed: factors [B, H, N, G], valid bool [B, N]."""
+        changed = factors[..., 0] != 1
+        for segment in range(1, factors.shape[-1]):
+            changed |= factors[..., segment] != 1
+        if valid is not None:
+            changed &= valid[:, None]
+        batch, heads, num_rows = changed.shape
+        self.prompt_rows += heads * (batch * num_rows if valid is None else int(valid.sum()))
+        self.prompt_changed += int(np.count_nonzero(changed))
+
+    def add_rows(self, places: tuple[int, ...], plan: Composition, masses: Array) -> None:
+        """Note the rows of a decoding step: masses [B, H, N, G] on the parts of the plan."""
+        self._pending.append(_Step(places, plan, masses))
+        if len(self._pending) >= _PENDING:
+            self.fold()
+
+    def fold(self) -> dict[int, _Sums]:
+        """Add up what waits, and give the sums by the method's place."""
+        steps, self._pending = self._pending, []
+        start = 0
+        for end in range(1, len(steps) + 1):
+            if end == len(steps) or not steps[end].joins(steps[start]):
+                self._add(steps[start:end])
+                start = end
+        return self._sums
+
+    def _add(self, steps: Sequence[_Step]) -> None:
+        first = steps[0].plan
+        left = np.concatenate([step.masses for step in steps], axis=2).astype(np.float64)
+        for index, (place, policy) in enumerate(zip(steps[0].places, first.policies, strict=True)):
+            factors = policy(left)
+            rows = np.concatenate([step.where(index) for step in steps], axis=2)
+            factors = np.where(rows[..., None], factors, 1)
+            before, left = left, left * factors
+            labels = first.labels[index]
+            sums = self._sums.setdefault(place, _Sums(left.shape[1]))
+            sums.count = max(sums.count, int(labels.max()) + 1)
+            sums.rows += left.shape[0] * left.shape[2]
+            sums.changed += (factors != 1).any(-1).sum((0, 2))
+            for part, label in enumerate(labels):
+                sums.before[:, label] += before[..., part].sum((0, 2))
+                sums.after[:, label] += left[..., part].sum((0, 2))
+
+
+class _Sums:
+    """What a method's rows add up to."""
+
+    def __init__(self, heads: int) -> None:
+        self.rows = 0
+        self.count = 0  # segments that occurred
+        self.changed = np.zeros(heads)
+        self.before, self.after = np.zeros((2, heads, MAX_SEGMENTS))
+
+
+@dataclass(frozen=True)
+class _Step:
+    places: tuple[int, ...]  # of the methods that had a plan
+    plan: Composition
+    masses: Array  # [B, H, N, G]
+
+    def where(self, index: int) -> Array:
+        """Give the rows that a policy is meant for, bool [B, H, N]."""
+        where = self.plan.wheres[index]
+        return np.broadcast_to(True if where is None else where, self.masses.shape[:3])
+
+    def joins(self, other: _Step) -> bool:
+        """Whether both can be added up at once: the same policies, by identity, and batch."""
+        same = len(self.plan.policies) == len(other.plan.policies) and all(
+            a is b for a, b in zip(self.plan.policies, other.plan.policies, strict=True)
+        )
+        batch = self.masses.shape[:2] == other.masses.shape[:2]
+        return same and batch and self.places == other.places
+
+
+def reading(layer: int, method: Method, sums: _Sums | None, found: Mapping[str, Any]) -> Reading:
+    """Give what was added up for a method in a layer; None: it never had a plan."""
+    names, name = method.segment_names, type(method).__name__
+    if sums is None:
+        nothing = np.zeros((0, len(names)))
+        return Reading(layer, name, names, 0, np.zeros(0), nothing, nothing, found)
+    rows = sums.rows
+    names += tuple(f"segment {g}" for g in range(len(names), sums.count))
+    before, after = (x[:, : len(names)] / rows for x in (sums.before, sums.after))
+    return Reading(layer, name, names, rows, sums.changed / rows, before, after, found)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

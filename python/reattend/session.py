@@ -1,0 +1,383 @@
+"""Session: methods along a generation, with each layer's state from the prompt to the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from reattend.attention import attention
+from reattend.call import Call, Prompt
+from reattend.method import Method
+from reattend.plan import Composition, Plan, compose
+from reattend.policy import Array
+from reattend.report import Report, Tally, reading
+
+
+@dataclass
+class _Run:
+    """One prompt and its decoding steps, or a text-only run."""
+
+    prompt: Prompt
+    text_outputs: dict[int, Array] | None = None  # what a text-only run stores; it changes nothing
+    seen: dict[int, int] = field(default_factory=dict)  # layer -> keys seen
+    states: dict[tuple[int, int], Any] = field(default_factory=dict)  # (method's place, layer)
+    tallies: dict[int, Tally] = field(default_factory=dict)
+    composed: dict[int, Composition] = field(default_factory=dict)
+
+
+class Session:
+    """Methods at work in a model's attention, one generation after the other.
+
+    Parameters
+    ----------
+    methods : Method or sequence of Method
+        Applied in order; each sees the attention that the ones before it left.
+    num_layers : int
+        Number of layers of the model.
+    num_heads : int, optional
+        Number of query heads, to check calls against.
+
+    Examples
+    --------
+    A loop over steps and layers is the user's own; `attend` takes the place of attention.
+
+    >>> from reattend.methods import VAR
+    >>> session = Session(VAR(sink_dims=(7,), tau=0.3), num_layers=4)
+    >>> rng = np.random.default_rng(0)
+    >>> image = np.array([[False, True, True, True, False, False]])
+    >>> with session.generation(image):
+    ...     for layer in range(4):
+    ...         query, key, value = rng.standard_normal((3, 1, 2, 6, 8), dtype=np.float32)
+    ...         x = rng.standard_normal((1, 6, 16), dtype=np.float32)
+    ...         out = session.attend(layer, query, key, value, hidden_states=x)
+    >>> out.shape
+    (1, 2, 6, 8)
+    """
+
+    def __init__(
+        self, methods: Method | Sequence[Method], *, num_layers: int, num_heads: int | None = None
+    ) -> None:
+        self.methods = (methods,) if isinstance(methods, Method) else tuple(methods)
+        for method in self.methods:
+            if not isinstance(method, Method):
+                raise TypeError(f"methods must be Method instances, got {method!r}")
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self._run: _Run | None = None
+        self._last: _Run | None = None
+        self._text_outputs: dict[int, Array] | None = None
+
+    @contextmanager
+    def generation(
+        self,
+        image: Array | None = None,
+        *,
+        prompt_len: int | None = None,
+        text_only: Array | None = None,
+    ) -> Iterator[None]:
+        """Open a generation: one prompt, in one call a layer or in chunks, then its decoding steps.
+
+        State begins empty and ends with the block.
+
+        Parameters
+        ----------
+        image : array of bool [B, P], optional
+            True at the prompt's image tokens, of one or several images. None: no image.
+        prompt_len : int, optional
+            Length P of the prompt, where it comes in chunks and there is no image mask to tell.
+        text_only : array of bool [B], optional
+            Rows that are the same prompts without their image, of the unmarked rows, in order.
+
+        Raises
+        ------
+        RuntimeError
+            If a generation is open already.
+        ValueError
+            If arguments do not fit each other.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        run = _Run(Prompt(prompt_len, image, text_only, self._text_outputs))
+        self._open(run)
+        self._text_outputs = None  # used up
+        try:
+            yield
+        finally:
+            self._last, self._run = run, None
+
+    @contextmanager
+    def text_only(self) -> Iterator[None]:
+        """Open a run of the same prompt without its image, before `generation`.
+
+        Attention is plain; each layer's head outputs at the last row are kept for the next
+        generation, which uses them up.
+
+        Raises
+        ------
+        RuntimeError
+            If a generation is open already.
+
+        Examples
+        --------
+        >>> from reattend.methods import VHR
+        >>> session = Session(VHR(), num_layers=2)
+        >>> query, key, value = np.ones((3, 1, 2, 6, 8), dtype=np.float32)
+        >>> with session.text_only():
+        ...     for layer in range(2):
+        ...         out = session.attend(layer, query, key, value)
+        """
+        run = _Run(Prompt(), text_outputs={})
+        self._open(run)
+        self._text_outputs = None
+        try:
+            yield
+            self._text_outputs = run.text_outputs
+        finally:
+            self._run = None
+
+    def attend(
+        self,
+        layer: int,
+        query: Array,
+        key: Array,
+        value: Array,
+        *,
+        hidden_states: Array | None = None,
+        causal: bool = True,
+        key_mask: Array | None = None,
+        scale: float | None = None,
+        window: int | None = None,
+        softcap: float | None = None,
+        bias: Array | None = None,
+        out: Array | None = None,
+        num_threads: int | None = None,
+    ) -> Array:
+        """Compute attention of one layer as the methods want it.
+
+        Parameters
+        ----------
+        layer : int
+            The layer, from 0.
+        query, key, value, causal, key_mask, scale, window, softcap, bias, out, num_threads
+            As for `reattend.attention`; keys are all those since the prompt began.
+        hidden_states : array [B, N, C], optional
+            States that enter the layer, before its norm. VAR needs them while the prompt is read.
+
+        Returns
+        -------
+        array [B, H, N, Dv]
+
+        Raises
+        ------
+        RuntimeError
+            Outside `generation` and `text_only`.
+        TypeError, ValueError
+            Naming the argument, what was expected and what came.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        run = self._run
+        if run is None:
+            raise RuntimeError("attend() must be called inside session.generation(...)")
+        mask: dict[str, Any] = {
+            "causal": causal, "key_mask": key_mask, "scale": scale,
+            "window": window, "softcap": softcap, "bias": bias,
+        }  # fmt: skip
+        self._check(run, layer, query, key, hidden_states, key_mask)
+        if run.text_outputs is not None:
+            result: Any = attention(query, key, value, out=out, num_threads=num_threads, **mask)
+            _store_last_rows(run, layer, result, key_mask, key.shape[2] - query.shape[2])
+            run.seen[layer] = key.shape[2]
+            return np.asarray(result)
+        if run.prompt.length is None:  # the first call tells the prompt's length
+            run.prompt = replace(run.prompt, length=key.shape[2])
+        call = Call(
+            layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states, num_threads
+        )
+        plans, places, states = [], [], []
+        for place, method in enumerate(self.methods):
+            plan, state = method.plan(call, run.states.get((place, layer)))
+            states.append(state)
+            if plan is not None:
+                plans.append(plan)
+                places.append(place)
+        if plans:
+            result = self._intervene(run, call, plans, tuple(places), out)
+        else:
+            result = attention(query, key, value, out=out, num_threads=num_threads, **mask)
+        for place, state in enumerate(states):  # kept once nothing can fail any more
+            run.states[place, layer] = state
+        run.seen[layer] = call.key_len
+        return np.asarray(result)
+
+    def reorder(self, indices: Array) -> None:
+        """Reorder the batch, as beam search does: item b becomes what item ``indices[b]`` was.
+
+        Parameters
+        ----------
+        indices : array of int
+            One index into the batch for each item; the batch may grow or shrink.
+
+        Raises
+        ------
+        RuntimeError
+            Outside `generation`.
+
+        Examples
+        --------
+        >>> session = Session([], num_layers=2)
+        >>> with session.generation():
+        ...     session.reorder(np.array([1, 0, 0]))
+        """
+        run = self._run
+        if run is None or run.text_outputs is not None:
+            raise RuntimeError("reorder() must be called inside session.generation(...)")
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise ValueError(f"indices must be integers [B], got {indices.dtype} {indices.shape}")
+        run.states = {place: _take(state, indices) for place, state in run.states.items()}
+        run.composed.clear()
+        prompt = run.prompt
+        run.prompt = Prompt(
+            prompt.length, *_take((prompt.image, prompt.text_only, prompt.text_outputs), indices)
+        )
+
+    def report(self) -> Report:
+        """Say what the methods did in the open generation, or in the last one.
+
+        Returns
+        -------
+        Report
+            Its ``readings`` are data; printed, it is a table.
+
+        Examples
+        --------
+        >>> print(Session([], num_layers=2).report())
+        No layer was changed.
+        """
+        run = self._run if self._run is not None and self._run.text_outputs is None else self._last
+        if run is None:
+            return Report((), {})
+        readings, shares = [], {}
+        sums = {layer: tally.fold() for layer, tally in run.tallies.items()}
+        for layer, tally in run.tallies.items():
+            shares[layer] = tally.prompt_changed / max(tally.prompt_rows, 1)
+        for (place, layer), state in sorted(run.states.items(), key=lambda item: item[0][::-1]):
+            method, added = self.methods[place], sums.get(layer, {}).get(place)
+            found = method.readings(state)
+            if added is None and not found:
+                continue
+            readings.append(reading(layer, method, added, found))
+        return Report(tuple(readings), shares)
+
+    def _open(self, run: _Run) -> None:
+        if self._run is not None:
+            raise RuntimeError("a generation is open already: end it before another one begins")
+        self._run = run
+
+    def _check(
+        self,
+        run: _Run,
+        layer: int,
+        query: Array,
+        key: Array,
+        hidden_states: Array | None,
+        key_mask: Array | None,
+    ) -> None:
+        """Check what methods read before attention() checks the rest."""
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer must be from 0 to {self.num_layers - 1}, got {layer}")
+        if query.ndim != 4 or key.ndim != 4 or query.shape[2] > key.shape[2]:
+            raise ValueError(
+                "query and key must be [B, H, N, D] and [B, H_kv, M, D] with N <= M, "
+                f"got shapes {query.shape} and {key.shape}"
+            )
+        if self.num_heads is not None and query.shape[1] != self.num_heads:
+            raise ValueError(f"query must have {self.num_heads} heads, got {query.shape[1]}")
+        first_row, seen = key.shape[2] - query.shape[2], run.seen.get(layer, 0)
+        if first_row < seen:
+            raise ValueError(
+                f"layer {layer}: rows before {seen} were seen already, got rows from {first_row}; "
+                "a generation cannot go back, open a new one"
+            )
+        if run.prompt.batch not in (None, query.shape[0]):
+            raise ValueError(
+                f"query must have the batch size of the prompt, {run.prompt.batch}, "
+                f"got {query.shape[0]}"
+            )
+        if hidden_states is not None and (
+            hidden_states.ndim != 3 or hidden_states.shape[:2] != query.shape[::2]
+        ):
+            raise ValueError(
+                f"hidden_states must be [B, N, C] with B, N = {query.shape[::2]}, "
+                f"got shape {hidden_states.shape}"
+            )
+        if key_mask is not None and (
+            key_mask.dtype != bool or key_mask.shape != (key.shape[0], key.shape[2])
+        ):
+            raise ValueError(
+                f"key_mask must be bool [B, M] = {(key.shape[0], key.shape[2])}, "
+                f"got {key_mask.dtype} {key_mask.shape}"
+            )
+
+    def _intervene(
+        self, run: _Run, call: Call, plans: list[Plan], places: tuple[int, ...], out: Array | None
+    ) -> Array:
+        plan = run.composed.get(call.layer)
+        if plan is not None and plan.serves(plans):
+            plan = plan._replace(wheres=tuple(each.where for each in plans))
+        else:
+            plan = run.composed[call.layer] = compose(plans)
+        tally = run.tallies.setdefault(call.layer, Tally())
+        result: Any = attention(
+            call.query, call.key, call.value, segments=plan.segments, policy=plan.policies,
+            where=plan.wheres, returns="factors" if call.prefill else "masses", out=out,
+            num_threads=call.num_threads, **call.mask,
+        )  # fmt: skip
+        if call.prefill:
+            valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
+            tally.add_prompt(result.factors, valid)
+        else:
+            tally.add_rows(places, plan, result.masses)
+        return np.asarray(result.out)
+
+
+def _store_last_rows(
+    run: _Run, layer: int, out: Array, key_mask: Array | None, first_row: int
+) -> None:
+    """Keep the outputs of each item's last row that is no padding."""
+    assert run.text_outputs is not None
+    batch, num_rows = out.shape[0], out.shape[2]
+    valid: Array = np.ones((batch, num_rows), bool)
+    if key_mask is not None:
+        valid = key_mask[:, first_row:]
+    last = num_rows - 1 - valid[:, ::-1].argmax(-1)
+    new = out[np.arange(batch), :, last]  # [B, H, Dv]
+    old = run.text_outputs.get(layer)
+    if old is not None:  # a chunk in which an item has padding only tells nothing of it
+        new = np.where(np.any(valid, axis=-1)[:, None, None], new, old)
+    run.text_outputs[layer] = new
+
+
+def _take(state: Any, indices: Array) -> Any:
+    """Reorder the batch of a state: arrays, plans, and tuples and dictionaries of them."""
+    if isinstance(state, np.ndarray):
+        return state[indices]
+    if isinstance(state, Plan):
+        return state.take(indices)
+    if isinstance(state, dict):
+        return {name: _take(value, indices) for name, value in state.items()}
+    if isinstance(state, tuple):
+        taken = (_take(value, indices) for value in state)
+        return type(state)(*taken) if hasattr(state, "_fields") else tuple(taken)
+    return state

@@ -1,0 +1,188 @@
+"""Where attention sinks are: massive activations, the sink score of a token, sinks of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reattend.policy import Array
+
+MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
+MASSIVE_RATIO = 1000.0  # and above this many times the median magnitude
+_EPSILON = 1e-6  # of the root mean square norm
+_FEW = 256  # channels that show of most tokens that they are no sink
+_SLACK = 1 - 1e-5  # more than float32 may err
+
+
+def massive_activations(hidden_states: Array, key_mask: Array | None = None) -> Array:
+    """Find activations above 100 that are above 1000 times the median magnitude of their prompt.
+
+    Massive Activations in Large Language Models (Sun et al. 2024).
+
+    Parameters
+    ----------
+    hidden_states : array [B, N, C]
+        States between two layers, before any norm.
+    key_mask : array of bool [B, N], optional
+        False for padding, which has no activations.
+
+    Returns
+    -------
+    array of bool [B, N, C]
+
+    Examples
+    --------
+    >>> states = np.full((1, 2, 4), 0.1)
+    >>> states[0, 0, 3] = -2000.0
+    >>> np.argwhere(massive_activations(states))
+    array([[0, 0, 3]])
+    """
+    magnitude = np.abs(hidden_states)
+    found = np.asarray(magnitude > MASSIVE)
+    if key_mask is not None:
+        found &= key_mask[..., None]
+    for item in np.flatnonzero(np.any(found, axis=(1, 2))):  # a median takes long: few need one
+        tokens = magnitude[item] if key_mask is None else magnitude[item][key_mask[item]]
+        found[item] &= magnitude[item] > MASSIVE_RATIO * np.median(tokens)
+    return found
+
+
+def sink_dims(hidden_states: Array, key_mask: Array | None = None) -> Array:
+    """Find a model's sink dimensions: those that are massive on the first token.
+
+    They are the same in all layers that have them, but the first layers may not show them.
+
+    Parameters
+    ----------
+    hidden_states : array [B, N, C]
+        States of the whole prompt that enter a layer.
+    key_mask : array of bool [B, N], optional
+        False for padding.
+
+    Returns
+    -------
+    array of bool [B, C]
+        For each item; ``np.flatnonzero(dims[b])`` are their indices.
+
+    Examples
+    --------
+    >>> states = np.full((1, 2, 4), 0.1)
+    >>> states[0, 0, 3] = 2000.0
+    >>> np.flatnonzero(sink_dims(states)[0])
+    array([3])
+    """
+    first: Any = 0 if key_mask is None else key_mask.argmax(-1)
+    massive = massive_activations(hidden_states, key_mask)
+    return np.asarray(massive[np.arange(len(massive)), first])
+
+
+def sink_score(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
+    """Compute phi: the largest root-mean-square-normalised magnitude in the sink dimensions.
+
+    It is at most the square root of C.
+
+    Parameters
+    ----------
+    hidden_states : array [B, N, C]
+        States that enter a layer, before its norm.
+    sink_dims : sequence of int, or array of bool [C] or [B, C]
+        D_sink, of the model or of each item.
+
+    Returns
+    -------
+    array [B, N]
+        0 where an item has no sink dimension.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is not one of the C.
+
+    Examples
+    --------
+    >>> states = np.array([[[0.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]]])
+    >>> sink_score(states, (3,)).round(3)
+    array([[2., 1.]])
+    """
+    size = hidden_states.shape[-1]
+    norm = np.sqrt(_mean_square(hidden_states, size) + _EPSILON)
+    return np.asarray(_largest(hidden_states, sink_dims) / norm)
+
+
+def sink_tokens(hidden_states: Array, sink_dims: Array | Sequence[int], tau: float) -> Array:
+    """Find the tokens whose sink score phi is above tau.
+
+    Few tokens are near it: for most, some of their channels already show that they are not.
+
+    Parameters
+    ----------
+    hidden_states : array [B, N, C]
+        States that enter a layer, before its norm.
+    sink_dims : sequence of int, or array of bool [C] or [B, C]
+        D_sink, of the model or of each item.
+    tau : float
+        The threshold; the comparison is strict.
+
+    Returns
+    -------
+    array of bool [B, N]
+
+    Examples
+    --------
+    >>> states = np.array([[[0.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]]])
+    >>> sink_tokens(states, (3,), tau=1.5).tolist()
+    [[True, False]]
+    """
+    largest = _largest(hidden_states, sink_dims)  # [B, N]
+    least = tau * np.sqrt(_mean_square(hidden_states, _FEW) + _EPSILON)
+    near = np.flatnonzero((largest > least * _SLACK).any(0))  # for some item
+    found = np.zeros(largest.shape, dtype=bool)
+    found[:, near] = sink_score(hidden_states[:, near], sink_dims) > tau
+    return found
+
+
+def column_sinks(column_means: Array, theta: float) -> Array:
+    """Find keys whose mean attention, over the rows that may see them, is above a threshold.
+
+    Parameters
+    ----------
+    column_means : array [..., M]
+        Column sums divided by the number of rows that may attend to each key.
+    theta : float
+        The threshold; the comparison is strict.
+
+    Returns
+    -------
+    array of bool [..., M]
+
+    Examples
+    --------
+    >>> column_sinks(np.array([0.5, 0.1, 0.2]), theta=0.1).tolist()
+    [True, False, True]
+    """
+    return np.asarray(column_means > theta)
+
+
+def _mean_square(hidden_states: Array, channels: int) -> Array:
+    """Mean square of each token; of its first channels, taken for 0 elsewhere: at most as large."""
+    states = hidden_states[..., :channels]
+    states = states.astype(np.promote_types(states.dtype, np.float32), copy=False)
+    return np.asarray(np.einsum("...c,...c->...", states, states) / hidden_states.shape[-1])
+
+
+def _largest(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
+    """Give the largest magnitude of each token in the sink dimensions [B, N], 0 without any."""
+    dims, size = np.asarray(sink_dims), hidden_states.shape[-1]
+    if dims.dtype == bool:
+        if dims.shape[-1] != size:
+            raise ValueError(f"sink_dims must have {size} entries, got shape {dims.shape}")
+        used = np.flatnonzero(dims.reshape(-1, size).any(0))
+        chosen = dims[..., None, used]  # [B, 1, few]
+    else:
+        if dims.size and not (dims.min() >= 0 and dims.max() < size):
+            raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {dims.tolist()}")
+        used, chosen = dims.astype(np.intp), np.array(True)
+    magnitude = np.where(chosen, np.abs(hidden_states[..., used]), 0)  # [B, N, few]
+    return np.asarray(magnitude.max(-1, initial=0).astype(np.float64))

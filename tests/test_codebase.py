@@ -1,0 +1,298 @@
+"""The code base itself: layers, docstrings, tables, versions, sizes."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import reattend
+from reattend.method import method_table
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(reattend.__file__).parent
+CPP = ROOT / "cpp"
+MAX_LINES = 400
+
+# From left to right: a file imports only from groups before its own, or from its own group where
+# that is said to be allowed. A folder stands for all that is in it.
+PYTHON_LAYERS = [
+    ["_core"],
+    ["policy", "config", "extras"],
+    ["sinks"],
+    ["results", "plan", "cache", "arguments"],
+    ["attention", "reference"],
+    ["call", "measures"],
+    ["method"],
+    ["methods/*", "report"],
+    ["methods"],
+    ["session"],
+    ["sample"],
+    ["testing", "calibration", "models/*", "adaptors/*"],
+    ["models", "adaptors"],
+    ["picture"],
+    ["cli"],
+    ["__main__"],
+]
+WITHIN = {"models/*", "adaptors/*"}  # files of these may import one another
+CPP_LAYERS = [
+    ["view", "parallel", "policy", "simd"],
+    ["kernels", "matmul"],
+    ["cpu", "row_state"],
+    ["attention", "column_sums", "prefill", "decode"],
+    ["binding"],
+]
+FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "misc"}
+ONLY_HERE = {
+    "pybind11": {"binding.cpp"},
+    "dnnl": {"matmul_onednn.cpp"},
+    "oneapi": {"matmul_onednn.cpp"},
+}
+FRAMEWORKS = {
+    "torch",
+    "transformers",
+    "gguf",
+    "tokenizers",
+    "jinja2",
+    "matplotlib",
+    "tqdm",
+    "pytest",
+}
+
+needs_source = pytest.mark.skipif(not CPP.exists(), reason="needs the source folder")
+
+
+def modules():
+    return sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def ident(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def dotted(path):
+    parts = ["reattend", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def place(module):
+    """Give a module's layer, and its name there; None for the package itself."""
+    name = module.removeprefix("reattend").strip(".").replace(".", "/")
+    if not name:
+        return None
+    folder = f"{name.split('/')[0]}/*" if "/" in name else name
+    for layer, names in enumerate(PYTHON_LAYERS):
+        if folder in names:
+            return layer, folder
+    raise AssertionError(f"{module} has no layer: give it one in PYTHON_LAYERS")
+
+
+def imports(path, *, nested):
+    """Give the modules a file imports: at its top, or (nested) anywhere."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if nested else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = (PACKAGE.parent / inner.replace(".", "/")).with_suffix(".py").exists()
+                yield inner if is_module or alias.name == "_core" else node.module
+
+
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_imports_come_from_the_left(path):
+    here = place(dotted(path))
+    if here is None:  # the package's __init__ names everything
+        return
+    for module in imports(path, nested=True):
+        there = place(module) if module.split(".")[0] == "reattend" else None
+        if there is None or module == dotted(path):
+            continue
+        allowed = there[0] < here[0] or (there == here and here[1] in WITHIN)
+        assert allowed, f"{ident(path)} imports {module}, which is not to its left"
+
+
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_methods_know_no_kernel(path):
+    if path.parent.name == "methods" and path.stem != "__init__":
+        ours = {m.removeprefix("reattend.") for m in imports(path, nested=True) if "reattend" in m}
+        assert ours <= {"call", "measures", "method", "plan", "policy", "sinks"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_only_the_front_knows_the_core(path):
+    if path.stem not in {"attention", "arguments", "config"}:
+        assert "reattend._core" not in set(imports(path, nested=True))
+
+
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_frameworks_are_imported_when_used(path):
+    top = {module.split(".")[0] for module in imports(path, nested=False)}
+    assert not top & FRAMEWORKS, "import it inside the function that uses it"
+
+
+def test_import_needs_numpy_only():
+    code = (
+        "import sys, reattend; "
+        "third = {m.split('.')[0] for m in sys.modules} & "
+        f"{FRAMEWORKS | {'scipy', 'hypothesis', 'ml_dtypes'}!r}; "
+        "assert not third, third"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_source
+def test_includes_come_from_the_left():
+    layer = {name: i for i, names in enumerate(CPP_LAYERS) for name in names}
+    for path in sorted(CPP.glob("*.h")) + sorted(CPP.glob("*.cpp")):
+        stem = re.sub(r"_(onednn|simd|v\d)$", "", path.stem)
+        assert stem in layer, f"cpp/{path.name} has no layer: give it one in CPP_LAYERS"
+        for include in re.findall(r'#include "([^"]+)"', path.read_text()):
+            other = Path(include).stem
+            assert layer[other] <= layer[stem], f"cpp/{path.name} includes {include}, to its right"
+        if path.name == "policy.h":
+            assert '#include "' not in path.read_text()
+
+
+@needs_source
+@pytest.mark.parametrize("library", ONLY_HERE)
+def test_libraries_stay_in_their_file(library):
+    files = {p.name for p in CPP.iterdir() if re.search(rf"#include <{library}\b", p.read_text())}
+    assert files <= ONLY_HERE[library]
+
+
+@needs_source
+def test_kernel_knows_no_paper():
+    for path in CPP.iterdir():
+        assert not re.search(r"\b(VAR|VHR|ACT)\b", path.read_text()), path.name
+
+
+def source_files():
+    if not CPP.exists():
+        return modules()
+    folders = ("python", "cpp", "tests", "benchmarks")
+    return [
+        path
+        for folder in folders
+        for pattern in ("*.py", "*.pyi", "*.h", "*.cpp")
+        for path in sorted((ROOT / folder).rglob(pattern))
+    ]
+
+
+def test_no_file_grows_too_long():
+    long = {p.name: n for p in source_files() if (n := len(p.read_text().splitlines())) > MAX_LINES}
+    assert not long, f"split before {MAX_LINES} lines"
+
+
+def test_reference_fits_on_a_page():
+    """The specification: at most 100 lines of code, docstrings and signatures' types aside."""
+    tree = ast.parse((PACKAGE / "reference.py").read_text())
+    lines = set()
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef):
+            for statement in function.body[1:]:
+                lines |= set(range(statement.lineno, statement.end_lineno + 1))
+    assert len(lines) <= 100
+
+
+def test_every_file_knew_its_room():
+    for path in source_files():
+        assert path.stem not in FORBIDDEN, f"{path.name} is a line that did not know its room"
+
+
+def test_every_file_says_what_lives_there():
+    for path in source_files():
+        if path.suffix == ".py" and path.read_text().strip():
+            summary = ast.get_docstring(ast.parse(path.read_text()))
+            assert summary, f"{path.name} has no docstring"
+            assert summary.splitlines()[0].endswith((".", ":")), path.name
+
+
+def public():
+    """Give every public function, class and method that is defined in the package."""
+    found = {}
+    for path in modules():
+        if path.stem == "__main__":  # running it is what importing it does
+            continue
+        module = importlib.import_module(dotted(path))
+        for name, item in vars(module).items():
+            if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
+                continue
+            if inspect.isfunction(item) or inspect.isclass(item):
+                found[f"{module.__name__}.{name}"] = item
+            if inspect.isclass(item):
+                for inner, member in vars(item).items():
+                    if inspect.isfunction(member) and not inner.startswith("_"):
+                        found[f"{module.__name__}.{name}.{inner}"] = member
+    return found
+
+
+def overrides(name, item):
+    """Whether a method's base class documents it."""
+    owner = public().get(name.rsplit(".", 1)[0])
+    return inspect.isclass(owner) and any(item.__name__ in vars(b) for b in owner.__mro__[1:])
+
+
+@pytest.mark.parametrize(("name", "item"), public().items(), ids=public())
+def test_docstrings_have_their_sections(name, item):
+    doc = inspect.getdoc(item) or ""
+    assert doc, "has no docstring"
+    assert doc.splitlines()[0].endswith((".", ":")), "begins with one sentence"
+    if item.__module__ not in {f"reattend.{m}" for m in ("attention", "policy", "plan", "session",
+                                                         "cache", "sinks", "measures", "sample",
+                                                         "method", "testing")}:  # fmt: skip
+        return
+    if overrides(name, item) or name.startswith("reattend.sample.Recorder"):
+        return
+    if inspect.isfunction(item):
+        parameters = [p for p in inspect.signature(item).parameters if p != "self"]
+        if parameters:
+            assert "Parameters\n---" in doc, "has parameters, and no section that explains them"
+            section = doc.split("Parameters\n---")[1]
+            for parameter in parameters:
+                assert re.search(rf"\b{parameter}\b", section), f"does not explain {parameter}"
+            assert "Examples\n---" in doc, "has no example"
+        if re.search(r"^\s+raise (Value|Type|Runtime)Error", inspect.getsource(item), re.MULTILINE):
+            assert "Raises\n---" in doc, "raises, and does not say so"
+
+
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_examples_run(path):
+    if path.stem == "__main__":
+        pytest.skip("running it is what importing it does")
+    if path.parent.name == "models":
+        pytest.importorskip("gguf")
+    module = importlib.import_module(dotted(path))
+    result = doctest.testmod(module, extraglobs={"np": importlib.import_module("numpy")})
+    assert result.failed == 0
+
+
+@needs_source
+def test_readme_shows_the_registry():
+    readme = (ROOT / "README.md").read_text()
+    assert method_table() in readme, f"README.md must show this table:\n\n{method_table()}"
+
+
+@needs_source
+def test_versions_agree():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[
+        1
+    ]
+    assert reattend.__version__ == version
+    core = importlib.import_module("reattend._core")
+    assert core.__version__ == version
+    newest = re.search(r"^## \[?(\d[^\]\s]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == version
+
+
+def test_all_names_exist():
+    assert sorted(reattend.__all__) == sorted(set(reattend.__all__))
+    for name in reattend.__all__:
+        assert hasattr(reattend, name)

@@ -1,0 +1,380 @@
+"""Session: generations, several methods at once, text-only runs, reports, and what is refused."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from reattend import attention, reference
+from reattend.call import NEVER, Call, Prompt
+from reattend.method import Method
+from reattend.methods import ACT, VAR, VHR
+from reattend.plan import Plan
+from reattend.policy import Reweight
+from reattend.sample import sample
+from reattend.session import Session
+from reattend.testing import PADDING, TOLERANCE, Recorder, run
+
+ALL = (VAR(), VHR(), ACT())
+
+
+@pytest.fixture
+def inputs():
+    return sample(0)
+
+
+def prompt(inputs, layer):
+    arrays = (inputs.query, inputs.key, inputs.value)
+    return tuple(x[layer, :, :, : inputs.prompt_len] for x in arrays)
+
+
+# Several methods
+
+
+def test_methods_compose_in_order(inputs):
+    """One after the other on the full matrix gives what the composition gives in one pass."""
+    recorders = [Recorder(method) for method in ALL]
+    out = run(recorders, inputs)
+    cuts = [0, *range(inputs.prompt_len, inputs.length + 1)]
+    calls = [(layer, *c) for c in pairwise(cuts) for layer in range(5)]
+    for call, (layer, start, end) in enumerate(calls):
+        query, key, value, _ = list(inputs.layers())[layer]
+        weights = reference.weights(query[:, :, start:end], key[:, :, :end], causal=True)[0]
+        for recorder in recorders:
+            plan = recorder.plans[call]
+            if plan is None:
+                continue
+            labels = np.zeros((1, 1, 0), np.uint8) if plan.segments is None else plan.segments
+            labels = np.pad(labels, ((0, 0), (0, 0), (0, end - labels.shape[-1])))
+            chosen = labels[:, :, None, :, None] == np.arange(plan.num_segments)
+            factors = plan.policy((weights[..., None] * chosen).sum(-2))
+            if plan.where is not None:
+                factors = np.where(plan.where[..., None], factors, 1)
+            weights = (weights[..., None] * chosen * factors[..., None, :]).sum(-1)
+        expected = weights @ value[:, :, :end].astype(np.float64).repeat(2, axis=1)
+        assert np.abs(out[layer][:, :, start:end] - expected).max() < TOLERANCE
+
+
+def test_no_method_is_plain_attention(inputs):
+    out = run((), inputs)
+    for layer in range(5):
+        plain = attention(*prompt(inputs, layer), causal=True)
+        np.testing.assert_array_equal(out[layer][:, :, : inputs.prompt_len], plain)
+
+
+def test_composition_under_padding_and_reorder(inputs):
+    out = run(ALL, inputs)
+    assert np.abs(run(ALL, inputs.pad_left(3))[..., 3:, :] - out).max() <= PADDING
+    order = np.array([2, 0, 1, 0])
+    np.testing.assert_array_equal(run(ALL, inputs, reorder=order), out[:, order])
+
+
+# Image and text-only branch
+
+
+def test_right_padding(inputs):
+    """A prompt that is padded at the right gives its rows what it gives alone."""
+    drop = np.array([0, 5, 3])
+    steps = inputs.length - inputs.prompt_len
+    mask = np.arange(inputs.prompt_len) < inputs.prompt_len - drop[:, None]
+    mask = np.pad(mask, ((0, 0), (0, steps)), constant_values=True)
+    for method in ALL:
+        out = run(method, replace(inputs, key_mask=mask, image=inputs.image & mask[:, :-steps]))
+        for item, width in enumerate(drop):
+            keep = np.r_[: inputs.prompt_len - width, inputs.prompt_len : inputs.length]
+            one = inputs.take(np.array([item]))
+            alone = replace(
+                one, query=one.query[..., keep, :], key=one.key[..., keep, :],
+                value=one.value[..., keep, :], hidden_states=one.hidden_states[..., keep, :],
+                image=one.image[:, : inputs.prompt_len - width],
+                prompt_len=inputs.prompt_len - width,
+            )  # fmt: skip
+            difference = out[:, item : item + 1, :, keep] - run(method, alone)
+            assert np.abs(difference).max() <= PADDING, method
+
+
+def test_text_branch_of_its_own_and_in_the_batch_choose_the_same_heads(inputs):
+    pad = ((0, 0), (0, 0), (0, 0), (inputs.prompt_len - inputs.text[0].shape[3], 0), (0, 0))
+    both = [
+        np.concatenate([full[..., : inputs.prompt_len, :], np.pad(text, pad)], axis=1)
+        for full, text in zip((inputs.query, inputs.key, inputs.value), inputs.text, strict=True)
+    ]
+    key_mask = np.ones((6, inputs.prompt_len), bool)
+    key_mask[3:, : pad[3][0]] = False
+    session = Session(VHR(), num_layers=5)
+    image = np.concatenate([inputs.image, np.zeros_like(inputs.image)])
+    with session.generation(image, text_only=np.arange(6) >= 3):
+        for layer in range(5):
+            session.attend(layer, *(x[layer] for x in both), key_mask=key_mask)
+    in_batch = {r.layer: r.found for r in session.report().readings}
+    own = Session(VHR(), num_layers=5)
+    run((), inputs, session=own)
+    for reading in own.report().readings:
+        found = in_batch[reading.layer]
+        np.testing.assert_array_equal(found["chosen"][:3], reading.found["chosen"])
+        np.testing.assert_allclose(found["divergence"][:3], reading.found["divergence"], rtol=1e-5)
+        assert not found["chosen"][3:].any()
+
+
+def test_text_only_run_in_chunks(inputs):
+    def heads(cuts):
+        session = Session(VHR(), num_layers=5)
+        with session.text_only():
+            for start, end in zip([0, *cuts], [*cuts, 14], strict=True):
+                for layer in range(5):
+                    q, k, v = (x[layer] for x in inputs.text)
+                    session.attend(layer, q[:, :, start:end], k[:, :, :end], v[:, :, :end])
+        with session.generation(inputs.image):
+            for layer in range(5):
+                session.attend(layer, *prompt(inputs, layer))
+        return [r.found["chosen"] for r in session.report().readings]
+
+    np.testing.assert_array_equal(heads([]), heads([4, 9]))
+
+
+def test_text_only_run_is_used_up(inputs):
+    session = Session(VHR(), num_layers=5)
+    run((), inputs, session=session)
+    with (
+        session.generation(inputs.image),
+        pytest.raises(ValueError, match=r"run it first inside session\.text_only"),
+    ):
+        session.attend(0, *prompt(inputs, 0))
+
+
+def test_a_failed_text_only_run_leaves_nothing(inputs):
+    session = Session(VHR(), num_layers=5)
+
+    def fail():
+        with session.text_only():
+            session.attend(0, *(x[0] for x in inputs.text))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert session._text_outputs is None
+
+
+def test_dims_are_not_found_in_chunks(inputs):
+    with pytest.raises(ValueError, match=r"sink_dims must be given where.*got rows 0 to 8 of 24"):
+        run(VAR(), inputs, chunks=(9,))
+
+
+# What a call knows
+
+
+def test_call_counts_rows(rng):
+    query = rng.standard_normal((2, 1, 4, 8), dtype=np.float32)
+    key = rng.standard_normal((2, 1, 7, 8), dtype=np.float32)
+    key_mask = np.ones((2, 7), bool)
+    key_mask[0, :4] = key_mask[1, 6] = False
+    for causal in (True, False):
+        for window in (None, 1, 2, 5, 50):
+            for mask in (None, key_mask):
+                what = {"causal": causal, "window": window, "key_mask": mask}
+                seen = reference.weights(query, key, **what)[2][:, 0]  # [B, N, M]
+                if causal and mask is not None:
+                    seen = seen & mask[:, 3:, None]
+                call = Call(2, 8, query, key, key, Prompt(), what)
+                np.testing.assert_array_equal(call.row_counts, seen.sum(1), str(what))
+
+
+def test_call_column_sums_of_some_heads(rng):
+    query = rng.standard_normal((2, 4, 5, 8), dtype=np.float32)
+    key = rng.standard_normal((2, 2, 5, 8), dtype=np.float32)
+    bias = rng.standard_normal((1, 4, 5, 5), dtype=np.float32)
+    call = Call(2, 8, query, key, key, Prompt(), {"causal": True, "bias": bias})
+    some = np.array([False, True, True, False])
+    sums = call.column_sums(some)
+    np.testing.assert_allclose(sums[:, some], call.column_sums()[:, some], rtol=0, atol=1e-6)
+    assert not sums[:, ~some].any()
+
+
+def test_call_head_outputs_are_those_of_the_last_row(rng):
+    query = rng.standard_normal((2, 4, 6, 8), dtype=np.float32)
+    key, value = rng.standard_normal((2, 2, 2, 6, 8), dtype=np.float32)
+    bias = rng.standard_normal((6, 6), dtype=np.float32)
+    key_mask = np.arange(6) < np.array([[6], [4]])
+    mask = {"causal": True, "bias": bias, "key_mask": key_mask, "window": 3}
+    outputs = Call(2, 8, query, key, value, Prompt(), mask).head_outputs
+    full = attention(query, key, value, **mask)
+    np.testing.assert_allclose(outputs[0], full[0, :, 5], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(outputs[1], full[1, :, 3], rtol=0, atol=1e-6)
+
+
+def test_image_end_is_behind_the_first_image():
+    image = np.array([[0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 1, 1], [0] * 6], bool)
+    assert Prompt(image=image).image_end.tolist() == [3, 6, NEVER]
+
+
+# Steps
+
+
+def test_several_rows_a_step_equal_one_row_a_step(inputs):
+    one = run(VAR(), inputs)
+    session = Session(VAR(), num_layers=5)
+    with session.generation(inputs.image):
+        for layer, (query, key, value, states) in enumerate(inputs.layers()):
+            session.attend(layer, *prompt(inputs, layer), hidden_states=states[:, :24])
+            out = session.attend(layer, query[:, :, 24:], key, value)
+            assert np.abs(out - one[layer][:, :, 24:]).max() < TOLERANCE
+
+
+def test_act_sinks_may_stay_those_of_the_prompt(inputs):
+    session = Session(ACT(follow=False, theta=0.1), num_layers=5)
+    run((), inputs, session=session)
+    assert all(max(map(max, r.found["sinks"])) < 24 for r in session.report().readings)
+    session = Session(ACT(theta=0.1), num_layers=5)
+    run((), inputs, session=session)
+    assert any(max(map(max, r.found["sinks"])) >= 24 for r in session.report().readings)
+
+
+def test_out_is_written(inputs):
+    session = Session(ALL[:1], num_layers=5)
+    out = np.empty_like(prompt(inputs, 2)[0])
+    with session.generation(inputs.image):
+        states = inputs.hidden_states[2, :, :24]
+        result = session.attend(2, *prompt(inputs, 2), hidden_states=states, out=out)
+    assert result is out
+    np.testing.assert_array_equal(out, run(VAR(), inputs)[2][:, :, :24])
+
+
+# Report
+
+
+def test_report_says_what_was_done(inputs):
+    session = Session(ALL, num_layers=5)
+    run((), inputs, session=session)
+    report = session.report()
+    by_layer = {(r.layer, r.method): r for r in report.readings}
+    var = by_layer[2, "VAR"]
+    assert var.rows == 3 * inputs.batch  # three steps
+    assert var.segments == ("rest", "text sinks", "visual sinks", "image")
+    np.testing.assert_allclose(var.before.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(var.after.sum(-1), 1, atol=1e-5)
+    assert 0 < var.changed.mean() < 1
+    assert var.found["visual sinks"] == [[6, 11], [5, 14], []]
+    act = by_layer[2, "ACT"]
+    assert (act.after[:, 1] <= act.before[:, 1]).all()
+    assert by_layer[1, "VHR"].found["heads"][2] == []
+    assert "visual sinks" in str(report)
+    assert report.prompt_changed[1] == pytest.approx(1 / 3)
+
+
+def test_report_adds_up_many_steps(rng):
+    """Steps wait to be added up; their number must not show."""
+
+    class _Half(Method):
+        def plan(self, call, state):
+            return Plan(np.ones((1, 1, 2), np.uint8), Reweight((1, 0.5), to=(0,))), state
+
+    key = rng.standard_normal((1, 2, 200, 8), dtype=np.float32)
+    session = Session(_Half(), num_layers=1)
+    masses = []
+    with session.generation(prompt_len=5):
+        for end in range(5, 200):
+            query = rng.standard_normal((1, 2, 1 if end > 5 else 5, 8), dtype=np.float32)
+            session.attend(0, query, key[:, :, :end], key[:, :, :end])
+            labels = np.ones((1, 1, 2), np.uint8)
+            if end > 5:
+                masses.append(
+                attention(query, key[:, :, :end], key[:, :, :end], causal=True, segments=labels,
+                          returns="masses").masses[:, :, -1]
+            )  # fmt: skip
+    reading = session.report().readings[0]
+    assert reading.rows == 194
+    np.testing.assert_allclose(reading.before, np.mean(masses, axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(reading.after[:, 1], reading.before[:, 1] / 2, rtol=1e-5)
+
+
+def test_report_before_anything():
+    assert str(Session(VAR(), num_layers=5).report()) == "No layer was changed."
+
+
+# What is refused
+
+
+def attend(session, inputs, layer=0, **kwargs):
+    return session.attend(layer, *prompt(inputs, layer), **kwargs)
+
+
+def test_attend_outside_a_generation(inputs):
+    with pytest.raises(RuntimeError, match=r"must be called inside session\.generation"):
+        attend(Session(VAR(), num_layers=5), inputs)
+
+
+def test_generations_do_not_nest():
+    session = Session((), num_layers=5)
+    with (
+        session.generation(),
+        pytest.raises(RuntimeError, match="is open already"),
+        session.generation(),
+    ):
+        pass
+    with pytest.raises(RuntimeError, match="reorder"):
+        session.reorder(np.array([0]))
+
+
+def test_state_ends_with_an_exception(inputs):
+    session = Session(VAR(), num_layers=5)
+    with pytest.raises(ValueError, match="hidden_states"), session.generation(inputs.image):
+        attend(session, inputs, 2)
+    with session.generation():
+        attend(session, inputs, 2)
+
+
+def test_a_generation_does_not_go_back(inputs):
+    session = Session((), num_layers=5)
+    with session.generation():
+        attend(session, inputs)
+        with pytest.raises(ValueError, match="layer 0: rows before 24 were seen already"):
+            attend(session, inputs)
+        attend(session, inputs, 1)  # another layer may
+
+
+@pytest.mark.parametrize(
+    ("opened", "called", "message"),
+    [
+        ({}, {"layer": 5}, "layer must be from 0 to 4, got 5"),
+        ({"image": np.ones((2, 24), bool)}, {}, "query must have the batch size of the prompt, 2"),
+        ({}, {"hidden_states": np.ones((3, 1, 8))}, r"hidden_states must be \[B, N, C\]"),
+        ({}, {"key_mask": np.ones((3, 24))}, r"key_mask must be bool \[B, M\].*float64"),
+        ({}, {"key_mask": np.ones((3, 2), bool)}, r"key_mask must be bool \[B, M\]"),
+        ({"image": np.ones((3, 24))}, {}, r"image must be bool \[B, P\], got float64"),
+        ({"image": np.ones((3, 24), bool), "prompt_len": 9}, {}, "prompt_len must be at least"),
+        ({"prompt_len": 0}, {}, "prompt_len must be at least 1, got 0"),
+        ({"text_only": np.ones(3)}, {}, r"text_only must be bool \[B\]"),
+        (
+            {"image": np.ones((3, 24), bool), "text_only": np.ones(2, bool)},
+            {},
+            "batch size of image",
+        ),
+        ({"text_only": np.array([True, False, False])}, {}, "must mark one row for each unmarked"),
+    ],
+)
+def test_errors_name_the_argument(inputs, opened, called, message):
+    session = Session(VHR(), num_layers=5)
+    with pytest.raises(ValueError, match=message), session.generation(**opened):
+        attend(session, inputs, **called) if "layer" not in called else session.attend(
+            called["layer"], *prompt(inputs, 0)
+        )
+
+
+def test_session_checks_its_arguments(inputs):
+    with pytest.raises(TypeError, match="methods must be Method instances"):
+        Session([VAR], num_layers=2)
+    with pytest.raises(ValueError, match="num_layers must be at least 1"):
+        Session(VAR(), num_layers=0)
+    session = Session((), num_layers=5, num_heads=32)
+    with session.generation(), pytest.raises(ValueError, match="query must have 32 heads, got 4"):
+        attend(session, inputs)
+
+
+def test_nothing_is_kept_when_a_call_fails(inputs):
+    session = Session(ACT(theta=0.1), num_layers=5)
+    with session.generation():
+        query, key, value = prompt(inputs, 2)
+        with pytest.raises(ValueError, match="value"):
+            session.attend(2, query, key, value[:, :, :5])
+        out = session.attend(2, query, key, value)
+    np.testing.assert_array_equal(out, run(ACT(theta=0.1), inputs)[2][:, :, :24])

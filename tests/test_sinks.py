@@ -1,0 +1,127 @@
+"""Massive activations, sink scores, and readings that change nothing."""
+
+import numpy as np
+import pytest
+from reattend.measures import head_divergence, sink_rate, total_divergence
+from reattend.sinks import column_sinks, massive_activations, sink_dims, sink_score, sink_tokens
+
+
+@pytest.fixture
+def states(rng):
+    states = rng.standard_normal((2, 6, 64)).astype(np.float32)
+    states[:, 0, 9] = 4000
+    states[1, 4, 30] = -4000
+    return states
+
+
+def test_massive_activations_are_above_both_limits(states):
+    found = massive_activations(states)
+    assert np.argwhere(found).tolist() == [[0, 0, 9], [1, 0, 9], [1, 4, 30]]
+    assert not massive_activations(states / 100).any()  # 1000 times the median, but small
+    assert not massive_activations(states + 50).any()  # large, but so are the others
+
+
+def test_padding_has_no_massive_activations(states):
+    padded = np.concatenate([np.full((2, 50, 64), 1e6, np.float32), states], axis=1)
+    key_mask = np.arange(56) >= np.array([[50], [50]])
+    found = massive_activations(padded, key_mask)
+    np.testing.assert_array_equal(found[:, 50:], massive_activations(states))
+    assert not found[:, :50].any()
+    np.testing.assert_array_equal(sink_dims(padded, key_mask), sink_dims(states))
+
+
+def test_the_median_is_of_all_tokens(states):
+    """The first token's other channels are large as well in real models, some 50 in SmolLM2."""
+    states[:, 0] = np.where(np.arange(64) == 9, 22000, 30 * states[:, 0])
+    assert np.argwhere(sink_dims(states)).tolist() == [[0, 9], [1, 9]]
+
+
+def test_items_do_not_share_a_median(states):
+    states[1] *= 1e4
+    np.testing.assert_array_equal(massive_activations(states)[:1], massive_activations(states[:1]))
+
+
+def test_sink_dims_are_those_of_the_first_token(states):
+    assert np.argwhere(sink_dims(states)).tolist() == [[0, 9], [1, 9]]
+    key_mask = np.arange(6) >= np.array([[0], [4]])
+    assert np.argwhere(sink_dims(states, key_mask)).tolist() == [[0, 9], [1, 30]]
+
+
+def test_sink_score_is_the_formula(states):
+    x = states.astype(np.float64)
+    phi = np.abs(x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6))
+    expected = phi[..., [9, 30]].max(-1)
+    np.testing.assert_allclose(sink_score(states, (9, 30)), expected, rtol=1e-5)
+    mask = np.zeros(64, bool)
+    mask[[9, 30]] = True
+    np.testing.assert_allclose(sink_score(states, mask), expected, rtol=1e-5)
+    per_item = np.zeros((2, 64), bool)
+    per_item[0, 9] = per_item[1, 30] = True
+    own = np.stack([phi[0, :, 9], phi[1, :, 30]])
+    np.testing.assert_allclose(sink_score(states, per_item), own, rtol=1e-5)
+
+
+def test_sink_score_is_at_most_the_root_of_the_size(states):
+    assert sink_score(states, range(64)).max() <= 8
+
+
+def test_sink_score_without_dimensions_is_zero(states):
+    assert not sink_score(states, ()).any()
+    assert not sink_score(states, np.zeros((2, 64), bool)).any()
+
+
+@pytest.mark.parametrize("size", [64, 1024])
+def test_sink_tokens_are_those_above_tau(size, rng):
+    states = rng.standard_normal((3, 200, size)).astype(np.float32)
+    states[..., [2, size - 1]] *= rng.choice([1, 10, 1000], (3, 200, 1))
+    states[..., 256:] *= 0.01  # the first channels tell all, or nothing
+    states[1] = states[1, :, ::-1]
+    per_item = rng.random((3, size)) < 0.05
+    for dims in ((2, size - 1), per_item, ()):
+        phi = sink_score(states, dims)
+        for tau in (0.5, 2, 5, size**0.5 * 0.9):
+            np.testing.assert_array_equal(sink_tokens(states, dims, tau), phi > tau)
+
+
+def test_sink_score_in_half_precision_does_not_overflow(states):
+    expected = sink_score(states, (9,))
+    np.testing.assert_allclose(sink_score(states.astype(np.float16), (9,)), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dims", [(64,), (-1,), np.ones(3, bool)])
+def test_sink_score_checks_its_dimensions(states, dims):
+    with pytest.raises(ValueError, match="sink_dims must"):
+        sink_score(states, dims)
+
+
+def test_column_sinks_are_strict():
+    assert column_sinks(np.array([0.15, 0.1500001]), 0.15).tolist() == [False, True]
+
+
+def test_divergence_of_equal_branches_chooses_nobody(rng):
+    outputs = rng.standard_normal((3, 8, 4))
+    found = head_divergence(outputs, outputs)
+    assert not found.chosen.any()
+    assert not found.divergence.any()
+
+
+def test_divergence_of_a_single_head(rng):
+    found = head_divergence(rng.standard_normal((1, 4)), rng.standard_normal((1, 4)))
+    assert np.isfinite(found.limits).all()
+    assert not found.chosen.any()
+
+
+def test_divergence_needs_equal_shapes():
+    with pytest.raises(ValueError, match="text_outputs must have the shape of head_outputs"):
+        head_divergence(np.zeros((2, 4)), np.zeros((3, 4)))
+
+
+def test_total_divergence_counts_some_heads():
+    with pytest.raises(ValueError, match="k must be from 1 to 3, the number of heads, got 4"):
+        total_divergence(np.zeros((2, 3)), 4)
+
+
+def test_sink_rate_is_a_share_of_heads():
+    means = np.array([[[0.9, 0.1], [0.3, 0.7]]])
+    assert sink_rate(means).tolist() == [0.5]
+    assert sink_rate(means, key=1, threshold=0.05).tolist() == [1.0]
