@@ -94,16 +94,12 @@ void Attention::labels_of(int64_t item, int64_t head, int64_t key, int count, ui
         if (scores.masked(item, key + j)) to[j] = kHidden;
 }
 
-namespace {
-
-/// The policies, one after the other, on what the ones before left. `factor` becomes their product.
-void apply(const Attention& call, int64_t item, int64_t head, int64_t row, const float* mass,
-           float* factor) {
-    const int num_segments = call.num_segments;
+void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
+                           float* factor) const {
     float left[kMaxSegments], step_factor[kMaxSegments];
     std::copy_n(mass, num_segments, left);
     std::fill_n(factor, num_segments, 1.0f);
-    for (const PolicyStep& step : call.policies) {
+    for (const PolicyStep& step : policies) {
         if (!step.applies(item, head, row)) continue;
         if (!step.rule(step.weight.row(item, head, 0), left, num_segments, step_factor)) continue;
         for (int g = 0; g < num_segments; ++g) {
@@ -113,8 +109,6 @@ void apply(const Attention& call, int64_t item, int64_t head, int64_t row, const
     }
 }
 
-}  // namespace
-
 void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& state,
                        SegmentSet present) const {
     const float sum = total(state, num_segments);
@@ -122,7 +116,7 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
     const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
     float mass[kMaxSegments], factor[kMaxSegments];
     for (int g = 0; g < num_segments; ++g) mass[g] = state.sum[g] / sum;
-    apply(*this, item, head, row, mass, factor);
+    factors_of(item, head, row, mass, factor);
     if (logsumexp) logsumexp[index] = *state.max + std::log(sum);
     if (masses) std::copy_n(mass, num_segments, masses + index * num_segments);
     if (factors) std::copy_n(factor, num_segments, factors + index * num_segments);

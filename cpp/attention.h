@@ -81,6 +81,10 @@ struct Attention {
     Interval segmented(int64_t item, int64_t head, int64_t row, int64_t count) const;
     /// The labels of keys [key, key + count); kHidden for masked keys.
     void labels_of(int64_t item, int64_t head, int64_t key, int count, uint8_t* to) const;
+    /// What the policies multiply each segment by: one after the other, each on what the ones
+    /// before left.
+    void factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
+                    float* factor) const;
     /// State -> results of a row: masses, factors and output. `present`: the segments that have a
     /// partial.
     void finish(int64_t item, int64_t head, int64_t row, const RowState& state,
@@ -113,9 +117,18 @@ void prefill(const Attention& call);
 /// Few rows, many keys: bound by memory, keys split over threads (decode.cpp).
 void decode(const Attention& call);
 
+/// Some rows of a head, at most kTileRows, that go through the keys together (prefill.cpp).
+void attend_tile(const Attention& call, int64_t item, int64_t head, int64_t row, int rows);
+constexpr int kTileRows = 256;
+
 /// One row on its own, touching only keys that it sees: values that are not finite reach no other
 /// row (decode.cpp).
 void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
+
+/// The same as attend() where `out` holds plain attention already, with this logsumexp [batch,
+/// num_heads, query_len]: only what the policies change is computed, where they concern few keys.
+/// Reads masses, factors and out (revise.cpp).
+void revise(Attention& call, const float* plain_logsumexp);
 
 /// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp
 /// [batch, num_heads, query_len]. Heads [batch, num_heads] that are 0 are left 0; null: all. Rows

@@ -78,13 +78,15 @@ PolicyStep make_step(const PolicyTuple& policy) {
     return step;
 }
 
+/// With `plain_logsumexp`, `out` holds plain attention already: see revise().
 void attention(const py::array& query, const py::array& key, const py::array& value,
                const OptionalArray& out, float scale, bool causal, int64_t window, float softcap,
                const OptionalArray& key_mask, const OptionalArray& bias,
                const OptionalArray& labels, int num_segments,
                const std::vector<PolicyTuple>& policies, const OptionalArray& masses,
                const OptionalArray& logsumexp, const OptionalArray& factors,
-               const OptionalArray& partials, int num_threads) {
+               const OptionalArray& partials, int num_threads,
+               const OptionalArray& plain_logsumexp) {
     Attention call;
     call.scores =
         make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads);
@@ -102,8 +104,13 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     call.logsumexp = writable(logsumexp);
     call.factors = writable(factors);
     call.partials = writable(partials);
+    const float* plain = writable(plain_logsumexp);
     const py::gil_scoped_release release;
-    if (call.scores.batch * call.scores.num_heads * call.scores.query_len > 0) attend(call);
+    if (call.scores.batch * call.scores.num_heads * call.scores.query_len == 0) return;
+    if (plain)
+        revise(call, plain);
+    else
+        attend(call);
 }
 
 void sum_columns(const py::array& query, const py::array& key, const py::array& logsumexp,

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kRows = 128;
 constexpr int kKeys = 256;
+constexpr int kFewRows = 8;  // then packing keys would cost more than it saves
 
 /// The sums of one tile of keys of one head: walks over the rows.
 void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, int64_t key,
@@ -19,15 +20,22 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const int count = static_cast<int>(std::min<int64_t>(kKeys, keys.end - key));
     const int dim = static_cast<int>(scores.head_dim);
     const int64_t query_ld = padded(dim);
-    float* packed =
-        Scratch::of_thread().floats(dim * kKeys + kRows * query_ld + kRows * kKeys + kKeys);
-    float* query = packed + dim * kKeys;
-    float* weights = query + kRows * query_ld;
+    const bool few_rows = scores.query_len <= kFewRows;
+    const size_t size = few_rows ? kFewRows * query_ld : dim * kKeys;
+    float* operand =
+        Scratch::of_thread().floats(size + kRows * kKeys + kKeys);  // of the product, scaled
+    float* weights = operand + size;
     float* total = weights + kRows * kKeys;
     std::fill_n(total, kKeys, 0.0f);
     const View<const float>& k = scores.key;
-    kernels().pack_keys(k.row(item, scores.kv_head(head), key), k.row_stride, count, dim, packed,
-                        kKeys);
+    const float* key_rows = k.row(item, scores.kv_head(head), key);
+    if (few_rows) {
+        scores.scaled_query(item, head, 0, scores.query_len, operand, query_ld);
+    } else {
+        kernels().pack_keys(key_rows, k.row_stride, count, dim, operand, kKeys);
+        for (int d = 0; d < dim; ++d)
+            kernels().scaled(operand + d * kKeys, scores.scale, operand + d * kKeys, count);
+    }
 
     const int64_t first = scores.first_row(keys);
     for (int64_t row = first; row < scores.query_len; row += kRows) {
@@ -45,11 +53,15 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
             all = all && visible[r].begin == 0 && visible[r].end == kKeys;
         }
         if (!any) continue;
-        scores.scaled_query(item, head, row, rows, query, query_ld);
-        if (all)
-            matmul({kRows, kKeys, dim, query_ld, kKeys, kKeys, false}, query, packed, weights);
+        const float* query = scores.query.row(item, head, row);
+        const int64_t stride = scores.query.row_stride;
+        if (few_rows)
+            kernels().dots(operand + row * query_ld, query_ld, key_rows, k.row_stride, weights,
+                           kKeys, rows, count, dim);
+        else if (all)
+            matmul({kRows, kKeys, dim, stride, kKeys, kKeys, false}, query, operand, weights);
         else
-            kernels().scores(query, query_ld, packed, kKeys, weights, kKeys, rows, count, dim,
+            kernels().scores(query, stride, operand, kKeys, weights, kKeys, rows, count, dim,
                              visible);
         int32_t hidden[kKeys];
         const ScoreEdits edits = scores.edits(item, head, row, key, count, hidden);

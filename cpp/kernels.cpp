@@ -272,7 +272,17 @@ void sum_rows(const float* weights, int64_t ld, int rows, Range columns, float* 
 }
 
 void sum_columns(const float* weights, int64_t ld, int rows, int width, float* sum) {
-    for (int j = 0; j < round_up(width, Kernels::kPad); j += kLanes) {
+    constexpr int kVecs = 4;  // so that a row is read by whole cache lines
+    width = round_up(width, Kernels::kPad);
+    int j = 0;
+    for (; j + kVecs * kLanes <= width; j += kVecs * kLanes) {
+        Vec total[kVecs];
+        for (int v = 0; v < kVecs; ++v) total[v] = load(sum + j + v * kLanes);
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < kVecs; ++v) total[v] += load(weights + r * ld + j + v * kLanes);
+        for (int v = 0; v < kVecs; ++v) store(sum + j + v * kLanes, total[v]);
+    }
+    for (; j < width; j += kLanes) {
         Vec total = load(sum + j);
         for (int r = 0; r < rows; ++r) total += load(weights + r * ld + j);
         store(sum + j, total);

@@ -1,7 +1,7 @@
 """Fast CPU attention on NumPy arrays, with attention interventions inside the pass."""
 
 from reattend import measures, reference, sinks, testing
-from reattend.attention import attention, column_sums, segment_pass
+from reattend.attention import attention, segment_pass
 from reattend.cache import KVCache
 from reattend.call import Call
 from reattend.config import __version__, show_config
@@ -10,6 +10,7 @@ from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
 from reattend.results import AttentionResult, SegmentState, combine, merge
+from reattend.second_pass import column_sums, revise
 from reattend.session import Session
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "measures",
     "merge",
     "reference",
+    "revise",
     "segment_pass",
     "show_config",
     "sinks",

@@ -31,6 +31,7 @@ def attention(
     factors: _Float | None,
     partials: _Float | None,
     num_threads: int,
+    plain_logsumexp: _Float | None,
     /,
 ) -> None: ...
 def column_sums(

@@ -43,13 +43,18 @@ class Masks(NamedTuple):
 
 
 def tensor(name: str, array: Any, axes: str) -> Array:
-    """Give a float32 array of four axes as the core reads it: a copy only if its strides need one."""
+    """Give a float32 array of four axes as the core reads it; copied only if strides demand it."""
     array = np.asarray(array)
     if array.dtype is not FLOAT32 and array.dtype != FLOAT32:
         raise TypeError(f"{name} must be float32, got {array.dtype}")
     if array.ndim != 4:
         raise ValueError(f"{name} must have 4 axes {axes}, got shape {array.shape}")
     return readable(array)
+
+
+def empty(*shape: int) -> Array:
+    """Give a new float32 array."""
+    return np.empty(shape, dtype=np.float32)
 
 
 def readable(array: Array) -> Array:
@@ -76,7 +81,7 @@ def sizes(query: Array, key: Array) -> Shape:
     num_kv_heads = key.shape[1]
     if num_heads % num_kv_heads if num_kv_heads else num_heads:
         raise ValueError(
-            f"query's number of heads must be a multiple of key's, got {num_heads} and {num_kv_heads}"
+            f"query's number of heads must be a multiple of key's, {num_kv_heads}, got {num_heads}"
         )
     return Shape(batch, num_heads, query_len, key.shape[2], head_dim)
 

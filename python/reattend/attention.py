@@ -11,6 +11,7 @@ from reattend import _core, arguments
 from reattend.arguments import Masks, Shape
 from reattend.policy import Array, Policy, Reweight
 from reattend.results import AttentionResult, SegmentState, combine
+from reattend.second_pass import column_sums
 
 
 @overload
@@ -168,14 +169,14 @@ def attention(
     if out is not None:
         arguments.output(out, full, (query, key, value, mask.key_mask, mask.bias, labels, *rows))
     # An output whose last axis is not contiguous is written through a contiguous one.
-    result = out if out is not None and arguments.readable(out) is out else _empty(*full)
+    result = out if out is not None and arguments.readable(out) is out else arguments.empty(*full)
 
     per_segment = (*shape.rows, num_segments)
     want_sums = "column_sums" in asked
-    masses = _empty(*per_segment) if "masses" in asked else None
-    logsumexp = _empty(*shape.rows) if "logsumexp" in asked or want_sums else None
+    masses = arguments.empty(*per_segment) if "masses" in asked else None
+    logsumexp = arguments.empty(*shape.rows) if "logsumexp" in asked or want_sums else None
     if len(weighing) == len(policies):
-        factors = _empty(*per_segment) if "factors" in asked else None
+        factors = arguments.empty(*per_segment) if "factors" in asked else None
         rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
         _run(query, key, value, mask, threads, result, labels, num_segments, rules,
              masses, logsumexp, factors, None)  # fmt: skip
@@ -186,7 +187,11 @@ def attention(
         masses, logsumexp = state.masses, state.logsumexp
     sums = None
     if want_sums and logsumexp is not None:
-        sums = _column_sums(query, key, logsumexp, shape, mask, None, threads)
+        sums = column_sums(
+            query, key, logsumexp, scale=mask.scale, causal=mask.causal, key_mask=mask.key_mask,
+            bias=mask.bias, window=mask.window or None, softcap=mask.softcap or None,
+            num_threads=threads,
+        )  # fmt: skip
 
     if out is not None and result is not out:
         out[...] = result
@@ -252,75 +257,6 @@ def segment_pass(
     return _segment_pass(query, key, value, shape, mask, threads, labels, count)
 
 
-def column_sums(
-    query: Array,
-    key: Array,
-    logsumexp: Array,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    key_mask: Array | None = None,
-    bias: Array | None = None,
-    window: int | None = None,
-    softcap: float | None = None,
-    heads: Array | None = None,
-    num_threads: int | None = None,
-) -> Array:
-    """Compute what each key received, the sum over rows of A_ij, in O(N + M) memory.
-
-    Parameters
-    ----------
-    query, key, scale, causal, key_mask, bias, window, softcap, num_threads
-        As for `attention`. If causal, rows that stand at a masked key are padding and do not count.
-    logsumexp : float32 array [B, H, N]
-        Of the same rows over all keys, from `attention` with ``returns="logsumexp"``.
-    heads : bool array [H] or [B, H], optional
-        The heads to compute; the others are 0. All by default.
-
-    Returns
-    -------
-    float32 array [B, H, M]
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `attention`.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
-    >>> result = attention(query, key, value, returns="logsumexp")
-    >>> np.allclose(column_sums(query, key, result.logsumexp).sum(-1), 5)
-    True
-    """
-    query = arguments.tensor("query", query, "[B, H, N, D]")
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]")
-    shape = arguments.sizes(query, key)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
-    logsumexp = np.asarray(logsumexp)
-    if logsumexp.dtype != arguments.FLOAT32 or logsumexp.shape != shape.rows:
-        raise ValueError(
-            f"logsumexp must be float32 [B, H, N] = {shape.rows}, got {logsumexp.dtype} "
-            f"{logsumexp.shape}"
-        )
-    chosen = None
-    if heads is not None:
-        chosen = np.asarray(heads)
-        if chosen.dtype != bool or chosen.shape not in (shape.rows[1:2], shape.rows[:2]):
-            raise ValueError(
-                f"heads must be bool [H] or [B, H] = {shape.rows[:2]}, got {chosen.dtype} "
-                f"{chosen.shape}"
-            )
-        chosen = np.ascontiguousarray(np.broadcast_to(chosen, shape.rows[:2]))
-    threads = arguments.threads(num_threads)
-    return _column_sums(query, key, np.ascontiguousarray(logsumexp), shape, mask, chosen, threads)
-
-
-def _empty(*shape: int) -> Array:
-    return np.empty(shape, dtype=np.float32)
-
-
 def _inputs(
     query: Array,
     key: Array,
@@ -348,7 +284,7 @@ def _run(
 ) -> None:  # fmt: skip
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
-        mask.bias, labels, num_segments, rules, masses, logsumexp, factors, partials, threads,
+        mask.bias, labels, num_segments, rules, masses, logsumexp, factors, partials, threads, None,
     )  # fmt: skip
 
 
@@ -356,8 +292,8 @@ def _segment_pass(
     query: Array, key: Array, value: Array, shape: Shape, mask: Masks, threads: int,
     labels: Array | None, num_segments: int,
 ) -> SegmentState:  # fmt: skip
-    masses, logsumexp = _empty(*shape.rows, num_segments), _empty(*shape.rows)
-    partials = _empty(*shape.rows, num_segments, value.shape[3])
+    masses, logsumexp = arguments.empty(*shape.rows, num_segments), arguments.empty(*shape.rows)
+    partials = arguments.empty(*shape.rows, num_segments, value.shape[3])
     _run(query, key, value, mask, threads, None, labels, num_segments, [],
          masses, logsumexp, None, partials)  # fmt: skip
     return SegmentState(masses, partials, logsumexp)
@@ -377,15 +313,3 @@ def _factors(state: SegmentState, policies: list[Policy], rows: list[Array | Non
         changed = seen if where is None else seen & where
         product = np.where(changed[..., None], product * factors, product)
     return product.astype(np.float32)
-
-
-def _column_sums(
-    query: Array, key: Array, logsumexp: Array, shape: Shape, mask: Masks, heads: Array | None,
-    threads: int,
-) -> Array:  # fmt: skip
-    sums = _empty(shape.batch, shape.num_heads, shape.key_len)
-    _core.column_sums(
-        query, key, logsumexp, sums, mask.scale, mask.causal, mask.window, mask.softcap,
-        mask.key_mask, mask.bias, heads, threads,
-    )  # fmt: skip
-    return sums

@@ -10,6 +10,8 @@ import numpy as np
 
 from reattend.attention import attention
 from reattend.policy import Array
+from reattend.results import AttentionResult
+from reattend.second_pass import column_sums
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
 
@@ -97,6 +99,7 @@ class Call:
     mask: dict[str, Any] = field(default_factory=dict)  # mask arguments of `attention`
     states: Array | None = None  # [B, N, C], read it as `hidden_states`
     num_threads: int | None = None
+    out: Array | None = None  # where the output goes
 
     @property
     def batch(self) -> int:
@@ -203,6 +206,17 @@ class Call:
         )
         return np.where(self.key_mask, counts, 0)
 
+    @cached_property
+    def plain(self) -> AttentionResult:
+        """Attention without any policy: output [B, H, N, Dv] and logsumexp [B, H, N].
+
+        Whoever reads it pays for the pass, and the session then only corrects what plans change.
+        """
+        return attention(
+            self.query, self.key, self.value, returns="logsumexp", out=self.out,
+            num_threads=self.num_threads, **self.mask,
+        )  # fmt: skip
+
     def column_sums(self, heads: Array | None = None) -> Array:
         """Give the attention that each key receives from these rows, [B, H, M].
 
@@ -222,27 +236,10 @@ class Call:
         >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
         [[[1.5, 0.5]]]
         """
-        query, key = self.query, self.key
-        chosen = np.arange(self.num_heads) if heads is None else np.flatnonzero(heads)
-        partly = len(chosen) < self.num_heads
-        if partly:  # only these heads are read: a key head is copied for each of them
-            query = query[:, chosen]
-            key = key[:, chosen * self.num_kv_heads // self.num_heads]
-        mask = self.mask
-        if partly and mask.get("bias") is not None and np.ndim(mask["bias"]) > 2:
-            bias = mask["bias"]
-            if bias.shape[-3] > 1:
-                mask = {**mask, "bias": np.take(bias, chosen, axis=-3)}
-        # Nobody reads the output, so the value product is done with head size 0.
-        result: Any = attention(
-            query, key, key[..., :0], returns="column_sums", num_threads=self.num_threads, **mask
-        )
-        sums: Array = result.column_sums
-        if not partly:
-            return sums
-        full = np.zeros((self.batch, self.num_heads, self.key_len), dtype=sums.dtype)
-        full[:, chosen] = sums
-        return full
+        return column_sums(
+            self.query, self.key, self.plain.logsumexp, heads=heads,
+            num_threads=self.num_threads, **self.mask,
+        )  # fmt: skip
 
     @cached_property
     def head_outputs(self) -> Array:

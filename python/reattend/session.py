@@ -13,8 +13,9 @@ from reattend.attention import attention
 from reattend.call import Call, Prompt
 from reattend.method import Method
 from reattend.plan import Composition, Plan, compose
-from reattend.policy import Array
+from reattend.policy import Array, Reweight
 from reattend.report import Report, Tally, reading
+from reattend.second_pass import revise
 
 
 @dataclass
@@ -202,8 +203,9 @@ class Session:
         if run.prompt.length is None:  # the first call tells the prompt's length
             run.prompt = replace(run.prompt, length=key.shape[2])
         call = Call(
-            layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states, num_threads
-        )
+            layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
+            num_threads, out,
+        )  # fmt: skip
         plans, places, states = [], [], []
         for place, method in enumerate(self.methods):
             plan, state = method.plan(call, run.states.get((place, layer)))
@@ -212,7 +214,9 @@ class Session:
                 plans.append(plan)
                 places.append(place)
         if plans:
-            result = self._intervene(run, call, plans, tuple(places), out)
+            result = self._intervene(run, call, plans, tuple(places))
+        elif "plain" in vars(call):  # a method has read it
+            result = call.plain.out
         else:
             result = attention(query, key, value, out=out, num_threads=num_threads, **mask)
         for place, state in enumerate(states):  # kept once nothing can fail any more
@@ -331,7 +335,7 @@ class Session:
             )
 
     def _intervene(
-        self, run: _Run, call: Call, plans: list[Plan], places: tuple[int, ...], out: Array | None
+        self, run: _Run, call: Call, plans: list[Plan], places: tuple[int, ...]
     ) -> Array:
         plan = run.composed.get(call.layer)
         if plan is not None and plan.serves(plans):
@@ -339,11 +343,16 @@ class Session:
         else:
             plan = run.composed[call.layer] = compose(plans)
         tally = run.tallies.setdefault(call.layer, Tally())
-        result: Any = attention(
-            call.query, call.key, call.value, segments=plan.segments, policy=plan.policies,
-            where=plan.wheres, returns="factors" if call.prefill else "masses", out=out,
-            num_threads=call.num_threads, **call.mask,
-        )  # fmt: skip
+        returns = "factors" if call.prefill else "masses"
+        how: dict[str, Any] = {
+            "segments": plan.segments, "policy": plan.policies, "where": plan.wheres,
+            "returns": returns, "num_threads": call.num_threads, **call.mask,
+        }  # fmt: skip
+        compiled = all(isinstance(policy, Reweight) for policy in plan.policies)
+        if compiled and "plain" in vars(call):
+            result = revise(call.plain, call.query, call.key, call.value, **how)
+        else:
+            result = attention(call.query, call.key, call.value, out=call.out, **how)
         if call.prefill:
             valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
             tally.add_prompt(result.factors, valid)

@@ -1,0 +1,182 @@
+// A policy decided after the plain pass: when it concerns few keys (sinks that their column sums
+// gave away), their part of the output is computed anew from the row's logsumexp, and weighed.
+//
+//     out' = sum_g factor_g partial_g = factor_0 out + sum_{g > 0} (factor_g - factor_0) partial_g
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "cpu.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kRows = kTileRows;
+constexpr int64_t kFewKeys = 64;  // of a head; with more, a pass over all keys is no dearer
+// A rest with less mass than this has lost digits in 1 - (sum of the other masses): its rows are
+// computed from scratch, a whole tile where they are many.
+constexpr float kLeastRest = 1.0f / 4;
+constexpr int kManyRows = 16;
+
+/// The labelled keys of a head, by segment, in the order of their positions.
+struct FewKeys {
+    std::vector<int64_t> positions[kMaxSegments];
+    int64_t count = 0;
+
+    FewKeys(const Attention& call, int64_t item, int64_t head) {
+        const uint8_t* label = call.labels ? call.labels.row(item, head, 0) : nullptr;
+        for (int64_t key = 0; label && key < call.num_labels; ++key)
+            if (label[key] && !call.scores.masked(item, key)) {
+                positions[label[key]].push_back(key);
+                ++count;
+            }
+    }
+};
+
+/// Some rows of one head, with mass and partial of each segment but the rest.
+class Revision {
+public:
+    Revision(const Attention& call, const float* logsumexp, int64_t item, int64_t head, int64_t row,
+             int rows)
+        : call_(call), scores_(call.scores), item_(item), head_(head), row_(row), rows_(rows) {
+        logsumexp_ = logsumexp + (item * scores_.num_heads + head) * scores_.query_len + row;
+        key_ld_ = padded(scores_.head_dim);
+        partial_ld_ = padded(call.value_dim);
+    }
+
+    void run(const FewKeys& keys) {
+        int segments = 0, most = 0;
+        for (int g = 1; g < call_.num_segments; ++g) {
+            segments += !keys.positions[g].empty();
+            most = std::max(most, static_cast<int>(keys.positions[g].size()));
+        }
+        ld_ = padded(most);
+        const size_t packed = scores_.head_dim * ld_, weights = kRows * ld_;
+        float* memory = Scratch::of_thread().floats(
+            packed + 2 * weights + ld_ * (key_ld_ + partial_ld_) + segments * kRows * partial_ld_);
+        packed_ = memory;
+        weights_ = packed_ + packed;
+        bias_ = weights_ + weights;
+        keys_ = bias_ + weights;
+        values_ = keys_ + ld_ * key_ld_;
+        float* next = values_ + ld_ * partial_ld_;
+        std::fill_n(&mass_[0][0], rows_ * kMaxSegments, 0.0f);
+        for (int g = 1; g < call_.num_segments; ++g) {
+            partial_[g] = nullptr;
+            if (keys.positions[g].empty()) continue;
+            partial_[g] = next;
+            next += kRows * partial_ld_;
+            add(g, keys.positions[g]);
+        }
+        for (int r = 0; r < rows_; ++r) finish(r);
+        if (num_again_ > kManyRows) return attend_tile(call_, item_, head_, row_, rows_);
+        for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
+    }
+
+private:
+    /// Mass and partial of a segment.
+    void add(int segment, const std::vector<int64_t>& positions) {
+        const int count = static_cast<int>(positions.size()),
+                  dim = static_cast<int>(scores_.head_dim);
+        const int64_t kv_head = scores_.kv_head(head_);
+        for (int i = 0; i < count; ++i) {
+            kernels().scaled(scores_.key.row(item_, kv_head, positions[i]), scores_.scale,
+                             keys_ + i * key_ld_, dim);
+            std::copy_n(call_.value.row(item_, kv_head, positions[i]), call_.value_dim,
+                        values_ + i * partial_ld_);
+        }
+        Range visible[kRows];
+        const Interval all{0, scores_.key_len};
+        for (int r = 0; r < rows_; ++r) {
+            const Interval seen = scores_.visible(row_ + r, all);
+            const auto at = [&](int64_t key) {
+                return static_cast<int32_t>(
+                    std::lower_bound(positions.begin(), positions.end(), key) - positions.begin());
+            };
+            visible[r] = {at(seen.begin), at(seen.end)};
+        }
+        ScoreEdits edits;
+        edits.softcap = scores_.softcap;
+        if (scores_.bias.view) {
+            for (int r = 0; r < rows_; ++r)
+                for (int i = 0; i < count; ++i)
+                    bias_[r * ld_ + i] = scores_.bias.view.row(
+                        item_, head_, row_ + r)[positions[i] * scores_.bias.key_stride];
+            edits.bias = bias_;
+            edits.bias_row_stride = ld_;
+            edits.bias_key_stride = 1;
+        }
+        kernels().pack_keys(keys_, key_ld_, count, dim, packed_, ld_);
+        kernels().scores(scores_.query.row(item_, head_, row_), scores_.query.row_stride, packed_,
+                         ld_, weights_, ld_, rows_, count, dim, nullptr);
+        kernels().weights(weights_, ld_, rows_, count, visible, edits, logsumexp_);
+        const Range columns{0, count};
+        kernels().sum_rows(weights_, ld_, rows_, columns, &mass_[0][segment], kMaxSegments);
+        std::fill_n(partial_[segment], rows_ * partial_ld_, 0.0f);
+        kernels().accumulate(weights_, ld_, values_, partial_ld_, partial_[segment], partial_ld_,
+                             rows_, columns, static_cast<int>(call_.value_dim), visible);
+    }
+
+    void finish(int r) {
+        const int64_t row = row_ + r;
+        if (logsumexp_[r] == kNoKey) return call_.finish_empty(item_, head_, row);
+        const int num_segments = call_.num_segments;
+        const bool applies =
+            std::any_of(call_.policies.begin(), call_.policies.end(),
+                        [&](const PolicyStep& step) { return step.applies(item_, head_, row); });
+        float* mass = mass_[r];
+        mass[0] = 1;
+        for (int g = 1; g < num_segments; ++g) mass[0] -= mass[g];
+        if (applies && !(mass[0] >= kLeastRest)) {  // NaN too
+            again_[num_again_++] = r;
+            return;
+        }
+        float factor[kMaxSegments];
+        call_.factors_of(item_, head_, row, mass, factor);
+        const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
+        if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
+        if (call_.factors) std::copy_n(factor, num_segments, call_.factors + index * num_segments);
+        float* out = call_.out.row(item_, head_, row);
+        if (factor[0] != 1) kernels().scaled(out, factor[0], out, call_.value_dim);
+        for (int g = 1; g < num_segments; ++g)
+            if (partial_[g] && factor[g] != factor[0])
+                kernels().add_scaled(partial_[g] + r * partial_ld_, factor[g] - factor[0], out,
+                                     call_.value_dim);
+    }
+
+    const Attention& call_;
+    const Scores& scores_;
+    int64_t item_, head_, row_;
+    int rows_;
+    const float* logsumexp_;
+    int64_t key_ld_, partial_ld_, ld_;
+    float *packed_, *weights_, *bias_, *keys_, *values_;
+    float* partial_[kMaxSegments];
+    float mass_[kRows][kMaxSegments];
+    int again_[kRows];
+    int num_again_ = 0;
+};
+
+}  // namespace
+
+void revise(Attention& call, const float* plain_logsumexp) {
+    const Scores& scores = call.scores;
+    const int64_t heads = scores.batch * scores.num_heads;
+    const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
+    call.find_labels();
+    std::vector<FewKeys> keys;
+    for (int64_t i = 0; i < heads; ++i) {
+        keys.emplace_back(call, i / scores.num_heads, i % scores.num_heads);
+        if (keys.back().count > kFewKeys) return attend(call);
+    }
+    parallel_for(heads * tiles, scores.num_threads, [&](int64_t unit) {
+        const int64_t item = unit / tiles / scores.num_heads,
+                      head = unit / tiles % scores.num_heads;
+        const int64_t row = unit % tiles * kRows;
+        const int rows = static_cast<int>(std::min<int64_t>(kRows, scores.query_len - row));
+        Revision(call, plain_logsumexp, item, head, row, rows).run(keys[unit / tiles]);
+    });
+}
+
+}  // namespace reattend

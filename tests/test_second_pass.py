@@ -1,0 +1,119 @@
+"""A policy decided after the plain pass gives what it gives inside the pass."""
+
+import numpy as np
+import pytest
+import reattend as ra
+from reattend import reference
+
+TOLERANCE = 5e-6  # a few float32 roundings of outputs near 1, and of 1 - (sum of the sinks' masses)
+
+MASKS = {
+    "causal": {"causal": True},
+    "full": {},
+    "window": {"causal": True, "window": 50},
+    "softcap": {"causal": True, "softcap": 2.0},
+    "bias": {"causal": True, "bias": "rows"},
+    "padding": {"causal": True, "key_mask": "left"},
+}
+
+
+def inputs(rng, *, query_len=300, key_len=300, heads=4, kv_heads=2, dim=24, value_dim=20):
+    query = rng.standard_normal((2, heads, query_len, dim), dtype=np.float32)
+    key = rng.standard_normal((2, kv_heads, key_len, dim), dtype=np.float32)
+    value = rng.standard_normal((2, kv_heads, key_len, value_dim), dtype=np.float32)
+    return query, key, value
+
+
+def mask_of(name, rng, query_len, key_len):
+    mask = dict(MASKS[name])
+    if "bias" in mask:
+        mask["bias"] = rng.standard_normal((1, 4, query_len, key_len)).astype(np.float32)
+    if "key_mask" in mask:
+        mask["key_mask"] = np.arange(key_len) >= np.array([[key_len // 5], [0]])
+    return mask
+
+
+def check(tensors, mask, how, tolerance=TOLERANCE):
+    plain = ra.attention(*tensors, returns="logsumexp", **mask)
+    revised = ra.revise(plain, *tensors, returns=("masses", "factors"), **how, **mask)
+    expected = reference.attention(*tensors, returns=("masses", "factors"), **how, **mask)
+    assert revised.out is plain.out
+    for name in ("out", "masses", "factors"):
+        np.testing.assert_allclose(
+            getattr(revised, name), getattr(expected, name), atol=tolerance, rtol=tolerance * 10
+        )
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("query_len", [300, 1, 5])
+@pytest.mark.parametrize("per_head", [1, 4], ids=["shared", "per-head"])
+def test_few_labelled_keys(rng, name, query_len, per_head):
+    tensors = inputs(rng, query_len=query_len)
+    labels = np.zeros((2, per_head, 300), np.uint8)
+    labels[..., [3, 70, 71, 255, 299]] = 1
+    labels[0, 0, [9, 100]] = 2
+    labels[1, -1] = 0  # an item or a head without any
+    policy = ra.Reweight((1, 0.4, 0.7), to=(0,), when=ra.Share((1, 2), 0.01))
+    where = rng.random((2, 4, query_len)) < 0.8
+    check(tensors, mask_of(name, rng, query_len, 300),
+          {"segments": labels, "policy": policy, "where": where})  # fmt: skip
+
+
+def test_many_labelled_keys(rng):
+    labels = rng.integers(0, 3, (2, 1, 300)).astype(np.uint8)
+    how = {"segments": labels, "policy": ra.Reweight((1, 0.4, 1), to=(2,))}
+    check(inputs(rng), {"causal": True}, how)
+
+
+def test_sinks_that_take_nearly_all(rng):
+    # 1 - mass of the sinks would keep few digits: such rows are computed from scratch.
+    query, key, value = inputs(rng)
+    key[:, :, 7] = 0
+    query[..., 0], key[:, :, 7, 0] = 6, 9
+    labels = np.zeros((2, 1, 300), np.uint8)
+    labels[..., 7] = 1
+    plain = ra.attention(query, key, value, causal=True, segments=labels, returns="masses")
+    assert np.median(plain.masses[..., 20:, 1]) > 0.99
+    how = {"segments": labels, "policy": ra.Reweight((1, 0.4), to=(0,))}
+    tensors = (query, key, value)
+    revised = ra.revise(
+        ra.attention(*tensors, causal=True, returns="logsumexp"), *tensors, causal=True, **how
+    )
+    expected = reference.attention(*tensors, causal=True, **how)
+    np.testing.assert_allclose(revised.out, expected, atol=2e-5)
+
+
+def test_policies_without_segments_scale_heads(rng):
+    heads = np.array([True, False, True, False])[None, :, None]
+    check(inputs(rng), {"causal": True},
+          {"segments": None, "policy": ra.Reweight((2.0,)), "where": heads})  # fmt: skip
+
+
+def test_strided_out(rng):
+    tensors = inputs(rng)
+    labels = np.zeros((2, 1, 300), np.uint8)
+    labels[..., 5] = 1
+    how = {"segments": labels, "policy": ra.Reweight((1, 0.4), to=(0,))}
+    out = np.empty((2, 300, 4, 20), np.float32).swapaxes(1, 2)
+    plain = ra.attention(*tensors, returns="logsumexp", out=out)
+    assert ra.revise(plain, *tensors, **how).out is out
+    np.testing.assert_allclose(out, reference.attention(*tensors, **how), atol=TOLERANCE)
+
+
+def test_other_callables_are_refused(rng):
+    tensors = inputs(rng)
+    plain = ra.attention(*tensors, returns="logsumexp")
+    with pytest.raises(TypeError, match="policy must be a Reweight"):
+        ra.revise(plain, *tensors, segments=None, policy=np.ones_like)
+
+
+@pytest.mark.parametrize("query_len", [1, 8, 9, 300])
+def test_column_sums_of_some_heads(rng, query_len):
+    query, key, value = inputs(rng, query_len=query_len)
+    mask = {"causal": True, "key_mask": np.arange(300) < np.array([[300], [220]])}
+    lse = ra.attention(query, key, value, returns="logsumexp", **mask).logsumexp
+    heads = np.array([True, False, False, True])
+    sums = ra.column_sums(query, key, lse, heads=heads, **mask)
+    expected = reference.column_sums(query, key, heads=heads, **mask)
+    np.testing.assert_allclose(sums, expected, atol=2e-5)
+    assert not sums[:, 1:3].any()
