@@ -51,10 +51,15 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int64_t key, i
 
 void Scores::scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
                           int64_t ld) const {
-    for (int64_t r = 0; r < count; ++r, to += ld) {
-        kernels().scaled(query.row(item, head, row + r), scale, to, head_dim);
-        std::fill(to + head_dim, to + ld, 0.0f);
-    }
+    constexpr int kBlock = 64;
+    float factor[kBlock];
+    std::fill_n(factor, kBlock, scale);
+    for (int64_t r = 0; r < count; r += kBlock)
+        kernels().copy_scaled(query.row(item, head, row + r), query.row_stride, factor, to + r * ld,
+                              ld, static_cast<int>(std::min<int64_t>(kBlock, count - r)),
+                              static_cast<int>(head_dim));
+    for (int64_t r = 0; head_dim < ld && r < count; ++r)
+        std::fill(to + r * ld + head_dim, to + (r + 1) * ld, 0.0f);
 }
 
 void Attention::find_labels() {

@@ -327,6 +327,11 @@ void scaled(const float* in, float factor, float* out, int64_t size) {
     for (int64_t i = 0; i < size; ++i) out[i] = factor * in[i];
 }
 
+void copy_scaled(const float* in, int64_t in_ld, const float* factor, float* out, int64_t out_ld,
+                 int rows, int dim) {
+    for (int r = 0; r < rows; ++r) scaled(in + r * in_ld, factor[r], out + r * out_ld, dim);
+}
+
 void add_scaled(const float* in, float factor, float* out, int64_t size) {
     for (int64_t i = 0; i < size; ++i) out[i] += factor * in[i];
 }
@@ -362,6 +367,7 @@ const Kernels kKernels{
     .sum_columns = sum_columns,
     .accumulate = accumulate,
     .scale_rows = scale_rows,
+    .copy_scaled = copy_scaled,
     .scaled = scaled,
     .add_scaled = add_scaled,
     .mix = mix,

@@ -249,6 +249,7 @@ private:
         for (int g = 0; g < segments_; ++g)
             if ((present_ >> g & 1) && !kernels().all_finite(partial(g), rows_ * partial_ld_))
                 finite &= ~(1u << g);
+        if (finite == present_ && call_.plain()) return finish_plain();
         for (int r = 0; r < rows_; ++r) {
             const RowState state{&max_[r], sum_[r], partials_ + r * partial_ld_,
                                  kRows * partial_ld_};
@@ -260,6 +261,16 @@ private:
         // A weight of 0 times a value that is not finite is NaN, also for a key that the row does
         // not see. These rows are done again on their own (which needs the scratch memory).
         for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
+    }
+
+    /// finish() where nothing but the output is asked for, all rows at once.
+    void finish_plain() {
+        open(0);  // rows that see no key come here too
+        float factor[kRows];
+        for (int r = 0; r < rows_; ++r) factor[r] = sum_[r][0] == 0 ? 0 : 1 / sum_[r][0];
+        const View<float>& out = call_.out;
+        kernels().copy_scaled(partial(0), partial_ld_, factor, out.row(item_, head_, row_),
+                              out.row_stride, rows_, static_cast<int>(call_.value_dim));
     }
 
     bool row_finite(int r) {
