@@ -58,7 +58,7 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
         if (few_rows)
             kernels().dots(operand + row * query_ld, query_ld, key_rows, k.row_stride, weights,
                            kKeys, rows, count, dim);
-        else if (all)
+        else if (all && stride >= dim)  // oneDNN takes no rows that overlap or run backwards
             matmul({kRows, kKeys, dim, stride, kKeys, kKeys, false}, query, operand, weights);
         else
             kernels().scores(query, stride, operand, kKeys, weights, kKeys, rows, count, dim,

@@ -193,7 +193,7 @@ private:
         const View<const float>& v = call_.value;
         const float* values = v.row(item_, scores_.kv_head(head_), key);
         const int dim = static_cast<int>(call_.value_dim);
-        if (full)
+        if (full && v.row_stride >= dim)  // oneDNN takes no rows that overlap or run backwards
             matmul({kRows, dim, kKeys, kKeys, v.row_stride, partial_ld_, true}, weights_, values,
                    partial(segment));
         else

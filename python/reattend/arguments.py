@@ -13,6 +13,7 @@ from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 
 FLOAT32 = np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
+MAX_THREADS = 1024  # OpenMP ends the process where the system refuses a thread
 RETURNS = ("masses", "logsumexp", "column_sums", "factors")
 
 
@@ -114,7 +115,7 @@ def masks(
     if causal is not True and causal is not False and not isinstance(causal, np.bool_):
         raise TypeError(f"causal must be a bool, got {causal!r}")
     if window is not None:
-        window = _integer("window", window)
+        window = integer("window", window)
         if window < 1:
             raise ValueError(f"window must be at least 1 key, got {window}")
     if softcap is not None:
@@ -166,14 +167,16 @@ def count_segments(segments: Array | None, num_segments: int | None) -> int:
 
 def policies(policy: Any) -> list[Policy]:
     """Give the policies as a list."""
-    found = [] if policy is None else [policy] if callable(policy) else list(policy)
+    found = [] if policy is None else [policy] if callable(policy) else policy
+    if not isinstance(found, (list, tuple)):
+        raise TypeError(f"policy must be a callable or a sequence of them, got {policy!r}")
     for each in found:
         if not callable(each):
             raise TypeError(f"policy must be a callable or a sequence of them, got {each!r}")
     sizes = {each.num_segments for each in found if isinstance(each, Reweight)}
     if len(sizes) > 1:
         raise ValueError(f"policy: all weights must have one length, got lengths {sorted(sizes)}")
-    return found
+    return list(found)
 
 
 def wheres(shape: Shape, where: Any, count: int) -> list[Array | None]:
@@ -200,11 +203,13 @@ def rule(shape: Shape, policy: Reweight, where: Array | None) -> Any:
 
 def names(returns: Any) -> tuple[str, ...]:
     """Check the names of what is to be returned."""
-    found = (returns,) if isinstance(returns, str) else tuple(returns)
+    found = (returns,) if isinstance(returns, str) else returns
+    if not isinstance(found, (list, tuple, set, frozenset)):
+        raise TypeError(f"returns must be a name or a sequence of names, got {returns!r}")
     for name in found:
         if name not in RETURNS:
             raise ValueError(f"returns must hold names of {RETURNS}, got {name!r}")
-    return found
+    return tuple(found)
 
 
 def output(out: Any, full: tuple[int, ...], inputs: Sequence[Array | None]) -> Array:
@@ -217,8 +222,11 @@ def output(out: Any, full: tuple[int, ...], inputs: Sequence[Array | None]) -> A
         raise ValueError(f"out must have shape {full}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"out must not overlap with itself, got strides {out.strides}")
+    extent = out.itemsize  # of the axes with smaller strides
+    for step, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
+        if n > 1 and step < extent:
+            raise ValueError(f"out must not overlap with itself, got strides {out.strides}")
+        extent += (n - 1) * step if n > 1 else 0
     for array in inputs:
         if array is not None and _overlap(out, array):
             raise ValueError("out must not overlap with an input, got memory that they share")
@@ -229,9 +237,11 @@ def threads(num_threads: int | None) -> int:
     """Check the number of threads; the default where it is None."""
     if num_threads is None:
         return config.num_threads()
-    num_threads = _integer("num_threads", num_threads)
+    num_threads = integer("num_threads", num_threads)
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    if num_threads > MAX_THREADS:
+        raise ValueError(f"num_threads must be at most {MAX_THREADS}, got {num_threads}")
     return num_threads
 
 
@@ -295,7 +305,8 @@ def _real(name: str, number: Any) -> float:
         raise TypeError(f"{name} must be a number, got {number!r}") from None
 
 
-def _integer(name: str, number: Any) -> int:
+def integer(name: str, number: Any) -> int:
+    """Give an int."""
     try:
         return operator.index(number)
     except TypeError:

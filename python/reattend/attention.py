@@ -251,6 +251,8 @@ def segment_pass(
     )
     threads = arguments.threads(num_threads)
     labels = None if segments is None else arguments.labels(shape, segments)
+    if num_segments is not None:
+        num_segments = arguments.integer("num_segments", num_segments)
     count = arguments.count_segments(labels, num_segments)
     if not 1 <= count <= _core.MAX_SEGMENTS:
         raise ValueError(f"num_segments must be 1 to {_core.MAX_SEGMENTS}, got {num_segments}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from reattend import models, picture
 from reattend.config import __version__, show_config
 from reattend.extras import MissingPackageError, demand
 from reattend.method import Method, registered
+from reattend.methods import ACT
 from reattend.session import Session
 
 _TEXT_METHODS = ("act",)  # those that need no image
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     options = _parser().parse_args(arguments)
+    if arguments is None and options.run is _generate:
+        _wait_asleep()
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -57,6 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return _INTERRUPTED
+
+
+def _wait_asleep() -> None:
+    """Start this process anew with OpenMP threads that sleep while they wait, if nobody chose.
+
+    The default is to spin, on the cores that NumPy's BLAS needs for its own threads: a prompt of 45
+    tokens took 270 ms instead of 110, a step with ACT 300 instead of 30 (2 cores). OpenMP reads the
+    setting when it is loaded, with the package, so it cannot be changed from here.
+    """
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if os.name == "posix" and not chosen:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        os.execve(sys.executable, sys.orig_argv, environment)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +98,10 @@ def _add_generate(commands: Any) -> None:
     add("prompt", help="what to ask; - reads it from standard input")
     add("--method", default="none", choices=("none", *map(str.lower, registered())),
         help="what happens to attention (default: none)")  # fmt: skip
+    add("--heads", type=_heads, metavar="LIST",
+        help="heads that --method act calibrates: layers, or layer.head, such as 12-28,9.0,9.4 "
+        "(default: all, which few models bear: ACT is made for heads that a search has found)",
+    )  # fmt: skip
     add("--max-new-tokens", type=_at_least(int, 1), default=256, metavar="N",
         help="longest answer (default: 256)")  # fmt: skip
     add("--temperature", type=_at_least(float, 0), default=0.0, metavar="T",
@@ -105,13 +126,13 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    methods = _methods(options)
+    method = _method(options)
     if options.plain and options.system is not None:
         options.parser.error("--system needs the chat template that --plain leaves out")
     if options.report is not None:
         demand("matplotlib")  # say so now, not after the answer
     path = models.find_smollm2() if options.model is None else options.model
-    file, model, tokenizer = _load(path, quiet=options.quiet)
+    model, tokenizer = _load(path, quiet=options.quiet)
     tokens = _tokens(options, tokenizer)
     room = model.config.context_length - len(tokens)
     if room < 1:
@@ -120,6 +141,7 @@ def _generate(options: argparse.Namespace) -> int:
             f"the model reads {model.config.context_length - 1}"
         )
     sizes = {"num_layers": model.config.num_layers, "num_heads": model.config.num_heads}
+    methods = [] if method is None else [_with_heads(method, options.heads, model.config)]
     session = (
         Session(methods, **sizes)
         if options.report is None
@@ -138,7 +160,7 @@ def _generate(options: argparse.Namespace) -> int:
         picture.draw_sinks(
             options.report, session.shares(),
             title="Attention that goes to sinks",
-            caption=f"{file.get('general.name', path.stem)}, prompt of {len(tokens)} tokens, "
+            caption=f"{path.stem}, prompt of {len(tokens)} tokens, "
             f"{named}.\nMean over the prompt's rows; later sinks: keys with mean attention "
             f"above {session.theta:g}.",
         )  # fmt: skip
@@ -147,19 +169,36 @@ def _generate(options: argparse.Namespace) -> int:
     return _INTERRUPTED if interrupted else 0
 
 
-def _methods(options: argparse.Namespace) -> list[Method]:
+def _method(options: argparse.Namespace) -> type[Method] | None:
+    if options.heads is not None and options.method != "act":
+        options.parser.error("--heads needs --method act")
     if options.method == "none":
-        return []
+        return None
     if options.method not in _TEXT_METHODS:
         options.parser.error(
             f"--method {options.method} needs an image, and generate reads text only: "
             f"choose none or {' or '.join(_TEXT_METHODS)}"
         )
-    by_name = {name.lower(): method for name, method in registered().items()}
-    return [by_name[options.method]()]
+    return {name.lower(): method for name, method in registered().items()}[options.method]
 
 
-def _load(path: Path, *, quiet: bool) -> tuple[models.ModelFile, models.Llama, models.Tokenizer]:
+def _with_heads(
+    method: type[Method], chosen: list[tuple[int, int | None]] | None, config: models.Config
+) -> Method:
+    if chosen is None:
+        return method()
+    heads: dict[int, set[int]] = {}
+    for layer, head in chosen:
+        if layer >= config.num_layers or (head or 0) >= config.num_heads:
+            raise CommandError(
+                f"--heads must be below {config.num_layers} (layers) and {config.num_heads} "
+                f"(heads) for this model, got {layer}" + ("" if head is None else f".{head}")
+            )
+        heads.setdefault(layer, set()).update(range(config.num_heads) if head is None else [head])
+    return ACT(heads=heads)
+
+
+def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
     if sys.stderr.isatty() and not quiet:
         tqdm = demand("tqdm").tqdm
@@ -171,7 +210,7 @@ def _load(path: Path, *, quiet: bool) -> tuple[models.ModelFile, models.Llama, m
 
     file = models.ModelFile(path)
     tokenizer = models.Tokenizer(file)  # first: what it refuses, it refuses at once
-    return file, models.read_llama(file, progress), tokenizer
+    return models.read_llama(file, progress), tokenizer
 
 
 def _tokens(options: argparse.Namespace, tokenizer: models.Tokenizer) -> list[int]:
@@ -231,6 +270,19 @@ def _share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
     return value
+
+
+def _heads(text: str) -> list[tuple[int, int | None]]:
+    """Read 12-28,9.0,9.4 as layers and heads; a layer without a head is all of its heads."""
+    chosen: list[tuple[int, int | None]] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+)|\.(\d+))?", part.strip())
+        if found is None:
+            raise argparse.ArgumentTypeError(f"must be like 12-28,9.0,9.4, got {text}")
+        layer, last, head = (None if each is None else int(each) for each in found.groups())
+        assert layer is not None
+        chosen += [(each, head) for each in range(layer, (last or layer) + 1)]
+    return chosen
 
 
 def _picture_path(text: str) -> Path:

@@ -109,7 +109,8 @@ def column_sums(
     """Give what each key received, sum over rows of A [B, H, M]; padding rows do not count."""
     matrix = weights(query, key, **mask)[0]
     if mask.get("causal") and mask.get("key_mask") is not None:
-        rows = mask["key_mask"][:, key.shape[2] - query.shape[2] :]  # [B, N]
+        before = query.shape[2] - key.shape[2]  # rows that stand before the first key see none
+        rows = np.pad(mask["key_mask"], ((0, 0), (max(before, 0), 0)))[:, max(-before, 0) :]
         matrix = np.where(rows[:, None, :, None], matrix, 0)
     sums = matrix.sum(-2)
     return sums if heads is None else np.where(np.atleast_2d(heads)[..., None], sums, 0)
