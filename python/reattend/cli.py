@@ -99,7 +99,7 @@ def _add_generate(commands: Any) -> None:
     add("--method", default="none", choices=("none", *map(str.lower, registered())),
         help="what happens to attention (default: none)")  # fmt: skip
     add("--heads", type=_heads, metavar="LIST",
-        help="heads that --method act calibrates: layers, or layer.head, such as 12-28,9.0,9.4 "
+        help="heads that --method act calibrates: layers, or layer.head, such as 3-9,12.0,12.4 "
         "(default: all, which few models bear: ACT is made for heads that a search has found)",
     )  # fmt: skip
     add("--max-new-tokens", type=_at_least(int, 1), default=256, metavar="N",

@@ -71,8 +71,8 @@ def column_sums(
         chosen = np.ascontiguousarray(np.broadcast_to(chosen, shape.rows[:2]))
     sums = arguments.empty(shape.batch, shape.num_heads, shape.key_len)
     _core.column_sums(
-        query, key, _logsumexp(logsumexp, shape), sums, mask.scale, mask.causal, mask.window, mask.softcap,
-        mask.key_mask, mask.bias, chosen, arguments.threads(num_threads),
+        query, key, _logsumexp(logsumexp, shape), sums, mask.scale, mask.causal, mask.window,
+        mask.softcap, mask.key_mask, mask.bias, chosen, arguments.threads(num_threads),
     )  # fmt: skip
     return sums
 

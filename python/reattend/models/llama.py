@@ -1,11 +1,13 @@
 """A Llama-type decoder as a plain NumPy loop: the example to copy for a model of one's own.
 
-What reattend needs of a loop are four lines, all in `Llama.__call__` and `generate`:
+Three of its lines are reattend's, in `Llama.__call__` and `generate`; the rest is the model.
 
-    with session.generation(prompt_len=P):                               # one prompt
-        keys, values = cache.append(layer, key, value)                   # in each layer
-        out = session.attend(layer, query, keys, values, hidden_states=x)
-        logits = ...                                                     # next token; again
+    with session.generation(prompt_len=P):                                     # once a prompt
+        keys, values = cache.append(layer, key, value)                         # in each layer
+        out = session.attend(layer, query, keys, values, hidden_states=x)      # likewise
+
+Run such a loop with OMP_WAIT_POLICY=passive in the environment: NumPy's BLAS has threads of its
+own, and OpenMP's, which wait by spinning, take the cores from them (`reattend generate` does so).
 """
 
 from __future__ import annotations
@@ -125,9 +127,6 @@ class Llama:
         float32 array [B, N, C]
             Hidden states after the last layer; `logits` turns those that matter into logits.
 
-        Examples
-        --------
-        See `generate`.
         """
         sizes = self.config
         batch, count = tokens.shape
@@ -157,16 +156,7 @@ class Llama:
     def logits(self, hidden_states: Array) -> Array:
         """Turn hidden states after the last layer [..., C] into logits [..., V].
 
-        Ask for few rows: for a prompt only the last one says what comes next.
-
-        Parameters
-        ----------
-        hidden_states : array [..., C]
-            What calling the model gave.
-
-        Examples
-        --------
-        See `generate`.
+        Ask for few rows: of a prompt only the last one says what comes next.
         """
         logits: Array = _rms_norm(hidden_states, self.final_norm, self.config.norm_eps) @ self.head
         return logits
@@ -202,6 +192,7 @@ def generate(
     *,
     max_new_tokens: int,
     key_mask: Array | None = None,
+    image: Array | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int | None = None,
@@ -221,6 +212,8 @@ def generate(
         How many steps at most.
     key_mask : bool array [B, P], optional
         False for padding.
+    image : bool array [B, P], optional
+        True where the prompt is an image, for methods that ask.
     temperature, top_p, seed
         As for `choose`; greedy by default. ``seed`` makes sampling repeatable.
     stop : collection of int, optional
@@ -230,16 +223,12 @@ def generate(
     ------
     int array [B]
         The next token of each item.
-
-    Examples
-    --------
-    See `Llama`.
     """
     rng = np.random.default_rng(seed)
     batch, prompt_len = tokens.shape
     cache = KVCache(model.config.num_layers, capacity=prompt_len + max_new_tokens)
     ended = np.zeros(batch, dtype=bool)
-    with session.generation(prompt_len=prompt_len):
+    with session.generation(image, prompt_len=prompt_len):
         for _ in range(max_new_tokens):
             x = model(tokens, cache, session, key_mask)
             new = choose(model.logits(x[:, -1]), temperature, top_p, rng)

@@ -1,0 +1,91 @@
+"""What a candidate must give: each method as its page has it, with the full matrix in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from cases import VISUAL, VISUAL_SINK, Arrays, Case
+from numpy.typing import NDArray
+from reattend import Reweight, Share, measures, reference
+
+# A float32 score carries an error of some 1e-6, which exp hands on to its weight; the outputs'
+# largest magnitude is about 1. A key too many, or a factor left out, is a hundred times that.
+TOLERANCE = 2e-5
+
+
+def checked_heads(case: Case) -> tuple[int, ...]:
+    """Give the heads whose full matrix is made: calibrated and not, and the last one."""
+    return tuple(sorted({0, case.num_heads // 2 - 1, case.num_heads - 1}))
+
+
+def expected(case: Case, arrays: Arrays, method: str, head: int) -> NDArray[np.float64]:
+    """Give the output of one head, [N, D]."""
+    plan: dict[str, Any] = {}
+    scale = 1.0
+    if method == "VAR":
+        plan = _var(case, arrays)
+    elif method == "ACT" or (method == "ACT-10%" and head in case.calibrated):
+        plan = _act(case, arrays, head)
+    elif method == "VHR":
+        scale = 2.0 if _reinforced(case, arrays)[head] else 1.0
+    out = reference.attention(*_one_head(case, arrays, head), causal=True, **plan)
+    return np.asarray(scale * np.asarray(out)[0, 0])
+
+
+def error(case: Case, arrays: Arrays, method: str, out: Any) -> float:
+    """Give the largest error over the checked heads, relative to their largest magnitude."""
+    out = np.asarray(out).reshape(arrays.query.shape)
+    worst = 0.0
+    for head in checked_heads(case):
+        right = expected(case, arrays, method, head)
+        off = float(np.abs(out[0, head] - right).max() / np.abs(right).max())
+        worst = max(worst, off if np.isfinite(off) else np.inf)
+    return worst
+
+
+def _one_head(case: Case, arrays: Arrays, head: int) -> tuple[NDArray[np.float32], ...]:
+    kv_head = head * case.num_kv_heads // case.num_heads
+    few = slice(kv_head, kv_head + 1)
+    return arrays.query[:, head : head + 1], arrays.key[:, few], arrays.value[:, few]
+
+
+def _var(case: Case, arrays: Arrays) -> dict[str, Any]:
+    assert case.image is not None
+    image = (VISUAL_SINK, VISUAL)
+    rows = np.arange(case.key_len - case.query_len, case.key_len)
+    policy = Reweight(
+        weight=(1, 0.6, 0.6, 1),  # rest, text sinks, visual sinks, image
+        to=(VISUAL,),
+        when=(Share(image, 0.2), Share((VISUAL,), 0.5, within=image)),
+    )
+    return {"segments": arrays.labels[None, None], "policy": policy, "where": rows >= case.image[1]}
+
+
+def _act(case: Case, arrays: Arrays, head: int) -> dict[str, Any]:
+    query, key, _ = _one_head(case, arrays, head)
+    runs = [(query, case.key_len)]
+    if case.decode:  # the prompt, the step before, and this one
+        prompt = arrays.prompt[:, head : head + 1]
+        runs += [(prompt, case.prompt_len), (prompt[:, :, -1:], case.key_len - 1)]
+    sums, counts = np.zeros(case.key_len), np.zeros(case.key_len)
+    for rows, num_keys in runs:
+        matrix, _, seen = reference.weights(rows, key[:, :, :num_keys], causal=True)
+        sums[:num_keys] += matrix[0, 0].sum(0)
+        counts[:num_keys] += seen[0, 0].sum(0)
+    sink = sums / np.maximum(counts, 1) > 0.15
+    sink[0] = False
+    segments = sink.astype(np.uint8)[None, None]
+    return {"segments": segments, "policy": Reweight(weight=(1, 0.4), to=(0,))}
+
+
+def _reinforced(case: Case, arrays: Arrays) -> NDArray[np.bool_]:
+    """Give the heads that react more than the median one to the image, bool [H]."""
+    length = case.prompt_len if case.decode else case.key_len
+    assert arrays.image is not None
+    outputs = []
+    for keys in (np.ones(length, bool), ~arrays.image[0]):  # with the image, and without
+        key, value = (each[:, :, :length][:, :, keys] for each in (arrays.key, arrays.value))
+        out = np.asarray(reference.attention(arrays.prompt[:, :, -1:], key, value))
+        outputs.append(out[:, :, 0])  # [1, H, D]
+    return np.asarray(measures.head_divergence(*outputs).chosen[0])

@@ -1,0 +1,79 @@
+"""One case: every candidate is checked, then timed in turns, then asked for its peak memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import memory
+from cases import Arrays, Candidate, Case, make
+from expected import TOLERANCE, error
+from machine import Bystanders
+from peers import PEERS
+
+DECODE_CALLS = 3  # timed calls in a decode candidate's turn: they are short
+SLOW = 1000.0  # ms; slower candidates sit three rounds of four out
+
+
+def measure(
+    case: Case, peers: Sequence[str], methods: Sequence[str], repeat: int, threads: int, peaks: bool
+) -> dict[str, Any]:
+    """Give a row for each candidate: peer, method, error, times in ms, bytes of peak memory."""
+    arrays = make(case)
+    rows, candidates = [], []
+    for peer in peers:
+        for method in (each for each in case.methods if each in methods):
+            candidate = PEERS[peer].make(case, arrays, method, threads)
+            if candidate is not None:
+                candidates.append(candidate)
+                rows.append(_checked(case, arrays, peer, method, candidate))
+    bystanders = Bystanders()
+    for round_ in range(repeat):
+        # A new order in each round: nobody always follows the same one.
+        for i in range(len(rows)):
+            place = (i + round_) % len(rows)
+            times = rows[place]["times"]
+            if round_ % 4 == 0 or times[0] < SLOW:
+                times += _turn(case, candidates[place])
+    others = bystanders.share()
+    for row in rows if peaks else []:
+        row["peak memory"] = memory.measured(case.name, row["peer"], row["method"], threads)
+    shape = {
+        "num_heads": case.num_heads,
+        "num_kv_heads": case.num_kv_heads,
+        "query_len": case.query_len,
+        "key_len": case.key_len,
+        "head_dim": case.head_dim,
+    }
+    return {"name": case.name, "shape": shape, "other processes": others, "results": rows}
+
+
+def _checked(
+    case: Case, arrays: Arrays, peer: str, method: str, candidate: Candidate
+) -> dict[str, Any]:
+    if candidate.before is not None:
+        candidate.before()
+    off = error(case, arrays, method, candidate.run())
+    if off > TOLERANCE:
+        print(f"{case.name}: {peer} {method} is OFF by {off:.2g}", file=sys.stderr)
+    return {"peer": peer, "method": method, "error": off, "right": off <= TOLERANCE, "times": []}
+
+
+def _turn(case: Case, candidate: Candidate) -> list[float]:
+    """Time a candidate in ms: once, or a decode step several times.
+
+    In front of each timed decode step runs an untimed one of the same candidate, so that nobody
+    pays for threads that another one put to sleep.
+    """
+    times = []
+    for _ in range(DECODE_CALLS if case.decode else 1):
+        if candidate.before is not None:
+            candidate.before()
+        elif case.decode:
+            candidate.run()
+        begin = time.perf_counter()
+        candidate.run()
+        times.append(round(1000 * (time.perf_counter() - begin), 4))
+    return times

@@ -1,0 +1,109 @@
+"""Time attention with and without methods beside other libraries, each result checked first.
+
+python benchmarks/run.py                      all cases, a table for each
+python benchmarks/run.py --json results.json  and every time in a file
+python benchmarks/run.py --table results.json the README's table from such a file
+python benchmarks/run.py --quick              small cases, in seconds: does it run, is it right
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 1 if a result was wrong."""
+    options = _options().parse_args(arguments)
+    if options.table:
+        from tables import markdown
+
+        print(markdown(json.loads(options.table.read_text())))
+        return 0
+    _set_threads(options.threads)
+    # Only now: these libraries read their settings when they are imported.
+    import machine
+    from cases import CASES, METHODS, QUICK
+    from measure import measure
+    from peers import PEERS
+    from tables import case_table
+
+    listed = QUICK if options.quick else CASES
+    cases = _chosen("--case", options.case, {case.name: case for case in listed})
+    methods = _chosen("--method", options.method, dict(zip(METHODS, METHODS, strict=True)))
+    peers = [
+        name
+        for name in _chosen("--peer", options.peer, dict(zip(PEERS, PEERS, strict=True)))
+        if not _skipped(name, PEERS[name].missing)
+    ]
+    repeat = options.repeat or (2 if options.quick else 12)
+    results: dict[str, Any] = {**machine.described(options.threads), "repeat": repeat, "cases": []}
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {case.name} ...", file=sys.stderr, flush=True)
+        peaks = not (options.quick or options.no_memory)
+        results["cases"].append(measure(case, peers, methods, repeat, options.threads, peaks))
+        print(case_table(results["cases"][-1]), flush=True)
+        if options.json:
+            _write(options.json, results)
+    wrong = [r for case in results["cases"] for r in case["results"] if not r["right"]]
+    return 1 if wrong else 0
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--case", nargs="+", metavar="WORD", help="cases whose name has the word")
+    parser.add_argument("--peer", nargs="+", metavar="NAME", help="libraries to time")
+    parser.add_argument("--method", nargs="+", metavar="NAME", help="plain, VAR, VHR, ACT ...")
+    parser.add_argument("--repeat", type=int, help="rounds; 12 by default")
+    parser.add_argument("--threads", type=int, default=2, help="of each candidate; 2 by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to FILE")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--quick", action="store_true", help="small cases and few rounds")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print FILE as Markdown")
+    return parser
+
+
+def _set_threads(threads: int) -> None:
+    """Set the threads of all libraries before any is imported."""
+    # OpenMP threads that wait by spinning take the cores from the other libraries' threads, which
+    # then look many times slower than they are. Passive ones sleep, and each call wakes them.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+def _chosen(option: str, words: list[str] | None, known: dict[str, Any]) -> list[Any]:
+    """Give the known things that a word names: whole names, else all whose name has the word."""
+    if not words:
+        return list(known.values())
+    found: set[str] = set()
+    for word in words:
+        some = [word] if word in known else [name for name in known if word in name]
+        if not some:
+            sys.exit(f"{option} must be a part of one of {', '.join(known)}; got {word}")
+        found.update(some)
+    return [known[name] for name in known if name in found]
+
+
+def _skipped(name: str, missing: tuple[str, ...]) -> bool:
+    if missing:
+        print(f"{name} is skipped: {', '.join(missing)} not installed", file=sys.stderr)
+    return bool(missing)
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    """Write a whole file or none: a run that is cut off leaves the last whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(results, indent=1) + "\n")
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The command line, run as a user runs it: a process, its two streams, its exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reattend
+import tiny_llama as tiny
+from reattend import cli
+
+needs_models = pytest.mark.skipif(
+    any(not tiny.installed(name) for name in ("gguf", "tokenizers", "jinja2")),
+    reason="needs the extra demo",
+)
+
+
+def run(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "reattend", *map(str, words)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        **options,
+    )
+
+
+def refused(done, code, *says):
+    """Check the exit code, that nothing went to the answer, and that nobody sees a traceback."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for text in says:
+        assert text in done.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    return tiny.write(path, tiny.weights(np.random.default_rng(0)))
+
+
+def test_version_and_config():
+    assert run("--version").stdout.strip() == f"reattend {reattend.__version__}"
+    assert "instruction set" in run("config").stdout
+
+
+def test_no_command_is_wrong_usage():
+    refused(run(), 2, "usage: reattend")
+
+
+@needs_models
+def test_answer_goes_to_one_stream_and_speed_to_the_other(model):
+    done = run("generate", "the in 12", "--model", model, "--max-new-tokens", 8)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n")
+    assert "tokens/s" in done.stderr
+    again = run("generate", "-", "--model", model, "--max-new-tokens", 8, input="the in 12")
+    assert again.stdout == done.stdout
+    quiet = run("generate", "the in 12", "--model", model, "--max-new-tokens", 8, "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
+
+
+@needs_models
+def test_sampling_is_repeatable_and_the_system_prompt_counts(model):
+    def answer(*words):
+        done = run("generate", "the in", "--model", model, "--max-new-tokens", 8, *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    warm = ("--temperature", 1.5, "--top-p", 0.95)
+    assert answer(*warm, "--seed", 1) == answer(*warm, "--seed", 1)
+    assert answer(*warm, "--seed", 1) != answer(*warm, "--seed", 2)
+    assert answer("--system", "er") != answer()
+
+
+@needs_models
+@pytest.mark.parametrize("method", ["none", "act"])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_report_is_drawn(model, tmp_path, method, suffix):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"sinks{suffix}"
+    done = run(
+        "generate", "the in", "--model", model, "--method", method, "--report", path, "--stats"
+    )
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes()[:4] == {".png": b"\x89PNG", ".svg": b"<?xm"}[suffix]
+    assert [*tmp_path.iterdir()] == [path]
+    assert ("ACT" if method == "act" else "No layer was changed.") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--method", "var"], "needs an image"),
+        (["--method", "foo"], "invalid choice"),
+        (["--temperature", "-1"], "must be at least 0"),
+        (["--temperature", "nan"], "must be at least 0"),
+        (["--temperature", "warm"], "invalid number value"),
+        (["--top-p", "0"], "above 0"),
+        (["--max-new-tokens", "0"], "must be at least 1"),
+        (["--report", "sinks.txt"], "must end in .png"),
+        (["--report", "no/such/folder/sinks.png"], "is not a folder"),
+        (["--heads", "2"], "--heads needs --method act"),
+        (["--method", "act", "--heads", "2-"], "must be like 12-28,9.0,9.4"),
+        (["--plain", "--system", "Be brief."], "--system needs the chat template"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_read(words, says):
+    refused(run("generate", "Hello", "--model", "no such file", *words), 2, says)
+
+
+@needs_models
+def test_what_cannot_be_done_is_one_sentence(model, tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"nothing")
+    for path, says in ((tmp_path / "absent.gguf", "is not a file"), (broken, "cannot be read")):
+        done = run("generate", "Hello", "--model", path)
+        refused(done, 1, says)
+        assert len(done.stderr.splitlines()) == 1
+    refused(run("generate", "in " * 200, "--model", model), 1, "the model reads 127")
+    for heads in ("4", "2.4"):
+        words = ("--model", model, "--method", "act", "--heads", heads)
+        refused(run("generate", "in", *words), 1, f"got {heads}")
+    refused(run("generate", "", "--plain", "--model", model), 1, "prompt is empty")
+
+
+def test_heads_are_read_as_layers_and_heads():
+    options = cli._parser().parse_args(["generate", "in", "--heads", "3-4, 9.0,9.4"])
+    assert options.heads == [(3, None), (4, None), (9, 0), (9, 4)]
+    config = SimpleNamespace(num_layers=10, num_heads=5)
+    method = cli._with_heads(reattend.ACT, options.heads, config)
+    assert method == reattend.ACT(heads={3: range(5), 4: range(5), 9: (0, 4)})
+    assert cli._with_heads(reattend.ACT, None, config) == reattend.ACT()
+
+
+def test_missing_packages_are_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert cli.main(["generate", "Hello", "--model", __file__]) == 1
+    assert "pip install 'reattend[demo]'" in capsys.readouterr().err
+
+
+@needs_models
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")
+def test_ctrl_c_ends_cleanly(rng, tmp_path):
+    long = {"llama.context_length": 20000, "tokenizer.ggml.eos_token_id": None}
+    model = tiny.write(tmp_path / "long.gguf", tiny.weights(rng), metadata=long)
+    words = ["generate", "the in", "--model", str(model), "--temperature", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "reattend", *words, "--max-new-tokens", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.read(1)  # it has begun to answer
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "tokens/s" in errors
+
+
+@needs_models
+@pytest.mark.skipif(os.name != "posix", reason="pipes are closed as on POSIX systems")
+def test_a_reader_that_leaves_is_no_error(model):
+    command = f'"{sys.executable}" -m reattend generate "the in" --model "{model}" --quiet | true'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""

