@@ -241,7 +241,7 @@ void weights(float* scores, int64_t ld, int rows, int width, const Range* visibl
         const Range whole = enclose(row, range);
         for (int j = whole.begin; j < whole.end; j += kLanes)
             store(row + j, exp(load(row + j) - logsumexp[r]));
-        zero_outside(row, whole, padded);
+        zero_outside(row, range, padded);
     }
 }
 
@@ -346,11 +346,15 @@ void scale_rows(float* rows, int64_t ld, int count, int dim, const float* factor
 }
 
 bool all_finite(const float* values, int64_t size) {
-    Vec zero{};  // 0 * x is 0 where x is finite, NaN elsewhere
+    // By the bits: sums of 0 * x are folded to 0 by GCC 12, which does without signed zeros here.
+    IntVec found{};
+    const auto not_finite = [](Vec v) { return ((IntVec)v & 0x7f800000) == 0x7f800000; };
     int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) zero += 0.0f * load(values + i);
-    zero += 0.0f * load_first(values + i, size - i);
-    return sum_lanes(zero) == 0;
+    for (; i + kLanes <= size; i += kLanes) found |= not_finite(load(values + i));
+    found |= not_finite(load_first(values + i, size - i));
+    int32_t any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any |= found[lane];
+    return any == 0;
 }
 
 }  // namespace

@@ -93,7 +93,8 @@ inline Vec exp(Vec x) {
     p = p * f + 1.6666665459e-1f;
     p = p * f + 5.0000001201e-1f;
     p = (p * f) * f + f + 1.0f;
-    const Vec scaled = (Vec)((IntVec)p + ((IntVec)shifted << 23));  // n added to the exponent
+    // p * 2^n; a product, so that NaN stays NaN whatever its bits.
+    const Vec scaled = p * (Vec)(((IntVec)shifted << 23) + 0x3f800000);
     return x < broadcast(-87.3365f) ? Vec{} : scaled;
 }
 

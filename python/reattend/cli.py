@@ -21,6 +21,7 @@ from reattend.methods import ACT
 from reattend.session import Session
 
 _TEXT_METHODS = ("act",)  # those that need no image
+_CLEAR_LINE = "\r\033[K"
 _INTERRUPTED, _PIPE_CLOSED = 130, 141  # 128 + the signal's number, as a shell says it
 
 
@@ -199,17 +200,23 @@ def _with_heads(
 
 
 def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
-    if sys.stderr.isatty() and not quiet:
-        tqdm = demand("tqdm").tqdm
-        print(f"Reading {path.name} ...", end="\r", file=sys.stderr, flush=True)
+    if quiet or not sys.stderr.isatty():
+        file = models.ModelFile(path)
+        # The tokenizer comes first: what it refuses, it refuses at once.
+        tokenizer = models.Tokenizer(file)
+        return models.read_llama(file), tokenizer
+    tqdm = demand("tqdm").tqdm
+    print(f"Reading {path.name} ...", end="", file=sys.stderr, flush=True)
+    try:
+        file = models.ModelFile(path)
+        tokenizer = models.Tokenizer(file)
+    finally:
+        print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
 
-        def progress(layers: Iterable[Any]) -> Iterable[Any]:
-            bar: Iterable[Any] = tqdm(layers, desc="Reading layers", leave=False, file=sys.stderr)
-            return bar
+    def progress(layers: Iterable[Any]) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(layers, desc="Reading layers", leave=False, file=sys.stderr)
+        return bar
 
-    file = models.ModelFile(path)
-    tokenizer = models.Tokenizer(file)  # first: what it refuses, it refuses at once
     return models.read_llama(file, progress), tokenizer
 
 
