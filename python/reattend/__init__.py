@@ -1,6 +1,6 @@
 """Fast CPU attention on NumPy arrays, with attention interventions inside the pass."""
 
-from reattend import measures, reference, sinks, testing
+from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
 from reattend.cache import KVCache
 from reattend.call import Call
@@ -27,6 +27,7 @@ __all__ = [
     "Session",
     "Share",
     "__version__",
+    "adaptors",
     "attention",
     "column_sums",
     "combine",

@@ -1,0 +1,9 @@
+"""Adaptors: other people's models as they are, with reattend as their attention.
+
+Importing this imports no framework; each is asked for when it is used.
+"""
+
+import reattend.adaptors.logits as logits
+import reattend.adaptors.transformers as transformers
+
+__all__ = ["logits", "transformers"]

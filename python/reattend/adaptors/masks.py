@@ -1,0 +1,110 @@
+"""Masks as transformers makes them, said again in the words of `reattend.attention`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reattend.policy import Array
+
+_HIDDEN = float(np.finfo(np.float16).min) / 2  # what a float mask adds to hide a key is below this
+
+
+class Form(NamedTuple):
+    """One layer's mask: arguments of `reattend.attention`."""
+
+    causal: bool
+    key_mask: Array | None = None  # bool [B, M]
+    window: int | None = None
+    bias: Array | None = None  # float32, broadcasts to [B, H, N, M]
+
+    @property
+    def dense(self) -> bool:
+        """Whether it takes a number for each pair of row and key to say which keys a row sees."""
+        return self.bias is not None
+
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments by name.
+
+        Examples
+        --------
+        >>> Form(causal=True, window=4).arguments()
+        {'causal': True, 'key_mask': None, 'window': 4, 'bias': None}
+        """
+        return self._asdict()
+
+    def behind(self, dropped: int) -> Form:
+        """Give the form over all keys, where a sliding cache has dropped the first ones.
+
+        Parameters
+        ----------
+        dropped : int
+            How many keys there were before those of this form.
+
+        Examples
+        --------
+        >>> Form(True, np.array([[True]]), window=1).behind(2).key_mask.tolist()
+        [[True, True, True]]
+        """
+        key_mask, bias = self.key_mask, self.bias
+        if key_mask is not None:  # the window hides them: they are no padding
+            key_mask = np.pad(key_mask, ((0, 0), (dropped, 0)), constant_values=True)
+        if bias is not None:
+            bias = np.pad(bias, ((0, 0),) * 3 + ((dropped, 0),), constant_values=-np.inf)
+        return Form(self.causal, key_mask, self.window, bias)
+
+
+def recognised(mask: Array, *, padding: Array | None = None, window: int | None = None) -> Form:
+    """Find the words for a mask, so that the pass can skip what is hidden.
+
+    Rows are the last N keys.
+
+    Parameters
+    ----------
+    mask : array [B or 1, H or 1, N, M]
+        Bool, True where a row sees a key; or float, added to the scores.
+    padding : array of bool [B, M], optional
+        False at padding, where it is known.
+    window : int, optional
+        The layer's sliding window, if it has one.
+
+    Returns
+    -------
+    Form
+        Which says the same as the mask, exactly.
+
+    Examples
+    --------
+    >>> recognised(np.tri(3, dtype=bool)[None, None])
+    Form(causal=True, key_mask=None, window=None, bias=None)
+    >>> recognised(np.array([[[[False, True, True]]]])).key_mask.tolist()
+    [[False, True, True]]
+    """
+    visible = mask if mask.dtype == bool else mask > _HIDDEN
+    if mask.dtype != bool and (np.where(visible, mask, 0) != 0).any():
+        return Form(False, padding, None, np.where(visible, mask, -np.inf).astype(np.float32))
+    if visible.shape[1] == 1:
+        for size in (None, window) if window is not None else (None,):
+            seen = _causal(visible.shape[2], visible.shape[3], size)
+            for keys in _key_masks(visible, padding):
+                said = seen[None] if keys is None else seen[None] & keys[:, None]
+                if np.array_equal(np.broadcast_to(said, visible[:, 0].shape), visible[:, 0]):
+                    return Form(True, keys, size)
+    return Form(False, padding, None, np.where(visible, np.float32(0), np.float32(-np.inf)))
+
+
+def _causal(num_rows: int, num_keys: int, window: int | None) -> Array:
+    row, key = np.arange(num_keys - num_rows, num_keys)[:, None], np.arange(num_keys)
+    seen: Array = key <= row
+    return seen if window is None else seen & (key > row - window)
+
+
+def _key_masks(visible: Array, padding: Array | None) -> Iterator[Array | None]:
+    """Give what may be the keys that are no padding, the likeliest first."""
+    if padding is not None:
+        yield padding
+        return
+    yield None
+    yield np.asarray(visible[:, 0].any(1))

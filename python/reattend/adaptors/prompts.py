@@ -1,0 +1,183 @@
+"""What the adaptor keeps of a prompt, from its first forward to its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from reattend.policy import Array
+from reattend.session import Session
+
+
+@dataclass(eq=False)
+class Prompt:
+    """One generation: its session, open until the next prompt of the same cache or the end."""
+
+    session: Session
+    length: int
+    image: Array | None  # bool [B, P]
+    text_seconds: float | None = None  # what the text-only branch cost
+    text_tokens: int = 0
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def begin(self) -> None:
+        """Open the session's generation."""
+        self._open.enter_context(self.session.generation(self.image, prompt_len=self.length))
+
+    def end(self) -> None:
+        """Close it; its report can still be read."""
+        self._open.close()
+
+
+class Prompts:
+    """The prompts that are open, one for each cache, so that several generations can take turns."""
+
+    def __init__(self) -> None:
+        self._of_cache: WeakKeyDictionary[Any, Prompt] = WeakKeyDictionary()
+        self.last: Prompt | None = None  # the latest, for reports
+
+    def begin(self, prompt: Prompt, cache: Any) -> None:
+        """Open a prompt; one that the cache held before is over."""
+        prompt.begin()
+        self.last = prompt
+        if cache is not None:
+            self.bind(prompt, cache)
+
+    def bind(self, prompt: Prompt, cache: Any) -> None:
+        """Tie a prompt to the cache that holds its keys, and follow what is done to its batch."""
+        old = self._of_cache.get(cache)
+        if old is prompt:
+            return
+        if old is None:
+            _follow(cache, self)
+        else:
+            old.end()
+        self._of_cache[cache] = prompt
+
+    def of(self, cache: Any) -> Prompt | None:
+        """Give the prompt of a cache."""
+        return None if cache is None else self._of_cache.get(cache)
+
+    def end(self) -> None:
+        """Close all, and let go of their caches."""
+        for cache, prompt in list(self._of_cache.items()):
+            prompt.end()
+            for name in _BATCH_CHANGES:
+                vars(cache).pop(name, None)
+        if self.last is not None:
+            self.last.end()
+        self._of_cache.clear()
+
+
+_BATCH_CHANGES = ("reorder_cache", "batch_repeat_interleave", "batch_select_indices")
+
+
+def _follow(cache: Any, prompts: Prompts) -> None:
+    """Let the states of a cache's prompt be reordered with it: beam search calls nobody else."""
+    from weakref import ref
+
+    target = ref(cache)  # the cache must not hold itself through these functions
+
+    def following(name: str) -> None:
+        change = getattr(type(cache), name, None)
+        if change is None:
+            return
+
+        def changed(argument: Any) -> None:
+            prompt, batch = prompts.of(target()), _batch(target())
+            change(target(), argument)
+            if prompt is not None and batch:
+                rows = np.arange(batch)
+                if name == "batch_repeat_interleave":
+                    prompt.session.reorder(rows.repeat(int(argument)))
+                else:
+                    prompt.session.reorder(rows[np.asarray(argument)])
+
+        setattr(cache, name, changed)
+
+    for name in _BATCH_CHANGES:
+        following(name)
+
+
+def _batch(cache: Any) -> int:
+    """Give the number of items of a cache, 0 while it is empty."""
+    for layer in getattr(cache, "layers", ()):
+        keys = getattr(layer, "keys", None)
+        if keys is not None:
+            return int(keys.shape[0])
+    return 0
+
+
+def image_of(
+    given: Array | None, ids: Array | None, token: int | None, batch: int, length: int
+) -> Array | None:
+    """Find a prompt's image tokens.
+
+    Parameters
+    ----------
+    given : array of bool [B, P] or [P], optional
+        What the user says.
+    ids : array of int [B, P], optional
+        The prompt's token ids, where they are known.
+    token : int, optional
+        The id that stands for a part of an image.
+    batch, length : int
+        Of the prompt; beams and returned sequences repeat its items.
+
+    Returns
+    -------
+    array of bool [batch, length], or None without any image
+
+    Raises
+    ------
+    ValueError
+        If ``given`` does not fit.
+
+    Examples
+    --------
+    >>> image_of(None, np.array([[9, 7, 7, 4]]), 7, batch=2, length=4)
+    array([[False,  True,  True, False],
+           [False,  True,  True, False]])
+    """
+    if given is not None:
+        found = np.atleast_2d(given)
+        if found.ndim != 2 or found.shape[1] != length or batch % len(found):
+            raise ValueError(
+                f"image must be bool [B, P] = {(batch, length)}, True at the prompt's image "
+                f"tokens, got shape {np.shape(given)}"
+            )
+    elif ids is None or token is None:
+        return None
+    else:
+        found = ids == token
+    found = np.repeat(found, batch // len(found), axis=0)
+    return found if found.any() else None
+
+
+def spans(image: Array | None) -> list[list[tuple[int, int]]]:
+    """Give each item's runs of image tokens, as first key and the key behind the last.
+
+    Parameters
+    ----------
+    image : array of bool [B, P], optional
+
+    Examples
+    --------
+    >>> spans(np.array([[False, True, True, False, True]]))
+    [[(1, 3), (4, 5)]]
+    """
+    if image is None:
+        return []
+    edges = np.diff(np.pad(image, ((0, 0), (1, 1))).astype(np.int8))
+    return [_runs(row) for row in edges]
+
+
+def _runs(edges: Sequence[int] | Array) -> list[tuple[int, int]]:
+    edges = np.asarray(edges)
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))

@@ -1,0 +1,19 @@
+"""What the adaptors' tests share: the table of models, and one thread."""
+
+import pytest
+from table import TABLE
+
+
+@pytest.fixture(scope="session")
+def table():
+    return TABLE
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tiny models need one thread; more would wait for each other on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,286 @@
+"""Attaching and letting go: what is restored, what is refused, and in which words."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+hf = pytest.importorskip("transformers")
+
+from models import MODELS, TEXT  # noqa: E402
+from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.methods import ACT, VAR, VHR  # noqa: E402
+from runs import METHODS, generate, tokens  # noqa: E402
+
+CASES = {case.name: case for case in MODELS}
+LLAMA, LLAVA = CASES["Llama"], CASES["LLaVA-1.5"]
+EACH_ACT = ACT(**METHODS["ACT"])
+
+
+def traces(model):
+    """Everything about a model that attaching may touch."""
+    implementations = [
+        (name, module.config._attn_implementation)
+        for name, module in model.named_modules()
+        if hasattr(module, "config")
+    ]
+    hooks = [
+        (name, len(module._forward_pre_hooks), len(module._forward_hooks))
+        for name, module in model.named_modules()
+    ]
+    return implementations, hooks, sorted(vars(model))
+
+
+@pytest.mark.parametrize("case", MODELS, ids=str)
+def test_all_is_restored(case):
+    model = case.load()
+    before = traces(model)
+    with attached(model, EACH_ACT):
+        assert traces(model) != before
+    assert traces(model) == before
+    with pytest.raises(KeyError, match="stop"), attached(model):
+        raise KeyError("stop")
+    assert traces(model) == before
+
+
+def test_the_vision_tower_stays_as_it_was():
+    model = LLAVA.load()
+    with attached(model):
+        assert model.config.vision_config._attn_implementation == "sdpa"
+        assert model.config._attn_implementation == "sdpa"
+        assert model.config.text_config._attn_implementation == "reattend"
+        assert model.config.to_dict().get("attn_implementation") is None
+
+
+def test_an_exception_inside_a_forward():
+    model, inputs = LLAVA.load(), LLAVA.inputs()
+    expected = generate(model, inputs, 4)
+    bad = {**inputs, "attention_mask": inputs["attention_mask"]}
+    with attached(model, VAR(tau=1000.0, sink_dims=(1,))) as session:
+        with pytest.raises(ValueError, match="tau must be below"):
+            tokens(model, bad, 2)
+        assert session is not None
+    after = generate(model, inputs, 4)
+    assert all(torch.equal(*pair) for pair in zip(expected.logits, after.logits, strict=True))
+
+
+def test_blocks_nest():
+    model, inputs = LLAMA.load(), LLAMA.inputs()
+    before = traces(model)
+    plain = tokens(model, inputs, 8)
+    with attached(model, EACH_ACT) as outer:
+        act = tokens(model, inputs, 8)
+        with attached(model) as inner:
+            assert tokens(model, inputs, 8) == plain
+            assert not inner.report().methods.readings
+        assert tokens(model, inputs, 8) == act
+    assert act != plain
+    assert outer.report().methods.readings
+    assert traces(model) == before
+
+
+def test_a_block_can_be_entered_twice():
+    model, inputs = LLAMA.load(), LLAMA.inputs()
+    before, block = traces(model), attached(model, EACH_ACT)
+    with block:
+        first = tokens(model, inputs, 8)
+    assert traces(model) == before
+    with block, block:
+        assert tokens(model, inputs, 8) == first
+    assert traces(model) == before
+
+
+def test_two_models_do_not_mix():
+    models = [copy.deepcopy(LLAMA.load()), copy.deepcopy(LLAMA.load())]
+    inputs = LLAMA.inputs()
+    plain = tokens(models[0], inputs, 8)
+    with attached(models[0], EACH_ACT) as first:
+        act = tokens(models[0], inputs, 8)
+        with attached(models[1]) as second:
+            assert tokens(models[1], inputs, 8) == plain
+            assert tokens(models[0], inputs, 8) == act
+        assert tokens(models[1], inputs, 8) == plain
+    assert first.report().methods.readings
+    assert not second.report().methods.readings
+
+
+def test_models_that_share_a_config():
+    config = hf.LlamaConfig(**TEXT)
+    models = [hf.LlamaForCausalLM(config).eval() for _ in range(2)]
+    inputs = LLAMA.inputs()
+    with torch.no_grad():
+        plain = [model(**inputs).logits for model in models]
+        with attached(models[0], EACH_ACT):
+            assert not torch.equal(models[0](**inputs).logits, plain[0])
+            assert torch.equal(models[1](**inputs).logits, plain[1])
+        models[0].set_attn_implementation("eager")
+        with attached(models[0]), pytest.raises(RuntimeError, match="shares its config"):
+            models[1](**inputs)
+
+
+def test_a_model_loaded_with_eager():
+    config = hf.LlamaConfig(**TEXT, attn_implementation="eager")
+    model, inputs = hf.LlamaForCausalLM(config).eval(), LLAMA.inputs()
+    plain = tokens(model, inputs, 8)
+    with attached(model):
+        assert tokens(model, inputs, 8) == plain
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_cache_that_began_elsewhere():
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    with torch.no_grad():
+        cache = model(**inputs).past_key_values
+        step = {"input_ids": torch.tensor([[3]]), "past_key_values": cache}
+        with attached(model, EACH_ACT), pytest.raises(RuntimeError, match="without these methods"):
+            model(**step)
+        with attached(model):  # nothing to remember: nothing to refuse
+            model(**step)
+
+
+def test_a_conversation_goes_on():
+    """A second turn on the same cache: its rows are no prompt, and later steps follow."""
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    more = torch.tensor([[4, 9, 2]])
+    with attached(model, EACH_ACT), torch.no_grad():
+        out = model(**inputs)
+        out = model(input_ids=more, past_key_values=out.past_key_values)
+        assert out.logits.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_lookup_num_tokens": 2}, "assisted generation reads guessed tokens"),
+        ({"use_cache": False}, "use a cache"),
+        ({"output_attentions": True}, "output_attentions needs the attention matrix"),
+    ],
+)
+def test_options_that_cannot_be_honoured(options, message):
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    with attached(model, EACH_ACT), pytest.raises(NotImplementedError, match=message):
+        model.generate(**inputs, max_new_tokens=4, **options)
+
+
+def test_assisted_generation():
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    expected = tokens(model, inputs, 8)
+    with attached(model):  # without a method it may go back
+        assert tokens(model, inputs, 8, prompt_lookup_num_tokens=2) == expected
+    helper = copy.deepcopy(model)
+    with attached(model, EACH_ACT), pytest.raises(NotImplementedError, match="assistant_model"):
+        tokens(model, inputs, 8, assistant_model=helper)
+
+
+def test_training_and_gradients():
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    with attached(model):
+        with pytest.raises(RuntimeError, match=r"run the model under torch\.no_grad"):
+            model(**inputs)
+        model.train()
+        with pytest.raises(RuntimeError, match=r"call model\.eval\(\)"), torch.no_grad():
+            model(**inputs)
+
+
+def test_compiled_models():
+    model = copy.deepcopy(LLAMA.load())
+    with pytest.raises(NotImplementedError, match=r"compiled by torch\.compile"):
+        attached(torch.compile(model, backend="eager"))
+    model.compile(backend="eager")
+    with pytest.raises(NotImplementedError, match=r"compiled by torch\.compile"):
+        attached(model)
+
+
+def test_another_device():
+    with torch.device("meta"):
+        model = hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)).eval()
+    with pytest.raises(NotImplementedError, match="LlamaForCausalLM is on meta; reattend computes"):
+        attached(model)
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match="PreTrainedModel, got Linear"):
+        attached(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="methods must be Method instances"):
+        attached(LLAMA.load(), ["VAR"])
+
+
+SMALL = {"vocab_size": 32, "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("Falcon", SMALL),
+        ("Bloom", {"vocab_size": 32, "n_layer": 2, "hidden_size": 16, "n_head": 2}),
+        ("GPTJ", {"vocab_size": 32, "n_layer": 2, "n_embd": 16, "n_head": 2, "rotary_dim": 4}),
+    ],
+)
+def test_models_that_do_not_route(kind, sizes):
+    model = getattr(hf, f"{kind}ForCausalLM")(getattr(hf, f"{kind}Config")(**sizes)).eval()
+    before = traces(model)
+    with pytest.raises(NotImplementedError, match=f"{kind}ForCausalLM"):
+        attached(model).__enter__()
+    assert traces(model) == before
+
+
+def test_encoder_decoder_models():
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 32}
+    model = hf.BartForConditionalGeneration(hf.BartConfig(**sizes)).eval()
+    with pytest.raises(NotImplementedError, match="an encoder with a decoder"):
+        attached(model)
+
+
+def test_models_that_see_images_through_cross_attention():
+    text = {
+        "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "intermediate_size": 16, "cross_attention_layers": [1],
+        "pad_token_id": 0,
+    }  # fmt: skip
+    model = hf.MllamaForCausalLM(hf.models.mllama.configuration_mllama.MllamaTextConfig(**text))
+    with pytest.raises(NotImplementedError, match="sees images through cross-attention"):
+        attached(model)
+
+
+def test_image_tokens_in_a_later_turn():
+    model, inputs = LLAVA.load(), LLAVA.inputs((0,))
+    with attached(model, VAR(**METHODS["VAR"])), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        with pytest.raises(NotImplementedError, match="image tokens came after the prompt"):
+            model(
+                input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"],
+                past_key_values=cache,
+            )  # fmt: skip
+
+
+def test_a_prompt_that_is_all_image():
+    model = LLAMA.load()
+    ids = torch.tensor([[5, 6, 7]])
+    with (
+        attached(model, VHR(), image=np.ones((1, 3), bool)),
+        torch.no_grad(),
+        pytest.raises(ValueError, match="must have text beside its image"),
+    ):
+        model(input_ids=ids)
+
+
+def test_absent_packages_are_named():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import reattend.adaptors\n"
+        "try: reattend.adaptors.transformers.attached(None)\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 'pip install "reattend[transformers]"' in done.stdout
+
+
+def test_importing_the_adaptors_imports_no_framework():
+    code = (
+        "import sys, reattend.adaptors; "
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'a framework came along'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,155 @@
+"""Two-branch decoding equals its formula, with generate and with loops, greedy and with beams."""
+
+import numpy as np
+import pytest
+from reattend.adaptors.logits import TwoBranch, contrast
+
+LOGITS = np.array([[2.0, 1.0, -9.0, 0.5], [0.0, 0.1, 0.2, -1.0]])
+OTHER = np.array([[2.0, 0.0, -9.0, 3.0], [0.0, -0.1, 0.3, -2.0]])
+
+
+def test_contrast_equals_its_formula():
+    found = contrast(LOGITS, OTHER, alpha=0.5, beta=0.2)
+    expected = 1.5 * LOGITS - 0.5 * OTHER
+    share = np.exp(LOGITS) / np.exp(LOGITS).max(-1, keepdims=True)
+    expected[share < 0.2] = -np.inf
+    assert np.array_equal(found, expected)
+    assert np.isneginf(found[0, 2])
+
+
+def test_at_alpha_0_without_a_cut_off_nothing_changes():
+    assert np.array_equal(contrast(LOGITS, OTHER, alpha=0, beta=0), LOGITS)
+    assert contrast(LOGITS.astype(np.float32), OTHER, alpha=0).dtype == np.float32
+
+
+def test_tokens_that_both_branches_rule_out():
+    found = contrast(np.array([1.0, -np.inf]), np.array([0.0, -np.inf]), beta=0)
+    assert found.tolist() == [2.0, -np.inf]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"alpha": -1}, "alpha must be a number from 0"), ({"beta": 2}, "beta must be from 0 to 1")],
+)
+def test_errors_name_the_parameter(options, message):
+    with pytest.raises(ValueError, match=message):
+        contrast(LOGITS, OTHER, **options)
+    with pytest.raises(ValueError, match=message):
+        TwoBranch(None, **options)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match=r"shape of logits, \(2, 4\), got \(1, 4\)"):
+        contrast(LOGITS, OTHER[:1])
+
+
+class Counting:
+    """A branch in NumPy: what follows depends on all tokens so far."""
+
+    def __init__(self, items, vocabulary=7):
+        self.items, self.vocabulary = items, vocabulary
+
+    def begin(self):
+        self.sums = np.arange(1.0, self.items + 1)
+        return self.logits()
+
+    def step(self, tokens):
+        self.sums = self.sums * 3 + tokens
+        return self.logits()
+
+    def reorder(self, indices):
+        self.sums = self.sums[indices]
+
+    def logits(self):
+        return np.sin(self.sums[:, None] * np.arange(1, self.vocabulary + 1))
+
+
+def test_a_numpy_loop():
+    processor, first, second = TwoBranch(Counting(2), beta=0.3), Counting(2), Counting(2)
+    for start in (4, 5):  # a second prompt begins anew
+        ids = np.full((2, start), 1)
+        logits, other = first.begin() + 1, second.begin()
+        for _ in range(5):
+            found = processor(ids, logits)
+            assert np.array_equal(found, contrast(logits, other, beta=0.3))
+            token = found.argmax(-1)
+            ids = np.concatenate([ids, token[:, None]], axis=1)
+            logits, other = first.step(token) + 1, second.step(token)
+
+
+def test_rows_are_found_again_after_a_reorder():
+    processor, branch = TwoBranch(Counting(1), beta=0), Counting(1)
+    ids = np.ones((3, 2), int)
+    branch.begin()
+    assert processor(ids, np.zeros((3, 7))).shape == (3, 7)  # beams repeat the prompt
+    branch.reorder([0, 0, 0])
+    ids = np.concatenate([ids, [[4], [5], [6]]], axis=1)
+    processor(ids, np.zeros((3, 7)))
+    branch.step(np.array([4, 5, 6]))
+    ids = np.concatenate([ids[[2, 0, 2]], [[1], [2], [3]]], axis=1)
+    found = processor(ids, np.zeros((3, 7)))
+    branch.reorder([2, 0, 2])
+    assert np.allclose(found, -branch.step(np.array([1, 2, 3])))
+
+
+def test_prompts_must_match_in_number():
+    with pytest.raises(ValueError, match="as many prompts as the first, got 2 for 3"):
+        TwoBranch(Counting(2))(np.ones((3, 2), int), np.zeros((3, 7)))
+
+
+# With models.
+
+
+@pytest.mark.parametrize("name", ["LLaVA-1.5", "Qwen2-VL", "Llama"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generate(name, beams):
+    """A branch without the image: the score of what comes out, computed without any cache."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from models import MODELS
+    from reattend.adaptors.logits import ModelBranch
+
+    case = next(case for case in MODELS if case.name == name)
+    model, inputs = case.load(), case.inputs((0,))
+    text = {"input_ids": inputs["input_ids"][:, -9:]}
+    out = model.generate(
+        **inputs, max_new_tokens=5, do_sample=False, num_beams=beams, output_scores=True,
+        return_dict_in_generate=True,
+        logits_processor=[TwoBranch(ModelBranch(model, **text), alpha=0.7, beta=0.05)],
+    )  # fmt: skip
+    prompt = inputs["input_ids"].shape[1]
+    new, total = out.sequences[:, prompt:], 0.0
+    with torch.no_grad():
+        for step in range(5):
+            grown = {**inputs, "input_ids": torch.cat([inputs["input_ids"], new[:, :step]], 1)}
+            grown["attention_mask"] = torch.ones_like(grown["input_ids"])
+            if "mm_token_type_ids" in inputs:
+                grown["mm_token_type_ids"] = (grown["input_ids"] == 90).int()
+            own = model(**grown).logits[:, -1]
+            both = torch.cat([text["input_ids"], new[:, :step]], 1)
+            other = model(input_ids=both).logits[:, -1]
+            own = own.log_softmax(-1).numpy() if beams > 1 else own.numpy()
+            mixed = contrast(own, other.numpy(), alpha=0.7, beta=0.05)
+            total += mixed[0, int(new[0, step])]
+            if beams == 1:
+                assert mixed[0].argmax() == new[0, step]
+    if beams > 1:
+        assert total / 5 == pytest.approx(float(out.sequences_scores[0]), abs=1e-3)
+
+
+def test_branches_of_an_attached_model_do_not_mix():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from models import MODELS
+    from reattend.adaptors.logits import ModelBranch
+    from reattend.adaptors.transformers import attached
+    from runs import KINDS, METHODS, tokens
+
+    case = next(case for case in MODELS if case.name == "LLaVA-1.5")
+    model, inputs = case.load(), case.inputs()
+    text = {"input_ids": inputs["input_ids"][:, -8:]}
+    for name in METHODS:
+        with attached(model, KINDS[name](**METHODS[name])):
+            expected = tokens(model, inputs, 6)
+            neutral = TwoBranch(ModelBranch(model, **text), alpha=0, beta=0)
+            assert tokens(model, inputs, 6, logits_processor=[neutral]) == expected
