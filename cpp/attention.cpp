@@ -77,6 +77,15 @@ void Attention::find_labels() {
     }
 }
 
+bool Attention::plain(int64_t item, int64_t head, int64_t row, int64_t count) const {
+    if (!out || masses || logsumexp || partials) return false;
+    return std::none_of(policies.begin(), policies.end(), [&](const PolicyStep& step) {
+        for (int64_t r = row; r < row + count; ++r)
+            if (step.applies(item, head, r)) return true;
+        return false;
+    });
+}
+
 Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
     if (!labelled[item * scores.num_heads + head]) return {};
     if (masses || partials) return {row, row + count};

@@ -74,10 +74,8 @@ struct Attention {
 
     std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
 
-    /// True where nothing but the output of attention without policies is asked for.
-    bool plain() const {
-        return out && policies.empty() && !masses && !factors && !logsumexp && !partials;
-    }
+    /// True where no policy applies to these rows and nothing but output and factors is asked for.
+    bool plain(int64_t item, int64_t head, int64_t row, int64_t count) const;
     /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
     void find_labels();
     /// The part of rows [row, row + count) that needs a state per segment; for the others one state

@@ -10,9 +10,10 @@
 namespace reattend {
 namespace {
 
-constexpr int kKeys = 256;  // of a tile: half of it, keys or values of D = 128, takes 128 KiB
-constexpr int64_t kChunk =
-    512;  // least keys of a chunk: merging its state costs under 1% of reading it
+// Keys of a tile, a whole chunk: long runs of keys, then of values, are read fastest.
+constexpr int kKeys = 512;
+// Least keys of a chunk: merging its state costs under 1% of reading it.
+constexpr int64_t kChunk = 512;
 constexpr int64_t kMaxChunks = 64;
 
 /// The rows of an item that share a key head, with their states.

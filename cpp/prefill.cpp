@@ -249,7 +249,7 @@ private:
         for (int g = 0; g < segments_; ++g)
             if ((present_ >> g & 1) && !kernels().all_finite(partial(g), rows_ * partial_ld_))
                 finite &= ~(1u << g);
-        if (finite == present_ && call_.plain()) return finish_plain();
+        if (finite == present_ && call_.plain(item_, head_, row_, rows_)) return finish_plain();
         for (int r = 0; r < rows_; ++r) {
             const RowState state{&max_[r], sum_[r], partials_ + r * partial_ld_,
                                  kRows * partial_ld_};
@@ -263,7 +263,7 @@ private:
         for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
     }
 
-    /// finish() where nothing but the output is asked for, all rows at once.
+    /// finish() where no policy applies, all rows at once.
     void finish_plain() {
         open(0);  // rows that see no key come here too
         float factor[kRows];
@@ -271,6 +271,9 @@ private:
         const View<float>& out = call_.out;
         kernels().copy_scaled(partial(0), partial_ld_, factor, out.row(item_, head_, row_),
                               out.row_stride, rows_, static_cast<int>(call_.value_dim));
+        if (!call_.factors) return;
+        const int64_t first = (item_ * scores_.num_heads + head_) * scores_.query_len + row_;
+        std::fill_n(call_.factors + first * call_.num_segments, rows_ * call_.num_segments, 1.0f);
     }
 
     bool row_finite(int r) {
