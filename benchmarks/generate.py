@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,6 +62,7 @@ def main() -> int:
     results = {
         **machine.described(options.threads),
         "model": path.name,
+        "transformers": version("transformers"),
         "steps": options.steps,
         "cases": [],
     }
