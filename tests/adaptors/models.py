@@ -181,6 +181,7 @@ MODELS = [
         _text(
             "GptOss", head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
             layer_types=[*SLIDING, *SLIDING, "full_attention"],
+            initializer_range=0.1,  # at 0.25 its layers magnify rounding, to 2e-4 at x86-64-v2
         ),
         plain="eager",
     ),
