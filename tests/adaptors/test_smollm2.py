@@ -14,8 +14,6 @@ from reattend.methods import ACT, VAR  # noqa: E402
 from reattend.models import find_smollm2  # noqa: E402
 from runs import check_formula, generate, tokens  # noqa: E402
 
-pytestmark = pytest.mark.slow
-
 TEXT = (
     "The lighthouse keeper counted the ships every morning. On the first day there were three, on "
     "the second day there were five, and on the third day the fog hid them all, so he counted the"
