@@ -77,15 +77,6 @@ void Attention::find_labels() {
     }
 }
 
-bool Attention::plain(int64_t item, int64_t head, int64_t row, int64_t count) const {
-    if (!out || masses || logsumexp || partials) return false;
-    return std::none_of(policies.begin(), policies.end(), [&](const PolicyStep& step) {
-        for (int64_t r = row; r < row + count; ++r)
-            if (step.applies(item, head, r)) return true;
-        return false;
-    });
-}
-
 Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
     if (!labelled[item * scores.num_heads + head]) return {};
     if (masses || partials) return {row, row + count};
@@ -123,36 +114,45 @@ void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float*
     }
 }
 
-void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& state,
-                       SegmentSet present) const {
+bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& state,
+                      float* scale) const {
     const float sum = total(state, num_segments);
-    if (sum == 0) return finish_empty(item, head, row);
+    if (sum == 0) return false;
     const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
-    float mass[kMaxSegments], factor[kMaxSegments];
+    float mass[kMaxSegments];
     for (int g = 0; g < num_segments; ++g) mass[g] = state.sum[g] / sum;
-    factors_of(item, head, row, mass, factor);
+    factors_of(item, head, row, mass, scale);
     if (logsumexp) logsumexp[index] = *state.max + std::log(sum);
     if (masses) std::copy_n(mass, num_segments, masses + index * num_segments);
-    if (factors) std::copy_n(factor, num_segments, factors + index * num_segments);
+    if (factors) std::copy_n(scale, num_segments, factors + index * num_segments);
+    for (int g = 0; g < num_segments; ++g) scale[g] /= sum;
+    return true;
+}
+
+void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& state,
+                       SegmentSet present) const {
+    float scale[kMaxSegments];
+    if (!weigh(item, head, row, state, scale)) return finish_empty(item, head, row);
     if (out) {
         float* to = out.row(item, head, row);
         bool first = true;
         for (int g = 0; g < num_segments; ++g) {
             if (!(present >> g & 1)) continue;
-            const float* partial = state.partial_of(g);
-            (first ? kernels().scaled : kernels().add_scaled)(partial, factor[g] / sum, to,
+            (first ? kernels().scaled : kernels().add_scaled)(state.partial_of(g), scale[g], to,
                                                               value_dim);
             first = false;
         }
     }
-    if (partials)
-        for (int g = 0; g < num_segments; ++g) {
-            float* to = partials + (index * num_segments + g) * value_dim;
-            if (present >> g & 1)
-                kernels().scaled(state.partial_of(g), 1 / sum, to, value_dim);
-            else
-                std::fill_n(to, value_dim, 0.0f);
-        }
+    if (!partials) return;
+    const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+    const float normaliser = 1 / total(state, num_segments);
+    for (int g = 0; g < num_segments; ++g) {
+        float* to = partials + (index * num_segments + g) * value_dim;
+        if (present >> g & 1)
+            kernels().scaled(state.partial_of(g), normaliser, to, value_dim);
+        else
+            std::fill_n(to, value_dim, 0.0f);
+    }
 }
 
 void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {

@@ -74,8 +74,6 @@ struct Attention {
 
     std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
 
-    /// True where no policy applies to these rows and nothing but output and factors is asked for.
-    bool plain(int64_t item, int64_t head, int64_t row, int64_t count) const;
     /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
     void find_labels();
     /// The part of rows [row, row + count) that needs a state per segment; for the others one state
@@ -87,8 +85,10 @@ struct Attention {
     /// before left.
     void factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
                     float* factor) const;
-    /// State -> results of a row: masses, factors and output. `present`: the segments that have a
-    /// partial.
+    /// State -> what a row reports: masses, factors, logsumexp; and what each segment's partial is
+    /// to be multiplied by. False: the row sees no key, nothing is written.
+    bool weigh(int64_t item, int64_t head, int64_t row, const RowState& state, float* scale) const;
+    /// weigh(), and the row's output. `present`: the segments that have a partial.
     void finish(int64_t item, int64_t head, int64_t row, const RowState& state,
                 SegmentSet present) const;
     /// The results of a row that sees no key.

@@ -102,8 +102,10 @@ public:
           row_(row),
           rows_(rows) {
         const Interval segmented = call.segmented(item, head, row, rows);
-        segmented_ = {static_cast<int32_t>(segmented.begin - row),
-                      static_cast<int32_t>(segmented.end - row)};
+        segmented_ = {rows, rows};
+        if (segmented.size())
+            segmented_ = {static_cast<int32_t>(segmented.begin - row),
+                          static_cast<int32_t>(segmented.end - row)};
         segments_ = segmented.size() ? call.num_segments : 1;
         query_ld_ = padded(scores_.head_dim);
         partial_ld_ = padded(call.value_dim);
@@ -133,6 +135,8 @@ public:
 
 private:
     float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
+    /// The rows that have a partial of a segment.
+    Range rows_of(int segment) const { return segment ? segmented_ : Range{0, rows_}; }
 
     void add(int64_t key, int count, Interval keys) {
         bool all_visible = true;
@@ -156,27 +160,30 @@ private:
         const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
         kernels().softmax(weights_, kKeys, rows_, count, visible, edits, max_, keep_, tile_sum_);
         rescale();
-        if (segments_ == 1) return add_plain({0, rows_}, key, count, visible, full);
-        add_plain({0, segmented_.begin}, key, count, visible, false);
+        add_plain({0, segmented_.begin}, key, count, visible, full && segments_ == 1);
         add_plain({segmented_.end, rows_}, key, count, visible, false);
-        add_pieces(key, count, visible);
+        if (segments_ > 1) add_pieces(key, count, visible);
     }
 
     /// Brings earlier sums and partials to the new maxima.
     void rescale() {
-        for (int r = 0; r < rows_; ++r)
-            for (int g = 0; g < segments_; ++g) sum_[r][g] *= keep_[r];
-        for (int g = 0; g < segments_; ++g)
+        for (int g = 0; g < segments_; ++g) {
+            const Range rows = rows_of(g);
+            for (int r = rows.begin; r < rows.end; ++r) sum_[r][g] *= keep_[r];
             if (present_ >> g & 1)
-                kernels().scale_rows(partial(g), partial_ld_, rows_,
-                                     static_cast<int>(call_.value_dim), keep_);
+                kernels().scale_rows(partial(g) + rows.begin * partial_ld_, partial_ld_,
+                                     rows.end - rows.begin, static_cast<int>(call_.value_dim),
+                                     keep_ + rows.begin);
+        }
     }
 
     /// Makes the partial of a segment that appears for the first time.
     void open(int segment) {
         if (present_ >> segment & 1) return;
         present_ |= 1u << segment;
-        std::fill_n(partial(segment), rows_ * partial_ld_, 0.0f);
+        const Range rows = rows_of(segment);
+        std::fill(partial(segment) + rows.begin * partial_ld_,
+                  partial(segment) + rows.end * partial_ld_, 0.0f);
     }
 
     /// Adds the tile to rows that keep no segments apart.
@@ -245,42 +252,65 @@ private:
     }
 
     void finish() {
-        SegmentSet finite = present_;
-        for (int g = 0; g < segments_; ++g)
-            if ((present_ >> g & 1) && !kernels().all_finite(partial(g), rows_ * partial_ld_))
-                finite &= ~(1u << g);
-        if (finite == present_ && call_.plain(item_, head_, row_, rows_)) return finish_plain();
-        for (int r = 0; r < rows_; ++r) {
-            const RowState state{&max_[r], sum_[r], partials_ + r * partial_ld_,
-                                 kRows * partial_ld_};
-            if (finite == present_ || row_finite(r))
-                call_.finish(item_, head_, row_ + r, state, present_);
+        open(0);  // rows that see no key come here too
+        const Range by_row = call_.partials ? Range{0, rows_} : segmented_;
+        if (all_finite()) {
+            finish_plain({0, by_row.begin});
+            for (int r = by_row.begin; r < by_row.end; ++r) finish_row(r);
+            return finish_plain({by_row.end, rows_});
+        }
+        for (int r = 0; r < rows_; ++r)
+            if (row_finite(r))
+                finish_row(r);
             else
                 again_[num_again_++] = r;
-        }
         // A weight of 0 times a value that is not finite is NaN, also for a key that the row does
         // not see. These rows are done again on their own (which needs the scratch memory).
         for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
     }
 
-    /// finish() where no policy applies, all rows at once.
-    void finish_plain() {
-        open(0);  // rows that see no key come here too
-        float factor[kRows];
-        for (int r = 0; r < rows_; ++r) factor[r] = sum_[r][0] == 0 ? 0 : 1 / sum_[r][0];
+    void finish_row(int r) {
+        const bool apart = r >= segmented_.begin && r < segmented_.end;
+        call_.finish(item_, head_, row_ + r, state(r), apart ? present_ : present_ & 1);
+    }
+
+    RowState state(int r) {
+        return {&max_[r], sum_[r], partials_ + r * partial_ld_, kRows * partial_ld_};
+    }
+
+    /// finish_row() of rows that keep no segments apart, all at once.
+    void finish_plain(Range rows) {
+        if (rows.begin >= rows.end) return;
+        float factor[kRows], scale[kMaxSegments];
+        for (int r = rows.begin; r < rows.end; ++r)
+            factor[r] = call_.weigh(item_, head_, row_ + r, state(r), scale) ? scale[0] : 0;
         const View<float>& out = call_.out;
-        kernels().copy_scaled(partial(0), partial_ld_, factor, out.row(item_, head_, row_),
-                              out.row_stride, rows_, static_cast<int>(call_.value_dim));
-        if (!call_.factors) return;
-        const int64_t first = (item_ * scores_.num_heads + head_) * scores_.query_len + row_;
-        std::fill_n(call_.factors + first * call_.num_segments, rows_ * call_.num_segments, 1.0f);
+        if (out)
+            kernels().copy_scaled(partial(0) + rows.begin * partial_ld_, partial_ld_,
+                                  factor + rows.begin, out.row(item_, head_, row_ + rows.begin),
+                                  out.row_stride, rows.end - rows.begin,
+                                  static_cast<int>(call_.value_dim));
+        for (int r = rows.begin; r < rows.end; ++r)
+            if (sum_[r][0] == 0) call_.finish_empty(item_, head_, row_ + r);
+    }
+
+    bool all_finite() {
+        for (int g = 0; g < segments_; ++g) {
+            const Range rows = rows_of(g);
+            if ((present_ >> g & 1) && !kernels().all_finite(partial(g) + rows.begin * partial_ld_,
+                                                             (rows.end - rows.begin) * partial_ld_))
+                return false;
+        }
+        return true;
     }
 
     bool row_finite(int r) {
-        for (int g = 0; g < segments_; ++g)
-            if ((present_ >> g & 1) &&
+        for (int g = 0; g < segments_; ++g) {
+            const Range rows = rows_of(g);
+            if (r >= rows.begin && r < rows.end && (present_ >> g & 1) &&
                 !kernels().all_finite(partial(g) + r * partial_ld_, call_.value_dim))
                 return false;
+        }
         return true;
     }
 
