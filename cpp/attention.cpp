@@ -114,6 +114,13 @@ void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float*
     }
 }
 
+void Attention::report(int64_t index, const float* factor) const {
+    if (factors) std::copy_n(factor, num_segments, factors + index * num_segments);
+    if (changed)
+        changed[index] =
+            std::any_of(factor, factor + num_segments, [](float each) { return each != 1; });
+}
+
 bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& state,
                       float* scale) const {
     const float sum = total(state, num_segments);
@@ -124,7 +131,7 @@ bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& s
     factors_of(item, head, row, mass, scale);
     if (logsumexp) logsumexp[index] = *state.max + std::log(sum);
     if (masses) std::copy_n(mass, num_segments, masses + index * num_segments);
-    if (factors) std::copy_n(scale, num_segments, factors + index * num_segments);
+    report(index, scale);
     for (int g = 0; g < num_segments; ++g) scale[g] /= sum;
     return true;
 }
@@ -161,6 +168,7 @@ void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
     if (logsumexp) logsumexp[index] = kNoKey;
     if (masses) std::fill_n(masses + index * num_segments, num_segments, 0.0f);
     if (factors) std::fill_n(factors + index * num_segments, num_segments, 1.0f);
+    if (changed) changed[index] = 0;
     if (partials)
         std::fill_n(partials + index * num_segments * value_dim, num_segments * value_dim, 0.0f);
 }

@@ -69,6 +69,7 @@ struct Attention {
     std::vector<PolicyStep> policies;  // each sees the masses that the ones before it left
     float* masses = nullptr;           // [batch, num_heads, query_len, num_segments]
     float* factors = nullptr;          // [batch, num_heads, query_len, num_segments]
+    uint8_t* changed = nullptr;        // [batch, num_heads, query_len], whether a factor is not 1
     float* logsumexp = nullptr;        // [batch, num_heads, query_len]
     float* partials = nullptr;         // [batch, num_heads, query_len, num_segments, value_dim]
 
@@ -85,6 +86,8 @@ struct Attention {
     /// before left.
     void factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
                     float* factor) const;
+    /// Writes the factors of a row where they are asked for.
+    void report(int64_t index, const float* factor) const;
     /// State -> what a row reports: masses, factors, logsumexp; and what each segment's partial is
     /// to be multiplied by. False: the row sees no key, nothing is written.
     bool weigh(int64_t item, int64_t head, int64_t row, const RowState& state, float* scale) const;
@@ -129,7 +132,7 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
 
 /// The same as attend() where `out` holds plain attention already, with this logsumexp [batch,
 /// num_heads, query_len]: only what the policies change is computed, where they concern few keys.
-/// Reads masses, factors and out (revise.cpp).
+/// Gives masses, factors and changed, beside out (revise.cpp).
 void revise(Attention& call, const float* plain_logsumexp);
 
 /// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp

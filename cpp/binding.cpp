@@ -85,7 +85,7 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const OptionalArray& labels, int num_segments,
                const std::vector<PolicyTuple>& policies, const OptionalArray& masses,
                const OptionalArray& logsumexp, const OptionalArray& factors,
-               const OptionalArray& partials, int num_threads,
+               const OptionalArray& changed, const OptionalArray& partials, int num_threads,
                const OptionalArray& plain_logsumexp) {
     Attention call;
     call.scores =
@@ -103,6 +103,7 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     call.masses = writable(masses);
     call.logsumexp = writable(logsumexp);
     call.factors = writable(factors);
+    if (changed) call.changed = static_cast<uint8_t*>(const_cast<void*>(changed->data()));
     call.partials = writable(partials);
     const float* plain = writable(plain_logsumexp);
     const py::gil_scoped_release release;

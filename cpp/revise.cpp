@@ -136,7 +136,7 @@ private:
         call_.factors_of(item_, head_, row, mass, factor);
         const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
         if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
-        if (call_.factors) std::copy_n(factor, num_segments, call_.factors + index * num_segments);
+        call_.report(index, factor);
         float* out = call_.out.row(item_, head_, row);
         if (factor[0] != 1) kernels().scaled(out, factor[0], out, call_.value_dim);
         for (int g = 1; g < num_segments; ++g)

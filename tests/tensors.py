@@ -9,7 +9,7 @@ from reattend import AttentionResult, attention, reference
 # Relative to 1 + |expected|: float32 sums of up to 700 numbers near 1, whose scores (up to 30)
 # carry some roundings of their own. Random cases at v2, v3 and v4 stayed below 2e-6.
 TOLERANCE = 5e-6
-EVERYTHING = ("masses", "logsumexp", "column_sums", "factors")
+EVERYTHING = ("masses", "logsumexp", "column_sums", "factors", "changed")
 
 
 class Sizes(NamedTuple):
@@ -34,6 +34,8 @@ def tensors(rng, sizes):
 def close(actual, expected, name="result", tolerance=TOLERANCE):
     """Assert equality within the tolerance; NaN equals NaN, infinities equal themselves."""
     assert actual.shape == expected.shape, name
+    if actual.dtype == bool:
+        return np.testing.assert_array_equal(actual, expected, name)
     with np.errstate(invalid="ignore"):
         error = np.abs(actual - expected) / (1 + np.abs(expected))
     same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
@@ -46,7 +48,12 @@ def agree(arrays, returns=EVERYTHING, num_threads=None, **how):
     found = attention(*arrays, returns=returns, num_threads=num_threads, **how)
     expected = reference.attention(*arrays, returns=returns, **how)
     for name, actual in found._asdict().items():
-        if name == "out" or name in returns:
+        if name == "changed" and name in returns:  # to be held against the kernel's own factors
+            assert actual.dtype == bool
+            assert actual.shape == expected.changed.shape
+            if found.factors is not None:
+                np.testing.assert_array_equal(actual, (found.factors != 1).any(-1))
+        elif name == "out" or name in returns:
             assert actual.dtype == np.float32
             close(actual, getattr(expected, name), name)
         else:

@@ -115,8 +115,8 @@ def test_the_order_of_the_keys_does_not_matter(data, sizes, seed):
         query, key[:, :, order], value[:, :, order], segments=labels[..., order],
         key_mask=key_mask[:, order], bias=bias[..., order], **how,
     )  # fmt: skip
-    for name, ours in again._asdict().items():
-        theirs = getattr(first, name)
+    for name in ("out", *asked):
+        ours, theirs = getattr(again, name), getattr(first, name)
         close(ours, theirs[..., order] if name == "column_sums" else theirs, name)
 
 

@@ -134,6 +134,7 @@ def valid(result, amount, side, rows, length):
         result.logsumexp[:, :, cut],
         result.column_sums[..., part],
         result.factors[:, :, cut],
+        result.changed[:, :, cut],
     )
 
 

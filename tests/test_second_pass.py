@@ -35,9 +35,11 @@ def mask_of(name, rng, query_len, key_len):
 
 def check(tensors, mask, how, tolerance=TOLERANCE):
     plain = ra.attention(*tensors, returns="logsumexp", **mask)
-    revised = ra.revise(plain, *tensors, returns=("masses", "factors"), **how, **mask)
+    asked = ("masses", "factors", "changed")
+    revised = ra.revise(plain, *tensors, returns=asked, **how, **mask)
     expected = reference.attention(*tensors, returns=("masses", "factors"), **how, **mask)
     assert revised.out is plain.out
+    np.testing.assert_array_equal(revised.changed, (revised.factors != 1).any(-1))
     for name in ("out", "masses", "factors"):
         np.testing.assert_allclose(
             getattr(revised, name), getattr(expected, name), atol=tolerance, rtol=tolerance * 10

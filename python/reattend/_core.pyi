@@ -29,6 +29,7 @@ def attention(
     masses: _Float | None,
     logsumexp: _Float | None,
     factors: _Float | None,
+    changed: NDArray[np.bool_] | None,
     partials: _Float | None,
     num_threads: int,
     plain_logsumexp: _Float | None,

@@ -14,7 +14,7 @@ from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 FLOAT32 = np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
 MAX_THREADS = 1024  # OpenMP ends the process where the system refuses a thread
-RETURNS = ("masses", "logsumexp", "column_sums", "factors")
+RETURNS = ("masses", "logsumexp", "column_sums", "factors", "changed")
 
 
 class Shape(NamedTuple):

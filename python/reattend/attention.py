@@ -120,7 +120,8 @@ def attention(
     returns : name or sequence of names, optional
         What to return beside the output: ``"masses"`` [B, H, N, G], ``"logsumexp"`` [B, H, N] and
         ``"column_sums"`` [B, H, M] of attention before the policy (column sums leave out rows that
-        stand at a masked key, if causal), and the policy's ``"factors"`` [B, H, N, G].
+        stand at a masked key, if causal); the policy's ``"factors"`` [B, H, N, G], and the rows it
+        ``"changed"``, bool [B, H, N].
     out : float32 array [B, H, N, Dv], optional
         Where to write the output.
     num_threads : int, optional
@@ -177,12 +178,14 @@ def attention(
     logsumexp = arguments.empty(*shape.rows) if "logsumexp" in asked or want_sums else None
     if len(weighing) == len(policies):
         factors = arguments.empty(*per_segment) if "factors" in asked else None
+        changed = np.empty(shape.rows, bool) if "changed" in asked else None
         rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
         _run(query, key, value, mask, threads, result, labels, num_segments, rules,
-             masses, logsumexp, factors, None)  # fmt: skip
+             masses, logsumexp, factors, changed, None)  # fmt: skip
     else:
         state = _segment_pass(query, key, value, shape, mask, threads, labels, num_segments)
         factors = _factors(state, policies, rows)
+        changed = (factors != 1).any(-1)
         result[...] = combine(state.partials, factors)
         masses, logsumexp = state.masses, state.logsumexp
     sums = None
@@ -198,7 +201,10 @@ def attention(
         result = out
     if not asked:
         return result
-    found = {"masses": masses, "logsumexp": logsumexp, "column_sums": sums, "factors": factors}
+    found = {
+        "masses": masses, "logsumexp": logsumexp, "column_sums": sums, "factors": factors,
+        "changed": changed,
+    }  # fmt: skip
     return AttentionResult(result, **{name: found[name] for name in asked})
 
 
@@ -282,11 +288,12 @@ def _inputs(
 def _run(
     query: Array, key: Array, value: Array, mask: Masks, threads: int, out: Array | None,
     labels: Array | None, num_segments: int, rules: list[Any], masses: Array | None,
-    logsumexp: Array | None, factors: Array | None, partials: Array | None,
+    logsumexp: Array | None, factors: Array | None, changed: Array | None, partials: Array | None,
 ) -> None:  # fmt: skip
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
-        mask.bias, labels, num_segments, rules, masses, logsumexp, factors, partials, threads, None,
+        mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
+        threads, None,
     )  # fmt: skip
 
 
@@ -297,7 +304,7 @@ def _segment_pass(
     masses, logsumexp = arguments.empty(*shape.rows, num_segments), arguments.empty(*shape.rows)
     partials = arguments.empty(*shape.rows, num_segments, value.shape[3])
     _run(query, key, value, mask, threads, None, labels, num_segments, [],
-         masses, logsumexp, None, partials)  # fmt: skip
+         masses, logsumexp, None, None, partials)  # fmt: skip
     return SegmentState(masses, partials, logsumexp)
 
 

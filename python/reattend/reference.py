@@ -149,6 +149,7 @@ def attention(
     if not returns:
         return result
     extra = {"masses": state.masses, "logsumexp": state.logsumexp, "factors": total}
+    extra["changed"] = (total != 1).any(-1)
     if "column_sums" in returns:
         extra["column_sums"] = column_sums(query, key, **mask)
     return AttentionResult(result, **{name: extra[name] for name in returns})

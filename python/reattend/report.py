@@ -79,14 +79,11 @@ class Tally:
     _sums: dict[int, _Sums] = field(default_factory=dict)  # by the method's place
     _pending: list[_Step] = field(default_factory=list)
 
-    def add_prompt(self, factors: Array, valid: Array | None) -> None:
-        """Count the prompt rows that were changed: factors [B, H, N, G], valid bool [B, N]."""
-        changed = factors[..., 0] != 1
-        for segment in range(1, factors.shape[-1]):
-            changed |= factors[..., segment] != 1
-        if valid is not None:
-            changed &= valid[:, None]
+    def add_prompt(self, changed: Array, valid: Array | None) -> None:
+        """Count the prompt rows that were changed: bool [B, H, N], valid bool [B, N]."""
         batch, heads, num_rows = changed.shape
+        if valid is not None:
+            changed = changed & valid[:, None]
         self.prompt_rows += heads * (batch * num_rows if valid is None else int(valid.sum()))
         self.prompt_changed += int(np.count_nonzero(changed))
 

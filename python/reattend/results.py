@@ -21,6 +21,7 @@ class AttentionResult(NamedTuple):
     logsumexp: Any = None  # [B, H, N], natural logarithm; -inf where a row sees no key
     column_sums: Any = None  # [B, H, M], the attention each key received
     factors: Any = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
+    changed: Any = None  # bool [B, H, N], the rows with a factor that is not 1
 
 
 class SegmentState(NamedTuple):

@@ -110,7 +110,7 @@ def revise(
     policy : Reweight or sequence of Reweight
         Callables of another kind have no such short cut.
     returns : name or sequence of names, optional
-        ``"masses"``, ``"factors"``.
+        ``"masses"``, ``"factors"``, ``"changed"``.
 
     Returns
     -------
@@ -153,14 +153,15 @@ def revise(
     result = out if arguments.readable(out) is out else np.ascontiguousarray(out)
     masses = arguments.empty(*shape.rows, count) if "masses" in asked else None
     factors = arguments.empty(*shape.rows, count) if "factors" in asked else None
+    changed = np.empty(shape.rows, bool) if "changed" in asked else None
     _core.attention(
         query, key, value, result, mask.scale, mask.causal, mask.window, mask.softcap,
-        mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, None,
+        mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, changed, None,
         arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape),
     )  # fmt: skip
     if result is not out:
         out[...] = result
-    return AttentionResult(out, masses=masses, factors=factors)
+    return AttentionResult(out, masses=masses, factors=factors, changed=changed)
 
 
 def _logsumexp(logsumexp: Any, shape: Shape) -> Array:

@@ -343,7 +343,7 @@ class Session:
         else:
             plan = run.composed[call.layer] = compose(plans)
         tally = run.tallies.setdefault(call.layer, Tally())
-        returns = "factors" if call.prefill else "masses"
+        returns = "changed" if call.prefill else "masses"
         how: dict[str, Any] = {
             "segments": plan.segments, "policy": plan.policies, "where": plan.wheres,
             "returns": returns, "num_threads": call.num_threads, **call.mask,
@@ -355,7 +355,7 @@ class Session:
             result = attention(call.query, call.key, call.value, out=call.out, **how)
         if call.prefill:
             valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
-            tally.add_prompt(result.factors, valid)
+            tally.add_prompt(result.changed, valid)
         else:
             tally.add_rows(places, plan, result.masses)
         return np.asarray(result.out)

@@ -12,7 +12,7 @@ from reattend.policy import Array
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
 MASSIVE_RATIO = 1000.0  # and above this many times the median magnitude
 _EPSILON = 1e-6  # of the root mean square norm
-_FEW = 256  # channels that show of most tokens that they are no sink
+_FEW = 64  # channels that show of most tokens that they are no sink
 _SLACK = 1 - 1e-5  # more than float32 may err
 
 
@@ -136,10 +136,11 @@ def sink_tokens(hidden_states: Array, sink_dims: Array | Sequence[int], tau: flo
     [[True, False]]
     """
     largest = _largest(hidden_states, sink_dims)  # [B, N]
-    least = tau * np.sqrt(_mean_square(hidden_states, _FEW) + _EPSILON)
-    near = np.flatnonzero((largest > least * _SLACK).any(0))  # for some item
+    least = _mean_square(hidden_states, _FEW) + _EPSILON
+    near = np.flatnonzero((largest * largest > least * (_SLACK * tau * tau)).any(0))  # in any item
     found = np.zeros(largest.shape, dtype=bool)
-    found[:, near] = sink_score(hidden_states[:, near], sink_dims) > tau
+    if near.size:
+        found[:, near] = sink_score(hidden_states[:, near], sink_dims) > tau
     return found
 
 
@@ -179,10 +180,9 @@ def _largest(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
         if dims.shape[-1] != size:
             raise ValueError(f"sink_dims must have {size} entries, got shape {dims.shape}")
         used = np.flatnonzero(dims.reshape(-1, size).any(0))
-        chosen = dims[..., None, used]  # [B, 1, few]
+        magnitude = np.where(dims[..., None, used], np.abs(hidden_states[..., used]), 0)
     else:
-        if dims.size and not (dims.min() >= 0 and dims.max() < size):
+        if any(not 0 <= dim < size for dim in dims.tolist()):
             raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {dims.tolist()}")
-        used, chosen = dims.astype(np.intp), np.array(True)
-    magnitude = np.where(chosen, np.abs(hidden_states[..., used]), 0)  # [B, N, few]
-    return np.asarray(magnitude.max(-1, initial=0).astype(np.float64))
+        magnitude = np.abs(hidden_states[..., dims.astype(np.intp)])  # [B, N, few]
+    return np.asarray(magnitude.max(-1, initial=0), dtype=np.float64)
