@@ -2,6 +2,7 @@
 // what each does.
 #include "kernels.h"
 
+#include "few_rows.h"
 #include "simd.h"
 
 namespace reattend::REATTEND_ISA {
@@ -14,7 +15,6 @@ constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-inline int smaller(int a, int b) { return a < b ? a : b; }
 inline int bigger(int a, int b) { return a > b ? a : b; }
 
 /// The columns that any of `rows` rows sees, within `all`.
@@ -113,61 +113,6 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
                 block_of<1, false>(count, a, query_ld, packed + j + v, packed_ld, c + v, out_ld,
                                    dim);
         }
-}
-
-/// Scores of `rows` queries with kLanes / rows keys: one vector of sums, lane r * (kLanes / rows) +
-/// key.
-template <int rows>
-inline Vec dot_block(const float* query, int64_t query_ld, const float* keys, int64_t key_stride,
-                     int count, int dim) {
-    constexpr int kKeys = kLanes / rows;
-    Vec sum[kLanes];
-#pragma GCC unroll 16
-    for (int k = 0; k < kKeys; ++k) {
-        // Beyond the last key: the last again, its scores are not used.
-        const float* key = keys + smaller(k, count - 1) * key_stride;
-        Vec each[rows];
-        for (int r = 0; r < rows; ++r) each[r] = Vec{};
-        int d = 0;
-        for (; d + kLanes <= dim; d += kLanes) {
-            const Vec x = load(key + d);
-            for (int r = 0; r < rows; ++r) each[r] += load(query + r * query_ld + d) * x;
-        }
-        if (d < dim) {
-            const Vec x = load_first(key + d, dim - d);
-            for (int r = 0; r < rows; ++r) each[r] += load(query + r * query_ld + d) * x;
-        }
-        for (int r = 0; r < rows; ++r) sum[r * kKeys + k] = each[r];
-    }
-    return sum_each(sum);
-}
-
-template <int rows>
-inline void dots_of(const float* query, int64_t query_ld, const float* keys, int64_t key_stride,
-                    float* out, int64_t out_ld, int count, int dim) {
-    constexpr int kKeys = kLanes / rows;
-    for (int j = 0; j < count; j += kKeys) {
-        float lanes[kLanes];
-        store(lanes,
-              dot_block<rows>(query, query_ld, keys + j * key_stride, key_stride, count - j, dim));
-        for (int r = 0; r < rows; ++r)
-            for (int k = 0; k < smaller(kKeys, count - j); ++k)
-                out[r * out_ld + j + k] = lanes[r * kKeys + k];
-    }
-}
-
-void dots(const float* query, int64_t query_ld, const float* keys, int64_t key_stride, float* out,
-          int64_t out_ld, int rows, int count, int dim) {
-    int r = 0;
-    for (; r + 4 <= rows; r += 4)
-        dots_of<4>(query + r * query_ld, query_ld, keys, key_stride, out + r * out_ld, out_ld,
-                   count, dim);
-    for (; r + 2 <= rows; r += 2)
-        dots_of<2>(query + r * query_ld, query_ld, keys, key_stride, out + r * out_ld, out_ld,
-                   count, dim);
-    if (r < rows)
-        dots_of<1>(query + r * query_ld, query_ld, keys, key_stride, out + r * out_ld, out_ld,
-                   count, dim);
 }
 
 /// Softcap, bias and hidden columns: the scores of one row as the softmax takes them.
@@ -298,9 +243,9 @@ inline void accumulate_columns(int count, const float* weights, int64_t ld, cons
                                           out_ld, depth);
 }
 
-void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
-                float* out, int64_t out_ld, int rows, Range columns, int dim,
-                const Range* visible) {
+void accumulate_block(const float* weights, int64_t ld, const float* values, int64_t value_stride,
+                      float* out, int64_t out_ld, int rows, Range columns, int dim,
+                      const Range* visible) {
     for (int r = 0; r < rows; r += kRowBlock) {
         const int count = smaller(kRowBlock, rows - r);
         const Range range = seen(visible ? visible + r : nullptr, count, columns);
@@ -310,7 +255,6 @@ void accumulate(const float* weights, int64_t ld, const float* values, int64_t v
         float* c = out + r * out_ld;
         const int depth = range.end - range.begin;
         int d = 0;
-        // Few rows are bound by memory: whole rows of values then, so that each is read in one go.
         if (count <= 2)
             accumulate_columns<2, 2 * kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth,
                                                  dim, d);
@@ -320,6 +264,22 @@ void accumulate(const float* weights, int64_t ld, const float* values, int64_t v
         if (d < dim)
             block_of<1, true, true>(count, a, ld, b + d, value_stride, c + d, out_ld, depth,
                                     dim - d);
+    }
+}
+
+void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
+                float* out, int64_t out_ld, int rows, Range columns, int dim,
+                const Range* visible) {
+    const bool key_after_key = rows <= 2 && dim <= 2 * kVecBlock * kLanes;
+    if (rows > kFewRows || key_after_key)
+        return accumulate_block(weights, ld, values, value_stride, out, out_ld, rows, columns, dim,
+                                visible);
+    const Range range = seen(visible, rows, columns);
+    const int step = keys_in(kStep, dim);
+    for (int j = range.begin; j < range.end; j += step) {
+        const Range some{j, smaller(j + step, range.end)};
+        fetch_ahead(values + j * value_stride, value_stride, some.end - j, range.end - j, dim);
+        accumulate_block(weights, ld, values, value_stride, out, out_ld, rows, some, dim, visible);
     }
 }
 
