@@ -179,6 +179,32 @@ def test_call_counts_rows(rng):
                 np.testing.assert_array_equal(call.row_counts, seen.sum(1), str(what))
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 300, 303), (1, 1, 300, 303), (300, 303), (2, 1, 1, 303)])
+def test_call_counts_rows_under_a_bias_that_hides(rng, shape):
+    query = rng.standard_normal((2, 3, 300, 8), dtype=np.float32)
+    key = rng.standard_normal((2, 3, 303, 8), dtype=np.float32)
+    bias = np.where(rng.random(shape) < 0.3, -np.inf, 0.5).astype(np.float32)
+    key_mask = rng.random((2, 303)) < 0.8
+    for causal in (True, False):
+        for window in (None, 40):
+            for mask in (None, key_mask):
+                what = {"causal": causal, "window": window, "key_mask": mask, "bias": bias}
+                ones = reference.weights(query, key, **what)[0][:, 0] > 0  # [B, N, M]
+                if causal and mask is not None:
+                    ones = ones & mask[:, 3:, None]
+                call = Call(2, 8, query, key, key, Prompt(), what)
+                np.testing.assert_array_equal(call.row_counts, ones.sum(1), str((causal, window)))
+
+
+def test_call_counts_no_rows_where_heads_see_different_keys():
+    query = np.ones((1, 2, 3, 4), np.float32)
+    bias = np.zeros((1, 2, 3, 3), np.float32)
+    bias[0, 1, 2, 0] = -np.inf
+    call = Call(2, 8, query, query, query, Prompt(), {"bias": bias})
+    with pytest.raises(ValueError, match="bias must hide the same keys in all heads"):
+        _ = call.row_counts
+
+
 def test_call_column_sums_of_some_heads(rng):
     query = rng.standard_normal((2, 4, 5, 8), dtype=np.float32)
     key = rng.standard_normal((2, 2, 5, 8), dtype=np.float32)

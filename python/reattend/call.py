@@ -14,6 +14,7 @@ from reattend.results import AttentionResult
 from reattend.second_pass import column_sums
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
+_FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,10 @@ class Call:
 
     @cached_property
     def row_counts(self) -> Array:
-        """How many of these rows may attend to each key, int [B, M]: causal, window and padding."""
+        """How many of these rows may attend to each key, int [B, M], as the mask says."""
+        bias = self.mask.get("bias")
+        if bias is not None and np.isneginf(bias).any():
+            return self._row_counts_under(np.asarray(bias))
         column = np.arange(self.key_len)
         window = self.mask.get("window")
         window = self.key_len + 1 if window is None else window
@@ -205,6 +209,31 @@ class Call:
             before[:, np.maximum(end, first) - self.first_row] - before[:, first - self.first_row]
         )
         return np.where(self.key_mask, counts, 0)
+
+    def _row_counts_under(self, bias: Array) -> Array:
+        """Count row by row, some at a time, where a bias hides keys with -inf."""
+        hides = np.isneginf(bias.reshape((1,) * (4 - bias.ndim) + bias.shape))
+        hidden = hides[:, 0]  # [B, N, M], where any may be 1
+        if (hides != hidden[:, None]).any():
+            raise ValueError(
+                f"layer {self.layer}: bias must hide the same keys in all heads where rows are "
+                "counted, got heads that see different keys"
+            )
+        column = np.arange(self.key_len)
+        window, causal = self.mask.get("window"), bool(self.mask.get("causal"))
+        counts = np.zeros((self.batch, self.key_len), dtype=np.int64)
+        for start in range(0, len(self.rows), _FEW_ROWS):
+            row = self.rows[start : start + _FEW_ROWS, None]
+            some = hidden if hidden.shape[1] == 1 else hidden[:, start : start + _FEW_ROWS]
+            seen = np.broadcast_to(~some, (self.batch, len(row), self.key_len))
+            if causal:
+                seen = seen & (column <= row)
+            if window is not None:
+                seen = seen & (column > row - window) & (column < row + window)
+            if causal and self.key_mask is not None:  # a row that stands at padding is none
+                seen = seen & self.key_mask[:, row[:, 0], None]
+            counts += seen.sum(1)
+        return counts if self.key_mask is None else np.where(self.key_mask, counts, 0)
 
     @cached_property
     def plain(self) -> AttentionResult:

@@ -1,17 +1,19 @@
-"""Packages that only some of reattend needs (the extra ``demo``), imported when they are used."""
+"""Packages that only some of reattend needs (its extras), imported when they are used."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
 
+_EXTRAS = {"torch": "transformers", "transformers": "transformers"}  # of others: demo
+
 
 class MissingPackageError(ImportError):
-    """A package of the extra ``demo`` is not installed."""
+    """A package of an extra is not installed."""
 
 
 def demand(module: str) -> ModuleType:
-    """Import a module of the extra ``demo``, or say how to install it.
+    """Import a module of an extra, or say how to install it.
 
     Parameters
     ----------
@@ -35,5 +37,6 @@ def demand(module: str) -> ModuleType:
         if error.name != package:  # it is there, but something that it needs is not
             raise
         raise MissingPackageError(
-            f"{package} is not installed; install what this needs by: pip install 'reattend[demo]'"
+            f"{package} is not installed; install what this needs by: "
+            f'pip install "reattend[{_EXTRAS.get(package, "demo")}]"'
         ) from error

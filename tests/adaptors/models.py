@@ -45,7 +45,6 @@ class Model:
     images: tuple[int, ...] = (1, 1)  # of each item
     pixels: Callable[[Model, list[int]], dict[str, Any]] | None = None
     plain: str = "sdpa"  # what it is compared with
-    two_way: bool = False  # image tokens see each other both ways
 
     def __str__(self) -> str:
         return self.name
@@ -240,7 +239,7 @@ MODELS = [
             ),
             SIGLIP, mm_tokens_per_image=4, boi_token_index=91, eoi_token_index=92,
         ),
-        (91, *(IMAGE,) * 4, 92), pixels=_with_types, two_way=True,
+        (91, *(IMAGE,) * 4, 92), pixels=_with_types,
     ),
     Model(
         "Idefics3", _composite("Idefics3", LLAMA, _config("Idefics3Vision", VISION)),

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parent / "models.md"
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- models -->\n", "<!-- /models -->"
 
 
 class Table:
@@ -18,13 +19,12 @@ class Table:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
 
-    def note(self, case: Any, method: str, checked: bool, session: Any = None) -> None:
-        """Note that a model with a method equals its formula, or refuses it."""
-        row = self.rows.setdefault(case.name, {"layers": 0, "spans": [], "methods": {}})
-        row["methods"][method] = checked
-        if session is not None:
-            row["layers"] = session.anatomy.num_layers
-            row["spans"] = session.image_spans if case.image else []
+    def note(self, case: Any, method: str, session: Any) -> None:
+        """Note that a model with a method equals its formula."""
+        row = self.rows.setdefault(case.name, {"methods": []})
+        row["methods"].append(method)
+        row["layers"] = session.anatomy.num_layers
+        row["spans"] = session.image_spans if case.image else []
 
     def markdown(self) -> str:
         """Write the table as the README shows it."""
@@ -34,8 +34,7 @@ class Table:
         ]
         for name, row in self.rows.items():
             spans = "; ".join(_span(spans) for spans in row["spans"]) or "text model"
-            methods = ", ".join(m if ok else f"({m} refused)" for m, ok in row["methods"].items())
-            lines.append(f"| {name} | {row['layers']} | {spans} | {methods} |")
+            lines.append(f"| {name} | {row['layers']} | {spans} | {', '.join(row['methods'])} |")
         return "\n".join(lines) + "\n"
 
 
@@ -46,15 +45,24 @@ def _span(spans: list[tuple[int, int]]) -> str:
 TABLE = Table()
 
 
+def parts() -> tuple[str, str, str]:
+    """Give the README before the table, the table, and what follows."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    table, _, after = rest.partition(END)
+    return before + BEGIN, table, END + after
+
+
 class _Writer:
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         from table import TABLE as FILLED
 
-        FILE.write_text(FILLED.markdown())
+        before, _, after = parts()
+        README.write_text(before + FILLED.markdown() + after)
 
 
 if __name__ == "__main__":
     import pytest
 
-    file = str(Path(__file__).parent / "test_transformers.py")
-    sys.exit(pytest.main([file, "-q", "-k", "formula"], plugins=[_Writer()]))
+    here = Path(__file__).parent
+    files = [str(here / name) for name in ("test_smollm2.py", "test_transformers.py")]
+    sys.exit(pytest.main([*files, "-q", "-k", "formula"], plugins=[_Writer()]))

@@ -86,8 +86,6 @@ def test_sampling_without_a_method_draws_the_same():
 @each_method
 @pytest.mark.parametrize("case", [LLAVA, QWEN, *SLIDING], ids=str)
 def test_a_static_cache_changes_nothing(case: Model, name):
-    if name == "ACT" and case.two_way:
-        pytest.skip("refused")
     model, inputs = case.load(), case.inputs()
     image = np.zeros(inputs["input_ids"].shape, bool)
     image[:, 5:12] = True

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from reattend.adaptors.crossing import demand, floats, output_like
+from reattend.adaptors.crossing import floats, output_like
 from reattend.adaptors.masks import Form, recognised
 from reattend.adaptors.prompts import Prompt
 from reattend.attention import attention
+from reattend.extras import demand
 from reattend.method import Method
-from reattend.methods import ACT
 from reattend.policy import Array
 from reattend.session import Session
 
@@ -88,12 +88,6 @@ def attend(
             result = attention(query_, key_, value_, out=out, returns="logsumexp", **how)
             logsumexp = result.logsumexp
     else:
-        if form.dense and any(isinstance(method, ACT) for method in methods) and not forward.text:
-            raise NotImplementedError(
-                "ACT needs to know how many rows see each key, which it cannot tell from this "
-                "mask: it is neither causal nor a sliding window (image tokens that see each "
-                "other both ways, packed sequences, a mask of one's own)"
-            )
         if sink is not None:
             logsumexp = attention(query_, key_, value_, returns="logsumexp", **how).logsumexp
         if dropped:

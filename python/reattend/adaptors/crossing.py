@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from reattend.extras import MissingPackageError
+from reattend.extras import demand
 from reattend.policy import Array
-
-
-def demand(module: str) -> ModuleType:
-    """Import torch, transformers or a module of theirs, or say how to install them.
-
-    Parameters
-    ----------
-    module : str
-        Its name, such as ``"torch"``.
-
-    Raises
-    ------
-    MissingPackageError
-        If it is not installed.
-
-    Examples
-    --------
-    >>> demand("json").dumps([1])
-    '[1]'
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        if error.name != package:  # it is there, but something that it needs is not
-            raise
-        raise MissingPackageError(
-            f"{package} is not installed; install what this needs by: "
-            'pip install "reattend[transformers]"'
-        ) from error
 
 
 def floats(tensor: Any) -> Array:

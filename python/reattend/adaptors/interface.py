@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from reattend.adaptors.anatomy import Anatomy
-from reattend.adaptors.crossing import demand
+from reattend.extras import demand
 
 NAME = "reattend"
 _owners: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # attention module -> who attends for it

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reattend.adaptors.crossing import demand, floats
+from reattend.adaptors.crossing import floats
+from reattend.extras import demand
 from reattend.policy import Array
 
 

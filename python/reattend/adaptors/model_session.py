@@ -13,11 +13,11 @@ import numpy as np
 
 from reattend.adaptors.anatomy import Anatomy
 from reattend.adaptors.attending import Forward, attend
-from reattend.adaptors.crossing import bools, demand, floats
+from reattend.adaptors.crossing import bools, floats
 from reattend.adaptors.interface import owns
 from reattend.adaptors.prompts import Prompt, Prompts, image_of, spans
+from reattend.extras import demand
 from reattend.method import Method
-from reattend.methods import VHR
 from reattend.policy import Array
 from reattend.report import Report
 from reattend.session import Session
@@ -210,7 +210,7 @@ class ModelSession:
             )
         image = image_of(self.image, ids, token, batch, length)
         whole = length == inputs.shape[1]
-        for_text = image is not None and whole and any(isinstance(m, VHR) for m in self.methods)
+        for_text = image is not None and whole and any(m.needs_text_only for m in self.methods)
         methods = self._with_sink_dims() if whole else self.methods
         probe = methods is None
         session = Session(methods or self.methods, **self._sizes)

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from reattend.adaptors.anatomy import Anatomy, examined
-from reattend.adaptors.crossing import bools, demand
+from reattend.adaptors.crossing import bools
 from reattend.adaptors.interface import switched
 from reattend.adaptors.model_session import ModelSession
+from reattend.extras import demand
 from reattend.method import Method
 
 __all__ = ["Attached", "ModelSession", "attached"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class VHR(Method):
     >>> VHR(alpha=1.5).reinforced(num_layers=8)
     (1, 5, 6, 7)
     """
+
+    needs_text_only: ClassVar[bool] = True
 
     alpha: float = 2.0  # what multiplies a chosen head's output
     layers: tuple[int, ...] | None = None  # None: the second and the last 14 of 32, in proportion
