@@ -141,7 +141,7 @@ def test_heads_are_read_as_layers_and_heads():
 def test_missing_packages_are_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert cli.main(["generate", "Hello", "--model", __file__]) == 1
-    assert "pip install 'reattend[demo]'" in capsys.readouterr().err
+    assert 'pip install "reattend[demo]"' in capsys.readouterr().err
 
 
 @needs_models

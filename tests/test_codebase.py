@@ -42,7 +42,7 @@ PYTHON_LAYERS = [
 WITHIN = {"models/*", "adaptors/*"}  # files of these may import one another
 CPP_LAYERS = [
     ["view", "parallel", "policy", "simd"],
-    ["kernels", "matmul"],
+    ["few_rows", "kernels", "matmul"],
     ["cpu", "row_state"],
     ["attention", "column_sums", "prefill", "decode", "revise"],
     ["binding"],

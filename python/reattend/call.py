@@ -70,11 +70,15 @@ class Prompt:
         """Key after each item's first image [B], `NEVER` where an item has none."""
         if self.image is None:
             return None
-        length = self.image.shape[1]
-        position = np.arange(length)
-        start = np.where(self.image, position, NEVER).min(-1, initial=NEVER, keepdims=True)
-        end = np.where(~self.image & (position > start), position, length).min(-1, initial=length)
-        return np.where(start[:, 0] == NEVER, NEVER, end)
+        return np.array([_end_of_first_run(item.tobytes()) for item in self.image], np.int64)
+
+
+def _end_of_first_run(marks: bytes) -> int:
+    start = marks.find(1)
+    if start < 0:
+        return int(NEVER)
+    end = marks.find(0, start)
+    return len(marks) if end < 0 else end
 
 
 @dataclass(frozen=True)

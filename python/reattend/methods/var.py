@@ -109,10 +109,11 @@ class VAR(Method):
         dims = self._find_dims(call, states) if self.sink_dims is None else self.sink_dims
         sink = sink_tokens(states, dims, self._threshold(states.shape[-1]))  # [B, num_rows]
         image = call.image[:, call.first_row : call.first_row + num_rows]
-        of_sink = np.where(image, VISUAL_SINK, TEXT_SINK)
-        new = np.where(sink, of_sink, np.where(image, VISUAL, REST))
-        known = np.zeros((call.batch, call.first_row), np.uint8) if state is None else state.labels
-        labels = np.concatenate([known, new.astype(np.uint8)], axis=1)
+        labels = np.where(image, np.uint8(VISUAL), np.uint8(REST))
+        labels[sink] = np.where(image[sink], VISUAL_SINK, TEXT_SINK)
+        if call.first_row:
+            nothing = np.zeros((call.batch, call.first_row), np.uint8)
+            labels = np.concatenate([nothing if state is None else state.labels, labels], axis=1)
         visual = labels == VISUAL_SINK
         some = np.any(visual, axis=-1)  # [B]; without a visual sink nobody hands anything on
         start = np.maximum(np.where(some, visual.argmax(-1), NEVER), call.image_end)
