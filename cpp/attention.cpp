@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cpu.h"
+#include "parallel.h"
 
 namespace reattend {
 
@@ -49,17 +50,50 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int64_t key, i
     return edits;
 }
 
+Rows Tensor::rows(int64_t batch, int64_t head, int64_t row, int64_t count, float* buffer) const {
+    const int64_t begin = at(batch, head, row);
+    if (direct()) return {static_cast<const float*>(data) + begin, row_stride};
+    kernels().widen(static_cast<const uint16_t*>(data) + begin, row_stride, type == Type::kBfloat16,
+                    static_cast<int>(count), static_cast<int>(dim), buffer, buffer_stride());
+    return {buffer, buffer_stride()};
+}
+
+void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) const {
+    const int64_t begin = at(batch, head, row), item = direct() ? sizeof(float) : sizeof(uint16_t);
+    char* to = static_cast<char*>(const_cast<void*>(data)) + begin * item;
+    if (!from)
+        std::memset(to, 0, dim * item);
+    else if (direct())
+        std::memcpy(to, from, dim * item);
+    else
+        kernels().narrow(from, type == Type::kBfloat16, reinterpret_cast<uint16_t*>(to), dim);
+}
+
 void Scores::scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
                           int64_t ld) const {
     constexpr int kBlock = 64;
     float factor[kBlock];
     std::fill_n(factor, kBlock, scale);
-    for (int64_t r = 0; r < count; r += kBlock)
-        kernels().copy_scaled(query.row(item, head, row + r), query.row_stride, factor, to + r * ld,
-                              ld, static_cast<int>(std::min<int64_t>(kBlock, count - r)),
-                              static_cast<int>(head_dim));
+    for (int64_t r = 0; r < count; r += kBlock) {
+        const int64_t some = std::min<int64_t>(kBlock, count - r);
+        const Rows rows = query.rows(item, head, row + r, some, to + r * ld);
+        kernels().copy_scaled(rows.data, rows.stride, factor, to + r * ld, ld,
+                              static_cast<int>(some), static_cast<int>(head_dim));
+    }
     for (int64_t r = 0; head_dim < ld && r < count; ++r)
         std::fill(to + r * ld + head_dim, to + (r + 1) * ld, 0.0f);
+}
+
+void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
+                         int64_t ld) const {
+    constexpr int kSome = 32;  // that are converted at once, where they are no float32
+    const int step = this->key.direct() ? count : kSome;
+    float* buffer = Scratch::of_conversion().floats(this->key.buffer_size(step));
+    for (int j = 0; j < count; j += step) {
+        const int some = std::min(step, count - j);
+        const Rows rows = this->key.rows(item, kv_head, key + j, some, buffer);
+        kernels().pack_keys(rows.data, rows.stride, some, static_cast<int>(head_dim), to + j, ld);
+    }
 }
 
 void Attention::find_labels() {
@@ -140,31 +174,27 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
                        SegmentSet present) const {
     float scale[kMaxSegments];
     if (!weigh(item, head, row, state, scale)) return finish_empty(item, head, row);
-    if (out) {
-        float* to = out.row(item, head, row);
-        bool first = true;
-        for (int g = 0; g < num_segments; ++g) {
-            if (!(present >> g & 1)) continue;
-            (first ? kernels().scaled : kernels().add_scaled)(state.partial_of(g), scale[g], to,
-                                                              value_dim);
-            first = false;
-        }
-    }
-    if (!partials) return;
     const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
-    const float normaliser = 1 / total(state, num_segments);
-    for (int g = 0; g < num_segments; ++g) {
+    const float normaliser = partials ? 1 / total(state, num_segments) : 0;
+    for (int g = 0; partials && g < num_segments; ++g) {
         float* to = partials + (index * num_segments + g) * value_dim;
         if (present >> g & 1)
             kernels().scaled(state.partial_of(g), normaliser, to, value_dim);
         else
             std::fill_n(to, value_dim, 0.0f);
     }
+    if (!out || !present) return;
+    const int first = __builtin_ctz(present);
+    float* to = out.direct() ? out.row(item, head, row) : state.partial_of(first);
+    kernels().scaled(state.partial_of(first), scale[first], to, value_dim);
+    for (int g = first + 1; g < num_segments; ++g)
+        if (present >> g & 1) kernels().add_scaled(state.partial_of(g), scale[g], to, value_dim);
+    if (!out.direct()) out.store(item, head, row, to);
 }
 
 void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
     const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
-    if (out) std::fill_n(out.row(item, head, row), value_dim, 0.0f);
+    if (out) out.store(item, head, row, nullptr);
     if (logsumexp) logsumexp[index] = kNoKey;
     if (masses) std::fill_n(masses + index * num_segments, num_segments, 0.0f);
     if (factors) std::fill_n(factors + index * num_segments, num_segments, 1.0f);

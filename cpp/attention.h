@@ -15,7 +15,7 @@ namespace reattend {
 /// Which keys a row sees, and how scores are made. Row i of N stands at key M - N + i.
 struct Scores {
     int64_t batch = 0, num_heads = 0, num_kv_heads = 0, query_len = 0, key_len = 0, head_dim = 0;
-    View<const float> query, key;
+    Tensor query, key;
     float scale = 1, softcap = 0;  // softcap 0: none
     Bias bias;
     bool causal = false;
@@ -39,6 +39,9 @@ struct Scores {
     /// Softcap, bias and masked columns of a tile that begins at (row, key); fills hidden [count].
     ScoreEdits edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
                      int32_t* hidden) const;
+    /// Transposes keys to [head_dim, ld].
+    void packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
+                     int64_t ld) const;
     /// Copies rows of the query, multiplied by scale and padded with zeros, to [count, ld].
     void scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
                       int64_t ld) const;
@@ -60,8 +63,8 @@ struct PolicyStep {
 struct Attention {
     Scores scores;
     int64_t value_dim = 0;
-    View<const float> value;
-    View<float> out;             // null where only partials are asked for
+    Tensor value;
+    Output out;                  // null where only partials are asked for
     View<const uint8_t> labels;  // [batch, num_heads, 1, num_labels], head_stride 0 broadcasts;
                                  // null: all keys are in 0
     int64_t num_labels = 0;      // keys beyond are in segment 0

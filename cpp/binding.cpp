@@ -35,13 +35,19 @@ View<const T> view(const py::array& array) {
             stride(array, 2)};
 }
 
+/// `half`: what 2-byte numbers are.
+Tensor tensor(const py::array& array, Type half) {
+    return {array.data(),     stride(array, 0), stride(array, 1),
+            stride(array, 2), array.shape(3),   array.itemsize() == 4 ? Type::kFloat32 : half};
+}
+
 float* writable(const OptionalArray& array) {
     return array ? static_cast<float*>(const_cast<void*>(array->data())) : nullptr;
 }
 
 Scores make_scores(const py::array& query, const py::array& key, float scale, bool causal,
                    int64_t window, float softcap, const OptionalArray& key_mask,
-                   const OptionalArray& bias, int num_threads) {
+                   const OptionalArray& bias, int num_threads, Type half) {
     Scores scores;
     scores.batch = query.shape(0);
     scores.num_heads = query.shape(1);
@@ -49,8 +55,8 @@ Scores make_scores(const py::array& query, const py::array& key, float scale, bo
     scores.head_dim = query.shape(3);
     scores.num_kv_heads = key.shape(1);
     scores.key_len = key.shape(2);
-    scores.query = view<float>(query);
-    scores.key = view<float>(key);
+    scores.query = tensor(query, half);
+    scores.key = tensor(key, half);
     scores.scale = scale;
     scores.causal = causal;
     scores.window = window;
@@ -86,13 +92,14 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const std::vector<PolicyTuple>& policies, const OptionalArray& masses,
                const OptionalArray& logsumexp, const OptionalArray& factors,
                const OptionalArray& changed, const OptionalArray& partials, int num_threads,
-               const OptionalArray& plain_logsumexp) {
+               const OptionalArray& plain_logsumexp, bool bfloat16) {
     Attention call;
+    const Type half = bfloat16 ? Type::kBfloat16 : Type::kFloat16;
     call.scores =
-        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads);
+        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads, half);
     call.value_dim = value.shape(3);
-    call.value = view<float>(value);
-    if (out) call.out = {writable(out), stride(*out, 0), stride(*out, 1), stride(*out, 2)};
+    call.value = tensor(value, half);
+    if (out) call.out = {tensor(*out, half)};
     if (labels) {
         call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
                        stride(*labels, 1), 0};
@@ -117,9 +124,9 @@ void attention(const py::array& query, const py::array& key, const py::array& va
 void sum_columns(const py::array& query, const py::array& key, const py::array& logsumexp,
                  const py::array& sums, float scale, bool causal, int64_t window, float softcap,
                  const OptionalArray& key_mask, const OptionalArray& bias,
-                 const OptionalArray& heads, int num_threads) {
-    const Scores scores =
-        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads);
+                 const OptionalArray& heads, int num_threads, bool bfloat16) {
+    const Scores scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
+                                      num_threads, bfloat16 ? Type::kBfloat16 : Type::kFloat16);
     const auto* chosen = heads ? static_cast<const uint8_t*>(heads->data()) : nullptr;
     const py::gil_scoped_release release;
     column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));

@@ -22,17 +22,21 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const int64_t query_ld = padded(dim);
     const bool few_rows = scores.query_len <= kFewRows;
     const size_t size = few_rows ? kFewRows * query_ld : dim * kKeys;
-    float* operand =
-        Scratch::of_thread().floats(size + kRows * kKeys + kKeys);  // of the product, scaled
+    const size_t buffer_size =
+        few_rows ? scores.key.buffer_size(count) : scores.query.buffer_size(kRows);
+    float* operand = Scratch::of_thread().floats(size + kRows * kKeys + kKeys +
+                                                 buffer_size);  // of the product, scaled
     float* weights = operand + size;
     float* total = weights + kRows * kKeys;
+    float* buffer = total + kKeys;
     std::fill_n(total, kKeys, 0.0f);
-    const View<const float>& k = scores.key;
-    const float* key_rows = k.row(item, scores.kv_head(head), key);
+    const int64_t kv_head = scores.kv_head(head);
+    Rows keys_read{};
     if (few_rows) {
+        keys_read = scores.key.rows(item, kv_head, key, count, buffer);
         scores.scaled_query(item, head, 0, scores.query_len, operand, query_ld);
     } else {
-        kernels().pack_keys(key_rows, k.row_stride, count, dim, operand, kKeys);
+        scores.packed_keys(item, kv_head, key, count, operand, kKeys);
         for (int d = 0; d < dim; ++d)
             kernels().scaled(operand + d * kKeys, scores.scale, operand + d * kKeys, count);
     }
@@ -53,16 +57,18 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
             all = all && visible[r].begin == 0 && visible[r].end == kKeys;
         }
         if (!any) continue;
-        const float* query = scores.query.row(item, head, row);
-        const int64_t stride = scores.query.row_stride;
-        if (few_rows)
-            kernels().dots(operand + row * query_ld, query_ld, key_rows, k.row_stride, weights,
-                           kKeys, rows, count, dim);
-        else if (all && stride >= dim)  // oneDNN takes no rows that overlap or run backwards
-            matmul({kRows, kKeys, dim, stride, kKeys, kKeys, false}, query, operand, weights);
-        else
-            kernels().scores(query, stride, operand, kKeys, weights, kKeys, rows, count, dim,
-                             visible);
+        if (few_rows) {
+            kernels().dots(operand + row * query_ld, query_ld, keys_read.data, keys_read.stride,
+                           weights, kKeys, rows, count, dim);
+        } else {
+            const Rows query = scores.query.rows(item, head, row, rows, buffer);
+            if (all && query.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
+                matmul({kRows, kKeys, dim, query.stride, kKeys, kKeys, false}, query.data, operand,
+                       weights);
+            else
+                kernels().scores(query.data, query.stride, operand, kKeys, weights, kKeys, rows,
+                                 count, dim, visible);
+        }
         int32_t hidden[kKeys];
         const ScoreEdits edits = scores.edits(item, head, row, key, count, hidden);
         kernels().weights(weights, kKeys, rows, count, all ? nullptr : visible, edits,

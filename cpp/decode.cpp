@@ -83,9 +83,11 @@ private:
             visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
                            static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
         }
-        const View<const float>& k = scores_.key;
-        kernels().dots(query_, query_ld_, k.row(group_.item, group_.kv_head, key), k.row_stride,
-                       weights_, kKeys, size_, count, static_cast<int>(scores_.head_dim));
+        read(scores_.key, key, {0, count}, [&](Rows keys, Range columns) {
+            kernels().dots(query_, query_ld_, keys.data, keys.stride, weights_ + columns.begin,
+                           kKeys, size_, columns.end - columns.begin,
+                           static_cast<int>(scores_.head_dim));
+        });
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
             const ScoreEdits edits =
@@ -129,11 +131,27 @@ private:
         open(segment);
         const RowState state = states_.row(first);
         const float* weights = weights_ + first * kKeys;
-        const View<const float>& v = call_.value;
         kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
-        kernels().accumulate(weights, kKeys, v.row(group_.item, group_.kv_head, key), v.row_stride,
-                             state.partial_of(segment), states_.row_size(), rows, columns,
-                             static_cast<int>(call_.value_dim), visible_ + first);
+        read(call_.value, key, columns, [&](Rows values, Range some) {
+            // Rows that do not see a key have weight 0 there.
+            kernels().accumulate(weights + some.begin, kKeys, values.data, values.stride,
+                                 state.partial_of(segment), states_.row_size(), rows,
+                                 {0, some.end - some.begin}, static_cast<int>(call_.value_dim),
+                                 nullptr);
+        });
+    }
+
+    /// Hands on keys or values of some columns of a tile: all at once where they can be read where
+    /// they lie, else as many as the first level cache holds as float32.
+    template <class Use>
+    void read(const Tensor& tensor, int64_t key, Range columns, const Use& use) const {
+        constexpr int kSome = 32;
+        const int step = tensor.direct() ? kKeys : kSome;
+        float* buffer = Scratch::of_conversion().floats(tensor.buffer_size(step));
+        for (int j = columns.begin; j < columns.end; j += step) {
+            const int end = std::min(j + step, columns.end);
+            use(tensor.rows(group_.item, group_.kv_head, key + j, end - j, buffer), Range{j, end});
+        }
     }
 
     void open(int segment) {

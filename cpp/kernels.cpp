@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "few_rows.h"
+#include "half.h"
 #include "simd.h"
 
 namespace reattend::REATTEND_ISA {
@@ -335,6 +336,8 @@ const Kernels kKernels{
     .scaled = scaled,
     .add_scaled = add_scaled,
     .mix = mix,
+    .widen = widen,
+    .narrow = narrow,
     .all_finite = all_finite,
 };
 

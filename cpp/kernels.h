@@ -80,6 +80,12 @@ struct Kernels {
     void (*add_scaled)(const float* in, float factor, float* out, int64_t size);
     void (*mix)(const float* in, float factor, float* out, float keep, int64_t size);
 
+    /// to [count, dim] = from [count, dim], 16-bit floats, as float32. Writes whole vectors.
+    void (*widen)(const uint16_t* from, int64_t from_stride, bool bfloat16, int count, int dim,
+                  float* to, int64_t to_ld);
+    /// to [size] = from [size] as 16-bit floats, to the nearest.
+    void (*narrow)(const float* from, bool bfloat16, uint16_t* to, int64_t size);
+
     bool (*all_finite)(const float* values, int64_t size);
 };
 

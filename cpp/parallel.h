@@ -53,6 +53,11 @@ public:
         thread_local Scratch scratch;
         return scratch;
     }
+    /// For numbers that are converted, inside a unit.
+    static Scratch& of_conversion() {
+        thread_local Scratch scratch;
+        return scratch;
+    }
     /// For a whole call, by the thread that makes it.
     static Scratch& of_call() {
         thread_local Scratch scratch;

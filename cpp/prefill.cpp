@@ -69,9 +69,7 @@ public:
         float* packed = memory_.floats(size_) + slot * (size_ / kSlots);
         const Tag tag{call, item, kv_head, key, count};
         if (!(tags_[slot] == tag)) {
-            const View<const float>& k = scores.key;
-            kernels().pack_keys(k.row(item, kv_head, key), k.row_stride, count,
-                                static_cast<int>(scores.head_dim), packed, kKeys);
+            scores.packed_keys(item, kv_head, key, count, packed, kKeys);
             tags_[slot] = tag;
         }
         return packed;
@@ -111,13 +109,16 @@ public:
         partial_ld_ = padded(call.value_dim);
         const size_t query = kRows * query_ld_, weights = kRows * kKeys;
         const size_t partial = kRows * partial_ld_,
-                     taken = segments_ > 1 ? kKeys * partial_ld_ + weights : 0;
-        float* memory = Scratch::of_thread().floats(query + weights + segments_ * partial + taken);
+                     taken = segments_ > 1 ? kKeys * partial_ld_ + weights : 0,
+                     values = call.value.buffer_size(kKeys);
+        float* memory =
+            Scratch::of_thread().floats(query + weights + segments_ * partial + taken + values);
         query_ = memory;
         weights_ = query_ + query;
         partials_ = weights_ + weights;
         taken_weights_ = partials_ + segments_ * partial;
         taken_values_ = taken_weights_ + weights;
+        value_buffer_ = partials_ + segments_ * partial + taken;
         scores_.scaled_query(item, head, row, rows, query_, query_ld_);
         std::fill_n(max_, rows, kNoKey);
         std::fill_n(&sum_[0][0], rows * kMaxSegments, 0.0f);
@@ -160,8 +161,9 @@ private:
         const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
         kernels().softmax(weights_, kKeys, rows_, count, visible, edits, max_, keep_, tile_sum_);
         rescale();
-        add_plain({0, segmented_.begin}, key, count, visible, full && segments_ == 1);
-        add_plain({segmented_.end, rows_}, key, count, visible, false);
+        values_ = call_.value.rows(item_, kv_head, key, count, value_buffer_);
+        add_plain({0, segmented_.begin}, count, visible, full && segments_ == 1);
+        add_plain({segmented_.end, rows_}, count, visible, false);
         if (segments_ > 1) add_pieces(key, count, visible);
     }
 
@@ -187,24 +189,21 @@ private:
     }
 
     /// Adds the tile to rows that keep no segments apart.
-    void add_plain(Range rows, int64_t key, int count, const Range* visible, bool full) {
+    void add_plain(Range rows, int count, const Range* visible, bool full) {
         if (rows.begin >= rows.end) return;
         for (int r = rows.begin; r < rows.end; ++r) sum_[r][0] += tile_sum_[r];
-        add_values(0, rows, {0, count}, key, visible, full);
+        add_values(0, rows, {0, count}, visible, full);
     }
 
     /// Adds some columns of the tile to the partial of a segment.
-    void add_values(int segment, Range rows, Range columns, int64_t key, const Range* visible,
-                    bool full) {
+    void add_values(int segment, Range rows, Range columns, const Range* visible, bool full) {
         open(segment);
-        const View<const float>& v = call_.value;
-        const float* values = v.row(item_, scores_.kv_head(head_), key);
         const int dim = static_cast<int>(call_.value_dim);
-        if (full && v.row_stride >= dim)  // oneDNN takes no rows that overlap or run backwards
-            matmul({kRows, dim, kKeys, kKeys, v.row_stride, partial_ld_, true}, weights_, values,
-                   partial(segment));
+        if (full && values_.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
+            matmul({kRows, dim, kKeys, kKeys, values_.stride, partial_ld_, true}, weights_,
+                   values_.data, partial(segment));
         else
-            kernels().accumulate(weights_ + rows.begin * kKeys, kKeys, values, v.row_stride,
+            kernels().accumulate(weights_ + rows.begin * kKeys, kKeys, values_.data, values_.stride,
                                  partial(segment) + rows.begin * partial_ld_, partial_ld_,
                                  rows.end - rows.begin, columns, dim,
                                  visible ? visible + rows.begin : nullptr);
@@ -217,11 +216,11 @@ private:
         const Pieces pieces(labels, count);
         for (int g = 0; g < segments_; ++g)
             if (pieces.num_scattered[g])
-                add_scattered(g, pieces.scattered[g], pieces.num_scattered[g], key);
+                add_scattered(g, pieces.scattered[g], pieces.num_scattered[g]);
         for (int i = 0; i < pieces.num_runs; ++i) {
             const Pieces::Run& run = pieces.runs[i];
             sum_segment(run.segment, weights_ + segmented_.begin * kKeys, run.columns);
-            add_values(run.segment, segmented_, run.columns, key, visible, false);
+            add_values(run.segment, segmented_, run.columns, visible, false);
         }
     }
 
@@ -231,7 +230,7 @@ private:
     }
 
     /// Takes some columns out of the tile and weighs their values together.
-    void add_scattered(int segment, const int32_t* columns, int count, int64_t key) {
+    void add_scattered(int segment, const int32_t* columns, int count) {
         open(segment);
         const int rows = segmented_.end - segmented_.begin;
         float* weights = weights_ + segmented_.begin * kKeys;
@@ -240,10 +239,8 @@ private:
                 taken_weights_[r * kKeys + i] = weights[r * kKeys + columns[i]];
                 weights[r * kKeys + columns[i]] = 0;
             }
-        const int64_t kv_head = scores_.kv_head(head_);
         for (int i = 0; i < count; ++i)
-            std::memcpy(taken_values_ + i * partial_ld_,
-                        call_.value.row(item_, kv_head, key + columns[i]),
+            std::memcpy(taken_values_ + i * partial_ld_, values_.data + columns[i] * values_.stride,
                         call_.value_dim * sizeof(float));
         sum_segment(segment, taken_weights_, {0, count});
         kernels().accumulate(taken_weights_, kKeys, taken_values_, partial_ld_,
@@ -284,12 +281,16 @@ private:
         float factor[kRows], scale[kMaxSegments];
         for (int r = rows.begin; r < rows.end; ++r)
             factor[r] = call_.weigh(item_, head_, row_ + r, state(r), scale) ? scale[0] : 0;
-        const View<float>& out = call_.out;
+        const Output& out = call_.out;
+        float* from = partial(0) + rows.begin * partial_ld_;
+        const bool direct = out && out.direct();
         if (out)
-            kernels().copy_scaled(partial(0) + rows.begin * partial_ld_, partial_ld_,
-                                  factor + rows.begin, out.row(item_, head_, row_ + rows.begin),
-                                  out.row_stride, rows.end - rows.begin,
+            kernels().copy_scaled(from, partial_ld_, factor + rows.begin,
+                                  direct ? out.row(item_, head_, row_ + rows.begin) : from,
+                                  direct ? out.row_stride : partial_ld_, rows.end - rows.begin,
                                   static_cast<int>(call_.value_dim));
+        for (int r = rows.begin; out && !direct && r < rows.end; ++r)
+            out.store(item_, head_, row_ + r, partial(0) + r * partial_ld_);
         for (int r = rows.begin; r < rows.end; ++r)
             if (sum_[r][0] == 0) call_.finish_empty(item_, head_, row_ + r);
     }
@@ -323,7 +324,8 @@ private:
     int segments_;
     SegmentSet present_ = 0;
     int64_t query_ld_, partial_ld_;
-    float *query_, *weights_, *partials_, *taken_weights_, *taken_values_;
+    float *query_, *weights_, *partials_, *taken_weights_, *taken_values_, *value_buffer_;
+    Rows values_;  // of the tile
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
     Range visible_[kRows];
     int32_t hidden_[kKeys];

@@ -54,13 +54,17 @@ public:
         ld_ = padded(most);
         const size_t packed = scores_.head_dim * ld_, weights = kRows * ld_;
         float* memory = Scratch::of_thread().floats(
-            packed + 2 * weights + ld_ * (key_ld_ + partial_ld_) + segments * kRows * partial_ld_);
+            packed + 2 * weights + ld_ * (key_ld_ + partial_ld_) + segments * kRows * partial_ld_ +
+            scores_.query.buffer_size(kRows) + partial_ld_);
         packed_ = memory;
         weights_ = packed_ + packed;
         bias_ = weights_ + weights;
         keys_ = bias_ + weights;
         values_ = keys_ + ld_ * key_ld_;
-        float* next = values_ + ld_ * partial_ld_;
+        out_row_ = values_ + ld_ * partial_ld_;
+        float* next = out_row_ + partial_ld_;
+        query_ = scores_.query.rows(item_, head_, row_, rows_, next);
+        next += scores_.query.buffer_size(kRows);
         std::fill_n(&mass_[0][0], rows_ * kMaxSegments, 0.0f);
         for (int g = 1; g < call_.num_segments; ++g) {
             partial_[g] = nullptr;
@@ -81,10 +85,12 @@ private:
                   dim = static_cast<int>(scores_.head_dim);
         const int64_t kv_head = scores_.kv_head(head_);
         for (int i = 0; i < count; ++i) {
-            kernels().scaled(scores_.key.row(item_, kv_head, positions[i]), scores_.scale,
-                             keys_ + i * key_ld_, dim);
-            std::copy_n(call_.value.row(item_, kv_head, positions[i]), call_.value_dim,
-                        values_ + i * partial_ld_);
+            float* key = keys_ + i * key_ld_;
+            kernels().scaled(scores_.key.rows(item_, kv_head, positions[i], 1, key).data,
+                             scores_.scale, key, dim);
+            float* value = values_ + i * partial_ld_;
+            const Rows found = call_.value.rows(item_, kv_head, positions[i], 1, value);
+            if (found.data != value) std::copy_n(found.data, call_.value_dim, value);
         }
         Range visible[kRows];
         const Interval all{0, scores_.key_len};
@@ -108,8 +114,8 @@ private:
             edits.bias_key_stride = 1;
         }
         kernels().pack_keys(keys_, key_ld_, count, dim, packed_, ld_);
-        kernels().scores(scores_.query.row(item_, head_, row_), scores_.query.row_stride, packed_,
-                         ld_, weights_, ld_, rows_, count, dim, nullptr);
+        kernels().scores(query_.data, query_.stride, packed_, ld_, weights_, ld_, rows_, count, dim,
+                         nullptr);
         kernels().weights(weights_, ld_, rows_, count, visible, edits, logsumexp_);
         const Range columns{0, count};
         kernels().sum_rows(weights_, ld_, rows_, columns, &mass_[0][segment], kMaxSegments);
@@ -137,12 +143,17 @@ private:
         const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
         if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
         call_.report(index, factor);
-        float* out = call_.out.row(item_, head_, row);
-        if (factor[0] != 1) kernels().scaled(out, factor[0], out, call_.value_dim);
+        if (std::all_of(factor, factor + num_segments, [](float each) { return each == 1; }))
+            return;
+        const Output& written = call_.out;
+        float* out = written.direct() ? written.row(item_, head_, row) : out_row_;
+        kernels().scaled(written.rows(item_, head_, row, 1, out_row_).data, factor[0], out,
+                         call_.value_dim);
         for (int g = 1; g < num_segments; ++g)
             if (partial_[g] && factor[g] != factor[0])
                 kernels().add_scaled(partial_[g] + r * partial_ld_, factor[g] - factor[0], out,
                                      call_.value_dim);
+        if (!written.direct()) written.store(item_, head_, row, out);
     }
 
     const Attention& call_;
@@ -151,7 +162,8 @@ private:
     int rows_;
     const float* logsumexp_;
     int64_t key_ld_, partial_ld_, ld_;
-    float *packed_, *weights_, *bias_, *keys_, *values_;
+    float *packed_, *weights_, *bias_, *keys_, *values_, *out_row_;
+    Rows query_;
     float* partial_[kMaxSegments];
     float mass_[kRows][kMaxSegments];
     int again_[kRows];

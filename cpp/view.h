@@ -20,6 +20,48 @@ struct View {
     }
 };
 
+/// How the numbers of an array are stored. All arithmetic is float32.
+enum class Type : uint8_t { kFloat32, kFloat16, kBfloat16 };
+
+/// Rows of float32, `stride` apart.
+struct Rows {
+    const float* data;
+    int64_t stride;
+};
+
+/// Queries, keys or values [B, H, rows, dim] as they are stored: a View of some type.
+struct Tensor {
+    const void* data = nullptr;
+    int64_t batch_stride = 0;
+    int64_t head_stride = 0;
+    int64_t row_stride = 0;
+    int64_t dim = 0;
+    Type type = Type::kFloat32;
+
+    bool direct() const { return type == Type::kFloat32; }
+    /// Where a row begins, in numbers of the type.
+    int64_t at(int64_t batch, int64_t head, int64_t row) const {
+        return batch * batch_stride + head * head_stride + row * row_stride;
+    }
+    /// Some rows as float32: where they lie, or else converted to `buffer`.
+    Rows rows(int64_t batch, int64_t head, int64_t row, int64_t count, float* buffer) const;
+    /// Distance of rows in a buffer.
+    int64_t buffer_stride() const { return (dim + 15) / 16 * 16; }
+    /// Floats that a buffer for so many rows takes: none where they are read where they lie.
+    int64_t buffer_size(int64_t count) const { return direct() ? 0 : count * buffer_stride(); }
+};
+
+/// The output [B, H, rows, dim], of float32 or the type of the inputs.
+struct Output : Tensor {
+    explicit operator bool() const { return data != nullptr; }
+    /// A row to be written to; float32 only.
+    float* row(int64_t batch, int64_t head, int64_t row) const {
+        return static_cast<float*>(const_cast<void*>(data)) + at(batch, head, row);
+    }
+    /// Writes a row, rounded to the type. Null: zeros.
+    void store(int64_t batch, int64_t head, int64_t row, const float* from) const;
+};
+
 /// What is added to the scores: like View, but the last axis may broadcast too.
 struct Bias {
     View<const float> view;

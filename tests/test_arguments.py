@@ -33,16 +33,17 @@ OUT = (2, 4, 5, 6)
 # Changes to the arguments, the exception, and what it says: the name, what was expected, what came.
 BAD = [
     # query, key, value
-    ({"query": None}, TypeError, "query must be float32, got object"),
-    ({"query": "abc"}, TypeError, "query must be float32, got <U3"),
+    ({"query": None}, TypeError, "query must be float32, float16 or bfloat16, got object"),
+    ({"query": "abc"}, TypeError, "query must be float32, float16 or bfloat16, got <U3"),
     ({"query": zeros(4, 5, 8)}, ValueError, r"query must have 4 axes \[B, H, N, D\].*\(4, 5, 8\)"),
     ({"key": zeros(1, 2, 2, 9, 8)}, ValueError, r"key must have 4 axes \[B, H_kv, M, D\].*1, 2"),
     ({"value": np.float32(1)}, ValueError, r"value must have 4 axes \[B, H_kv, M, Dv\].*\(\)"),
     *(
-        ({name: zeros(*shape, dtype=dtype)}, TypeError, f"{name} must be float32, got {found}")
+        ({name: zeros(*shape, dtype=dtype)}, TypeError,
+         f"{name} must be float32, float16 or bfloat16, got {found}")
         for name, shape in {"query": (2, 4, 5, 8), "key": (2, 2, 9, 8), "value": OUT}.items()
         for dtype, found in {
-            "float64": "float64", "float16": "float16", "int32": "int32", ">f4": ">f4",
+            "float64": "float64", "int32": "int32", ">f4": ">f4",
             "complex64": "complex64", "bool": "bool",
         }.items()
     ),

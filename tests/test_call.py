@@ -16,7 +16,7 @@ def test_call_counts_rows(rng):
             for mask in (None, key_mask):
                 what = {"causal": causal, "window": window, "key_mask": mask}
                 seen = reference.weights(query, key, **what)[2][:, 0]  # [B, N, M]
-                if causal and mask is not None:
+                if mask is not None:  # rows that stand at padding are none
                     seen = seen & mask[:, 3:, None]
                 call = Call(2, 8, query, key, key, Prompt(), what)
                 np.testing.assert_array_equal(call.row_counts, seen.sum(1), str(what))
@@ -33,7 +33,7 @@ def test_call_counts_rows_under_a_bias_that_hides(rng, shape):
             for mask in (None, key_mask):
                 what = {"causal": causal, "window": window, "key_mask": mask, "bias": bias}
                 ones = reference.weights(query, key, **what)[0][:, 0] > 0  # [B, N, M]
-                if causal and mask is not None:
+                if mask is not None:
                     ones = ones & mask[:, 3:, None]
                 call = Call(2, 8, query, key, key, Prompt(), what)
                 np.testing.assert_array_equal(call.row_counts, ones.sum(1), str((causal, window)))
@@ -57,6 +57,27 @@ def test_call_column_sums_of_some_heads(rng):
     sums = call.column_sums(some)
     np.testing.assert_allclose(sums[:, some], call.column_sums()[:, some], rtol=0, atol=1e-6)
     assert not sums[:, ~some].any()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_call_leaves_out_rows_that_stand_at_padding(rng, causal, side):
+    """A padded prompt with two keys that see each other gets what it gets without padding."""
+    query, key = rng.standard_normal((2, 1, 4, 9, 8), dtype=np.float32)
+    bias = np.where(np.tri(9, dtype=bool), 0, -np.inf).astype(np.float32)[None, None]
+    bias[..., 4:6, 4:6] = 0
+    some = slice(3, 9) if side == "left" else slice(0, 6)
+    key_mask = np.zeros((1, 9), bool)
+    key_mask[:, some] = True
+    mask = {"causal": causal, "bias": bias}
+    padded = Call(2, 8, query, key, key, Prompt(), {**mask, "key_mask": key_mask})
+    query, key = query[:, :, some], key[:, :, some]
+    alone = Call(2, 8, query, key, key, Prompt(), {**mask, "bias": bias[..., some, some]})
+    np.testing.assert_array_equal(padded.row_counts[:, some], alone.row_counts)
+    sums = padded.column_sums()
+    np.testing.assert_allclose(sums[:, :, some], alone.column_sums(), rtol=0, atol=1e-6)
+    assert not padded.row_counts[~key_mask].any()
+    assert not sums[:, :, ~key_mask[0]].any()
 
 
 def test_call_head_outputs_are_those_of_the_last_row(rng):

@@ -23,7 +23,7 @@ MAX_LINES = 400
 PYTHON_LAYERS = [
     ["_core"],
     ["policy", "config", "extras"],
-    ["sinks"],
+    ["sinks", "halves"],
     ["results", "plan", "cache", "arguments"],
     ["second_pass"],
     ["attention", "reference"],
@@ -41,7 +41,7 @@ PYTHON_LAYERS = [
 ]
 WITHIN = {"models/*", "adaptors/*"}  # files of these may import one another
 CPP_LAYERS = [
-    ["view", "parallel", "policy", "simd"],
+    ["view", "parallel", "policy", "simd", "half"],
     ["few_rows", "kernels", "matmul"],
     ["cpu", "row_state"],
     ["attention", "column_sums", "prefill", "decode", "revise"],

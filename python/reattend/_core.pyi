@@ -33,6 +33,7 @@ def attention(
     partials: _Float | None,
     num_threads: int,
     plain_logsumexp: _Float | None,
+    bfloat16: bool,
     /,
 ) -> None: ...
 def column_sums(
@@ -48,6 +49,7 @@ def column_sums(
     bias: _Float | None,
     heads: _Bytes | None,
     num_threads: int,
+    bfloat16: bool,
     /,
 ) -> None: ...
 def max_threads() -> int: ...

@@ -12,6 +12,7 @@ from reattend import config
 from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 
 FLOAT32 = np.dtype(np.float32)
+DTYPES = ("float32", "float16", "bfloat16")
 LARGEST = float(np.finfo(np.float32).max)
 MAX_THREADS = 1024  # OpenMP ends the process where the system refuses a thread
 RETURNS = ("masses", "logsumexp", "column_sums", "factors", "changed")
@@ -41,16 +42,41 @@ class Masks(NamedTuple):
     softcap: float  # 0: none
     key_mask: Array | None
     bias: Array | None
+    dtype: str | None = None  # of 16-bit inputs
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether 16-bit inputs are bfloat16, not float16."""
+        return self.dtype == "bfloat16"
 
 
-def tensor(name: str, array: Any, axes: str) -> Array:
-    """Give a float32 array of four axes as the core reads it; copied only if strides demand it."""
+def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
+    """Give an array of four axes as the core reads it; copied only if strides demand it."""
     array = np.asarray(array)
-    if array.dtype is not FLOAT32 and array.dtype != FLOAT32:
-        raise TypeError(f"{name} must be float32, got {array.dtype}")
+    if array.dtype is not FLOAT32 or dtype is not None:
+        _check_type(name, array.dtype, dtype)
     if array.ndim != 4:
         raise ValueError(f"{name} must have 4 axes {axes}, got shape {array.shape}")
     return readable(array)
+
+
+def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    if dtype in ("float16", "bfloat16") and found == np.uint16:
+        return
+    if found.name not in (DTYPES if dtype is None else (dtype,)) or not found.isnative:
+        wanted = dtype or "float32, float16 or bfloat16"
+        hint = '; say what bits are by dtype="bfloat16"' if found == np.uint16 else ""
+        raise TypeError(f"{name} must be {wanted}, got {found}{hint}")
+
+
+def half_type(query: Array, dtype: str | None, others: dict[str, Array]) -> str | None:
+    """Say which 16-bit type the inputs have, None for float32; all must have the same."""
+    for name, other in others.items():
+        if other.dtype != query.dtype:
+            raise TypeError(f"{name} must have query's type, {query.dtype}, got {other.dtype}")
+    return None if query.dtype == FLOAT32 else dtype or query.dtype.name
 
 
 def empty(*shape: int) -> Array:
@@ -104,6 +130,7 @@ def masks(
     bias: Array | None,
     window: int | None,
     softcap: float | None,
+    dtype: str | None = None,
 ) -> Masks:
     """Check scale and masks."""
     if scale is None:
@@ -129,6 +156,7 @@ def masks(
         softcap or 0.0,
         None if key_mask is None else _key_mask(shape, key_mask),
         None if bias is None else _bias(shape, bias),
+        dtype,
     )
 
 
@@ -212,12 +240,15 @@ def names(returns: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def output(out: Any, full: tuple[int, ...], inputs: Sequence[Array | None]) -> Array:
+def output(
+    out: Any, full: tuple[int, ...], inputs: Sequence[Array | None], dtype: np.dtype[Any] = FLOAT32
+) -> Array:
     """Check an array that results are written to."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.dtype != FLOAT32:
-        raise TypeError(f"out must be float32, got {out.dtype}")
+    if out.dtype not in (FLOAT32, dtype):
+        other = "" if dtype == FLOAT32 else f" or {dtype}"
+        raise TypeError(f"out must be float32{other}, got {out.dtype}")
     if out.shape != full:
         raise ValueError(f"out must have shape {full}, got {out.shape}")
     if not out.flags.writeable:

@@ -9,6 +9,7 @@ import numpy as np
 
 from reattend import _core, arguments
 from reattend.arguments import Masks, Shape
+from reattend.halves import write
 from reattend.policy import Array, Policy, Reweight
 from reattend.results import AttentionResult, SegmentState, combine
 from reattend.second_pass import column_sums
@@ -31,6 +32,7 @@ def attention(
     where: Array | Sequence[Array | None] | None = None,
     returns: str | Sequence[str],
     out: Array | None = None,
+    dtype: str | None = None,
     num_threads: int | None = None,
 ) -> AttentionResult: ...
 @overload
@@ -50,6 +52,7 @@ def attention(
     where: Array | Sequence[Array | None] | None = None,
     returns: tuple[()] = (),
     out: Array | None = None,
+    dtype: str | None = None,
     num_threads: int | None = None,
 ) -> Array: ...
 def attention(
@@ -68,6 +71,7 @@ def attention(
     where: Array | Sequence[Array | None] | None = None,
     returns: str | Sequence[str] = (),
     out: Array | None = None,
+    dtype: str | None = None,
     num_threads: int | None = None,
 ) -> Array | AttentionResult:
     r"""Compute softmax(scale query key^T) value, exactly, without the attention matrix.
@@ -85,12 +89,13 @@ def attention(
 
     Parameters
     ----------
-    query : float32 array [B, H, N, D]
-        After rotary embedding. Any strides; a last axis that is not contiguous costs a copy.
-    key : float32 array [B, H_kv, M, D]
-        Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``.
-    value : float32 array [B, H_kv, M, Dv]
-        Dv may differ from D.
+    query : array [B, H, N, D]
+        After rotary embedding. float32, float16 or bfloat16 (of `ml_dtypes`); all is computed in
+        float32. Any strides; a last axis that is not contiguous costs a copy.
+    key : array [B, H_kv, M, D]
+        Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Of query's type.
+    value : array [B, H_kv, M, Dv]
+        Dv may differ from D. Of query's type.
     scale : float, optional
         Multiplies the scores; D ** -0.5 by default.
     causal : bool, optional
@@ -122,8 +127,10 @@ def attention(
         ``"column_sums"`` [B, H, M] of attention before the policy (column sums leave out rows that
         stand at a masked key, if causal); the policy's ``"factors"`` [B, H, N, G], and the rows it
         ``"changed"``, bool [B, H, N].
-    out : float32 array [B, H, N, Dv], optional
-        Where to write the output.
+    out : array [B, H, N, Dv], optional
+        Where to write the output; float32, or of query's type as it is by default.
+    dtype : "float16" or "bfloat16", optional
+        What uint16 arrays hold the bits of, such as ``tensor.view(torch.uint16).numpy()``.
     num_threads : int, optional
         Threads to use; by default REATTEND_NUM_THREADS, else what OpenMP offers.
 
@@ -155,7 +162,7 @@ def attention(
     """
     asked = arguments.names(returns)
     query, key, value, shape, mask = _inputs(
-        query, key, value, scale, causal, key_mask, bias, window, softcap
+        query, key, value, scale, causal, key_mask, bias, window, softcap, dtype
     )
     threads = arguments.threads(num_threads)
     policies = arguments.policies(policy)
@@ -168,9 +175,12 @@ def attention(
 
     full = (*shape.rows, value.shape[3])
     if out is not None:
-        arguments.output(out, full, (query, key, value, mask.key_mask, mask.bias, labels, *rows))
+        inputs = (query, key, value, mask.key_mask, mask.bias, labels, *rows)
+        arguments.output(out, full, inputs, query.dtype)
     # An output whose last axis is not contiguous is written through a contiguous one.
-    result = out if out is not None and arguments.readable(out) is out else arguments.empty(*full)
+    direct = out is not None and arguments.readable(out) is out
+    kind = query.dtype if out is None else out.dtype
+    result = out if out is not None and direct else np.empty(full, kind)
 
     per_segment = (*shape.rows, num_segments)
     want_sums = "column_sums" in asked
@@ -186,14 +196,14 @@ def attention(
         state = _segment_pass(query, key, value, shape, mask, threads, labels, num_segments)
         factors = _factors(state, policies, rows)
         changed = (factors != 1).any(-1)
-        result[...] = combine(state.partials, factors)
+        write(combine(state.partials, factors), result, mask.dtype)
         masses, logsumexp = state.masses, state.logsumexp
     sums = None
     if want_sums and logsumexp is not None:
         sums = column_sums(
             query, key, logsumexp, scale=mask.scale, causal=mask.causal, key_mask=mask.key_mask,
             bias=mask.bias, window=mask.window or None, softcap=mask.softcap or None,
-            num_threads=threads,
+            dtype=dtype, num_threads=threads,
         )  # fmt: skip
 
     if out is not None and result is not out:
@@ -221,6 +231,7 @@ def segment_pass(
     bias: Array | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    dtype: str | None = None,
     num_threads: int | None = None,
 ) -> SegmentState:
     """Compute each segment's share of attention and of the output: the first of three open steps.
@@ -229,7 +240,7 @@ def segment_pass(
 
     Parameters
     ----------
-    query, key, value, segments, scale, causal, key_mask, bias, window, softcap, num_threads
+    query, key, value, segments, scale, causal, key_mask, bias, window, softcap, dtype, num_threads
         As for `attention`.
     num_segments : int, optional
         G; the largest label + 1 by default.
@@ -253,7 +264,7 @@ def segment_pass(
     True
     """
     query, key, value, shape, mask = _inputs(
-        query, key, value, scale, causal, key_mask, bias, window, softcap
+        query, key, value, scale, causal, key_mask, bias, window, softcap, dtype
     )
     threads = arguments.threads(num_threads)
     labels = None if segments is None else arguments.labels(shape, segments)
@@ -275,13 +286,15 @@ def _inputs(
     bias: Array | None,
     window: int | None,
     softcap: float | None,
+    dtype: str | None,
 ) -> tuple[Array, Array, Array, Shape, Masks]:
-    query = arguments.tensor("query", query, "[B, H, N, D]")
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]")
-    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]")
+    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
+    key = arguments.tensor("key", key, "[B, H_kv, M, D]", dtype)
+    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]", dtype)
     shape = arguments.sizes(query, key)
     arguments.check_value(value, key)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
+    half = arguments.half_type(query, dtype, {"key": key, "value": value})
+    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
     return query, key, value, shape, mask
 
 
@@ -293,7 +306,7 @@ def _run(
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
         mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
-        threads, None,
+        threads, None, mask.bfloat16,
     )  # fmt: skip
 
 

@@ -192,10 +192,13 @@ class Call:
 
     @cached_property
     def row_counts(self) -> Array:
-        """How many of these rows may attend to each key, int [B, M], as the mask says."""
+        """How many of these rows may attend to each key, int [B, M], as the mask says.
+
+        A bias hides where it is -inf. Rows that stand at padding do not count.
+        """
         bias = self.mask.get("bias")
-        if bias is not None and np.isneginf(bias).any():
-            return self._row_counts_under(np.asarray(bias))
+        if bias is not None and (hides := np.asarray(bias) == -np.inf).any():
+            return self._row_counts_under(hides)
         column = np.arange(self.key_len)
         window = self.mask.get("window")
         window = self.key_len + 1 if window is None else window
@@ -206,7 +209,6 @@ class Call:
         if self.key_mask is None:
             return np.broadcast_to(np.maximum(end - first, 0), (self.batch, self.key_len))
         valid = self.key_mask[:, self.first_row :]  # [B, N]
-        valid = valid if causal else np.ones_like(valid)
         before = np.zeros((self.batch, valid.shape[1] + 1), dtype=np.int64)
         np.cumsum(valid, axis=1, out=before[:, 1:])
         counts = (
@@ -214,9 +216,9 @@ class Call:
         )
         return np.where(self.key_mask, counts, 0)
 
-    def _row_counts_under(self, bias: Array) -> Array:
-        """Count row by row, some at a time, where a bias hides keys with -inf."""
-        hides = np.isneginf(bias.reshape((1,) * (4 - bias.ndim) + bias.shape))
+    def _row_counts_under(self, hides: Array) -> Array:
+        """Count row by row, some at a time, where a bias hides keys."""
+        hides = hides.reshape((1,) * (4 - hides.ndim) + hides.shape)
         hidden = hides[:, 0]  # [B, N, M], where any may be 1
         if (hides != hidden[:, None]).any():
             raise ValueError(
@@ -234,9 +236,9 @@ class Call:
                 seen = seen & (column <= row)
             if window is not None:
                 seen = seen & (column > row - window) & (column < row + window)
-            if causal and self.key_mask is not None:  # a row that stands at padding is none
+            if self.key_mask is not None:  # a row that stands at padding is none
                 seen = seen & self.key_mask[:, row[:, 0], None]
-            counts += seen.sum(1)
+            counts += seen.sum(1, dtype=np.int32)
         return counts if self.key_mask is None else np.where(self.key_mask, counts, 0)
 
     @cached_property
@@ -252,6 +254,8 @@ class Call:
 
     def column_sums(self, heads: Array | None = None) -> Array:
         """Give the attention that each key receives from these rows, [B, H, M].
+
+        Rows that stand at padding do not count.
 
         Parameters
         ----------
@@ -269,9 +273,13 @@ class Call:
         >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
         [[[1.5, 0.5]]]
         """
+        logsumexp = self.plain.logsumexp
+        if self.key_mask is not None and not self.mask.get("causal"):
+            # Only if causal does the core know where a row stands; -inf is a row that sees no key.
+            valid = self.key_mask[:, None, self.first_row :]
+            logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))
         return column_sums(
-            self.query, self.key, self.plain.logsumexp, heads=heads,
-            num_threads=self.num_threads, **self.mask,
+            self.query, self.key, logsumexp, heads=heads, num_threads=self.num_threads, **self.mask,
         )  # fmt: skip
 
     @cached_property
@@ -288,9 +296,11 @@ class Call:
                 f"rows {self.first_row} to {self.key_len - 1} of a prompt of {length}; "
                 "read the prompt in one call"
             )
-        out: Any = attention(
-            self.query[:, :, start:], self.key, self.value,
-            num_threads=self.num_threads, **self._mask_from(start),
+        rows = self.query[:, :, start:]
+        out = np.empty((*rows.shape[:3], self.value.shape[3]), np.float32)
+        attention(
+            rows, self.key, self.value, out=out, num_threads=self.num_threads,
+            **self._mask_from(start),
         )  # fmt: skip
         outputs: Array = out[np.arange(self.batch), :, last - self.first_row - start]
         return outputs

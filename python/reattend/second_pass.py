@@ -25,13 +25,14 @@ def column_sums(
     window: int | None = None,
     softcap: float | None = None,
     heads: Array | None = None,
+    dtype: str | None = None,
     num_threads: int | None = None,
 ) -> Array:
     """Compute what each key received, the sum over rows of A_ij, in O(N + M) memory.
 
     Parameters
     ----------
-    query, key, scale, causal, key_mask, bias, window, softcap, num_threads
+    query, key, scale, causal, key_mask, bias, window, softcap, dtype, num_threads
         As for `attention`. If causal, rows that stand at a masked key are padding and do not count.
     logsumexp : float32 array [B, H, N]
         Of the same rows over all keys, from `attention` with ``returns="logsumexp"``.
@@ -56,10 +57,11 @@ def column_sums(
     >>> np.allclose(column_sums(query, key, result.logsumexp).sum(-1), 5)
     True
     """
-    query = arguments.tensor("query", query, "[B, H, N, D]")
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]")
+    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
+    key = arguments.tensor("key", key, "[B, H_kv, M, D]", dtype)
     shape = arguments.sizes(query, key)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
+    half = arguments.half_type(query, dtype, {"key": key})
+    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
     chosen = None
     if heads is not None:
         chosen = np.asarray(heads)
@@ -73,6 +75,7 @@ def column_sums(
     _core.column_sums(
         query, key, _logsumexp(logsumexp, shape), sums, mask.scale, mask.causal, mask.window,
         mask.softcap, mask.key_mask, mask.bias, chosen, arguments.threads(num_threads),
+        mask.bfloat16,
     )  # fmt: skip
     return sums
 
@@ -93,6 +96,7 @@ def revise(
     bias: Array | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    dtype: str | None = None,
     num_threads: int | None = None,
 ) -> AttentionResult:
     """Apply a policy to attention that was computed without it, in place.
@@ -105,8 +109,8 @@ def revise(
     plain : AttentionResult
         Of `attention` on the same arguments without a policy, with ``returns="logsumexp"``. Its
         ``out`` is overwritten.
-    query, key, value, segments, where, scale, causal, key_mask, bias, window, softcap, num_threads
-        As for `attention`.
+    query, key, value, segments, where, scale, causal, key_mask, bias, window, softcap
+        As for `attention`, and so are dtype and num_threads.
     policy : Reweight or sequence of Reweight
         Callables of another kind have no such short cut.
     returns : name or sequence of names, optional
@@ -134,12 +138,13 @@ def revise(
     True
     """
     asked = arguments.names(returns)
-    query = arguments.tensor("query", query, "[B, H, N, D]")
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]")
-    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]")
+    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
+    key = arguments.tensor("key", key, "[B, H_kv, M, D]", dtype)
+    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]", dtype)
     shape = arguments.sizes(query, key)
     arguments.check_value(value, key)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap)
+    half = arguments.half_type(query, dtype, {"key": key, "value": value})
+    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
     policies = []
     for each in arguments.policies(policy):
         if not isinstance(each, Reweight):
@@ -149,7 +154,8 @@ def revise(
     rules = [arguments.rule(shape, each, row) for each, row in zip(policies, rows, strict=True)]
     labels = None if segments is None else arguments.labels(shape, segments)
     count = policies[0].num_segments if policies else 1
-    out = arguments.output(plain.out, (*shape.rows, value.shape[3]), (query, key, value))
+    full = (*shape.rows, value.shape[3])
+    out = arguments.output(plain.out, full, (query, key, value), query.dtype)
     result = out if arguments.readable(out) is out else np.ascontiguousarray(out)
     masses = arguments.empty(*shape.rows, count) if "masses" in asked else None
     factors = arguments.empty(*shape.rows, count) if "factors" in asked else None
@@ -157,7 +163,7 @@ def revise(
     _core.attention(
         query, key, value, result, mask.scale, mask.causal, mask.window, mask.softcap,
         mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, changed, None,
-        arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape),
+        arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape), mask.bfloat16,
     )  # fmt: skip
     if result is not out:
         out[...] = result

@@ -11,6 +11,7 @@ import numpy as np
 
 from reattend.attention import attention
 from reattend.call import Call, Prompt
+from reattend.halves import widened
 from reattend.method import Method
 from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array, Reweight
@@ -159,6 +160,7 @@ class Session:
         softcap: float | None = None,
         bias: Array | None = None,
         out: Array | None = None,
+        dtype: str | None = None,
         num_threads: int | None = None,
     ) -> Array:
         """Compute attention of one layer as the methods want it.
@@ -167,7 +169,7 @@ class Session:
         ----------
         layer : int
             The layer, from 0.
-        query, key, value, causal, key_mask, scale, window, softcap, bias, out, num_threads
+        query, key, value, causal, key_mask, scale, window, softcap, bias, out, dtype, num_threads
             As for `reattend.attention`; keys are all those since the prompt began.
         hidden_states : array [B, N, C], optional
             States that enter the layer, before its norm. VAR needs them while the prompt is read.
@@ -192,12 +194,12 @@ class Session:
             raise RuntimeError("attend() must be called inside session.generation(...)")
         mask: dict[str, Any] = {
             "causal": causal, "key_mask": key_mask, "scale": scale,
-            "window": window, "softcap": softcap, "bias": bias,
+            "window": window, "softcap": softcap, "bias": bias, "dtype": dtype,
         }  # fmt: skip
         self._check(run, layer, query, key, hidden_states, key_mask)
         if run.text_outputs is not None:
             result: Any = attention(query, key, value, out=out, num_threads=num_threads, **mask)
-            _store_last_rows(run, layer, result, key_mask, key.shape[2] - query.shape[2])
+            _store_last_rows(run, layer, result, key_mask, key.shape[2] - query.shape[2], dtype)
             run.seen[layer] = key.shape[2]
             return np.asarray(result)
         if run.prompt.length is None:  # the first call tells the prompt's length
@@ -362,7 +364,7 @@ class Session:
 
 
 def _store_last_rows(
-    run: _Run, layer: int, out: Array, key_mask: Array | None, first_row: int
+    run: _Run, layer: int, out: Array, key_mask: Array | None, first_row: int, dtype: str | None
 ) -> None:
     """Keep the outputs of each item's last row that is no padding."""
     assert run.text_outputs is not None
@@ -371,7 +373,7 @@ def _store_last_rows(
     if key_mask is not None:
         valid = key_mask[:, first_row:]
     last = num_rows - 1 - valid[:, ::-1].argmax(-1)
-    new = out[np.arange(batch), :, last]  # [B, H, Dv]
+    new = widened(out[np.arange(batch), :, last], dtype)  # [B, H, Dv]
     old = run.text_outputs.get(layer)
     if old is not None:  # a chunk in which an item has padding only tells nothing of it
         new = np.where(np.any(valid, axis=-1)[:, None, None], new, old)

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
 from models import IMAGE, MODELS, TEXT, Model  # noqa: E402
+from reattend.adaptors.crossing import numbers, output_like  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import VAR  # noqa: E402
 from runs import KINDS, METHODS, generate, tokens  # noqa: E402
@@ -95,6 +96,22 @@ def test_a_static_cache_changes_nothing(case: Model, name):
     assert dynamic.sequences.tolist() == static.sequences.tolist()
     for a, b in zip(dynamic.logits, static.logits, strict=True):
         assert (a - b).abs().max() < 1e-3
+
+
+@each_method
+@pytest.mark.parametrize("case", [LLAVA, CASES["Gemma 3"]], ids=str)
+def test_padding_on_the_right_changes_nothing(case: Model, name):
+    """Padding sees the prompt before it, unlike padding on the left, and must not be a row."""
+    model, inputs = case.load(), case.inputs()
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    for key, value in inputs.items():
+        if key != "pixel_values":
+            inputs[key] = torch.stack([x.roll(n) for x, n in zip(value, lengths, strict=True)])
+    with attached(model, method(name)), torch.no_grad():
+        whole = model(**inputs).logits
+        for item, length in enumerate(lengths):
+            alone = model(**case.inputs((item,))).logits[0]
+            assert (whole[item, :length] - alone).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("case", [LLAVA, QWEN], ids=str)
@@ -227,3 +244,20 @@ def test_narrow_floats(dtype):
     assert ours.dtype == dtype
     off = [(x.float() - expected)[valid].abs().max() for x in (ours, theirs)]
     assert off[0] <= 2 * off[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_tensors_cross_without_a_copy(dtype):
+    heads_inside = torch.randn(2, 7, 4, 8).to(dtype).transpose(1, 2)  # as models hand them over
+    (array,), _ = numbers(heads_inside)
+    assert array.shape == (2, 4, 7, 8)
+    assert array.ctypes.data == heads_inside.data_ptr()
+    tensor, out = output_like(heads_inside, heads_inside, exact=False)
+    assert tensor.dtype == dtype
+    assert out.ctypes.data == tensor.data_ptr()
+
+
+def test_tensors_of_several_types_cross_as_float32():
+    arrays, dtype = numbers(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4).bfloat16())
+    assert dtype is None
+    assert [array.dtype for array in arrays] == [np.float32, np.float32]

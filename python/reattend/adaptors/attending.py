@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.adaptors.crossing import floats, output_like
+from reattend.adaptors.crossing import floats, numbers, output_like
 from reattend.adaptors.masks import Form, recognised
 from reattend.adaptors.prompts import Prompt
 from reattend.attention import attention
@@ -72,14 +72,15 @@ def attend(
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     form = _form(forward, mask, padding, options.get("sliding_window"), bool(causal), query, length)
-    tensor, out = output_like(query, value)
-    query_, key_, value_ = floats(query), floats(key), floats(value)
+    sink = options.get("s_aux")
+    (query_, key_, value_), dtype = numbers(query, key, value)
+    exact = query_.dtype == np.float32 or sink is not None
+    tensor, out = output_like(query, value, exact=exact)
     how = {
         "scale": options.get("scaling"), "softcap": options.get("softcap"),
-        "num_threads": demand("torch").get_num_threads(), **form.arguments(),
+        "num_threads": demand("torch").get_num_threads(), "dtype": dtype, **form.arguments(),
     }  # fmt: skip
     session = forward.prompt.session if forward.prompt is not None else forward.text_session
-    sink = options.get("s_aux")
     logsumexp = None
     if session is None:
         if sink is None:

@@ -18,9 +18,33 @@ def floats(tensor: Any) -> Array:
     tensor : torch.Tensor
         On the CPU.
     """
-    # The core computes in float32 only, so float16 and bfloat16 cost a copy here.
     array: Array = tensor.detach().float().numpy()
     return array
+
+
+def numbers(*tensors: Any) -> tuple[list[Array], str | None]:
+    """Give float tensors as the core reads them, without a copy where all have one type it knows.
+
+    Parameters
+    ----------
+    *tensors : torch.Tensor
+        On the CPU.
+
+    Returns
+    -------
+    arrays : list of array
+        float32, float16, or the bits of bfloat16 as uint16.
+    dtype : "bfloat16" or None
+        What bits are.
+    """
+    torch = demand("torch")
+    kind = tensors[0].dtype
+    same = all(tensor.dtype == kind for tensor in tensors)
+    if same and kind == torch.bfloat16:
+        return [tensor.detach().view(torch.uint16).numpy() for tensor in tensors], "bfloat16"
+    if same and kind == torch.float16:
+        return [tensor.detach().numpy() for tensor in tensors], None
+    return [floats(tensor) for tensor in tensors], None
 
 
 def bools(tensor: Any) -> Array:
@@ -34,15 +58,18 @@ def bools(tensor: Any) -> Array:
     return np.asarray(array).astype(bool, copy=False)
 
 
-def output_like(query: Any, value: Any) -> tuple[Any, Array]:
+def output_like(query: Any, value: Any, *, exact: bool) -> tuple[Any, Array]:
     """Make room for an output: the tensor [B, N, H, Dv] that models want, and [B, H, N, Dv] of it.
 
     Parameters
     ----------
     query, value : torch.Tensor
         [B, H, N, D] and [B, H_kv, M, Dv].
+    exact : bool
+        Whether the output shall be float32, whatever type the inputs have.
     """
     torch = demand("torch")
     batch, heads, rows, _ = query.shape
-    tensor = torch.empty((batch, rows, heads, value.shape[-1]), dtype=torch.float32)
-    return tensor, tensor.numpy().transpose(0, 2, 1, 3)
+    kind = torch.float32 if exact else query.dtype
+    tensor = torch.empty((batch, rows, heads, value.shape[-1]), dtype=kind)
+    return tensor, numbers(tensor)[0][0].transpose(0, 2, 1, 3)

@@ -1,0 +1,60 @@
+"""16-bit floats on NumPy's side: float16, bfloat16 of `ml_dtypes`, and raw bits as uint16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reattend.policy import Array
+
+
+def widened(array: Any, dtype: str | None = None) -> Array:
+    """Give numbers as float32.
+
+    Parameters
+    ----------
+    array : array
+        Of any float type, or uint16: the bits of ``dtype``.
+    dtype : "float16" or "bfloat16", optional
+        What uint16 bits stand for.
+
+    Examples
+    --------
+    >>> widened(np.array([0x3FC0], np.uint16), "bfloat16")
+    array([1.5], dtype=float32)
+    """
+    numbers: Array = np.asarray(array)
+    if numbers.dtype != np.uint16:
+        return np.asarray(numbers, np.float32)
+    if dtype == "bfloat16":
+        return np.asarray((numbers.astype(np.uint32) << 16).view(np.float32))
+    return np.asarray(numbers.view(np.float16), np.float32)
+
+
+def write(numbers: Array, out: Array, dtype: str | None = None) -> None:
+    """Write float32 numbers, rounded to the nearest, where an output of any type is wanted.
+
+    Parameters
+    ----------
+    numbers : float32 array
+    out : array
+        Of any float type, or uint16: the bits of ``dtype``.
+    dtype : "float16" or "bfloat16", optional
+        What uint16 bits stand for.
+
+    Examples
+    --------
+    >>> bits = np.empty(1, np.uint16)
+    >>> write(np.array([1.5], np.float32), bits, "bfloat16")
+    >>> hex(bits[0])
+    '0x3fc0'
+    """
+    if out.dtype != np.uint16:
+        out[...] = numbers
+    elif dtype == "bfloat16":
+        bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        out[...] = np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded)
+    else:
+        out[...] = numbers.astype(np.float16).view(np.uint16)
