@@ -12,6 +12,12 @@
 
 namespace reattend {
 
+int Scores::threads_for(int64_t multiplications) const {
+    // Below, waking a second thread costs more than it saves (some 20 us of one thread's work).
+    constexpr int64_t kSmall = 1 << 19;
+    return multiplications < kSmall ? 1 : num_threads;
+}
+
 Interval Scores::keys_of_item(int64_t item) const {
     Interval keys{0, key_len};
     while (keys.begin < keys.end && masked(item, keys.begin)) ++keys.begin;
@@ -207,12 +213,9 @@ void attend(Attention& call) {
     // Up to this many rows, the time goes into reading keys and values once, and packing them would
     // double it.
     constexpr int64_t kFewRows = 8;
-    // Multiplications below which waking a second thread costs more than it saves (some 20 us of
-    // one thread's work).
-    constexpr int64_t kSmall = 1 << 19;
     Scores& scores = call.scores;
-    const int64_t work = scores.batch * scores.num_heads * scores.query_len * scores.key_len;
-    if (work * (scores.head_dim + call.value_dim) < kSmall) scores.num_threads = 1;
+    const int64_t pairs = scores.batch * scores.num_heads * scores.query_len * scores.key_len;
+    scores.num_threads = scores.threads_for(pairs * (scores.head_dim + call.value_dim));
     call.find_labels();
     if (call.scores.query_len <= kFewRows)
         decode(call);

@@ -29,6 +29,8 @@ struct Scores {
         return key_mask && !key_mask[item * key_len + key];
     }
 
+    /// The threads worth waking for so many multiplications.
+    int threads_for(int64_t multiplications) const;
     /// From the first to the last key of an item that is no padding.
     Interval keys_of_item(int64_t item) const;
     /// The part of `keys` that a row sees.

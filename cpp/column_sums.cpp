@@ -82,8 +82,12 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
 
 void column_sums(const Scores& scores, const float* logsumexp, const uint8_t* heads, float* sums) {
     const int64_t tiles = (scores.key_len + kKeys - 1) / kKeys;
+    const int64_t num_heads = scores.batch * scores.num_heads;
+    const int64_t done = heads ? std::count(heads, heads + num_heads, uint8_t{1}) : num_heads;
+    const int threads =
+        scores.threads_for(done * scores.query_len * scores.key_len * scores.head_dim);
     // The first keys first: when causal, more rows see them.
-    parallel_for(scores.batch * scores.num_heads * tiles, scores.num_threads, [&](int64_t unit) {
+    parallel_for(num_heads * tiles, threads, [&](int64_t unit) {
         const int64_t index = unit / tiles, item = index / scores.num_heads,
                       head = index % scores.num_heads;
         const Interval keys = scores.keys_of_item(item);

@@ -182,7 +182,11 @@ void revise(Attention& call, const float* plain_logsumexp) {
         keys.emplace_back(call, i / scores.num_heads, i % scores.num_heads);
         if (keys.back().count > kFewKeys) return attend(call);
     }
-    parallel_for(heads * tiles, scores.num_threads, [&](int64_t unit) {
+    int64_t labelled = 0;
+    for (const FewKeys& each : keys) labelled += each.count;
+    const int threads = scores.threads_for(scores.query_len * (labelled + heads) *
+                                           (scores.head_dim + call.value_dim));
+    parallel_for(heads * tiles, threads, [&](int64_t unit) {
         const int64_t item = unit / tiles / scores.num_heads,
                       head = unit / tiles % scores.num_heads;
         const int64_t row = unit % tiles * kRows;
