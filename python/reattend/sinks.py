@@ -176,13 +176,16 @@ def _mean_square(hidden_states: Array, channels: int) -> Array:
 def _largest(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
     """Give the largest magnitude of each token in the sink dimensions [B, N], 0 without any."""
     dims, size = np.asarray(sink_dims), hidden_states.shape[-1]
-    if dims.dtype == bool:
-        if dims.shape[-1] != size:
-            raise ValueError(f"sink_dims must have {size} entries, got shape {dims.shape}")
-        used = np.flatnonzero(dims.reshape(-1, size).any(0))
-        magnitude = np.where(dims[..., None, used], np.abs(hidden_states[..., used]), 0)
-    else:
-        if any(not 0 <= dim < size for dim in dims.tolist()):
-            raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {dims.tolist()}")
-        magnitude = np.abs(hidden_states[..., dims.astype(np.intp)])  # [B, N, few]
-    return np.asarray(magnitude.max(-1, initial=0), dtype=np.float64)
+    of_item = dims.dtype == bool
+    if of_item and dims.shape[-1] != size:
+        raise ValueError(f"sink_dims must have {size} entries, got shape {dims.shape}")
+    used = np.flatnonzero(dims.reshape(-1, size).any(0)) if of_item else dims
+    if any(not 0 <= dim < size for dim in used.tolist()):
+        raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {used.tolist()}")
+    largest: Any = 0.0
+    for dim in used.tolist():  # one at a time: each is read straight through
+        magnitude = np.abs(hidden_states[..., dim])
+        if of_item:
+            magnitude = np.where(dims[..., None, dim], magnitude, 0)
+        largest = np.maximum(largest, magnitude)
+    return np.broadcast_to(np.asarray(largest, np.float64), hidden_states.shape[:-1])

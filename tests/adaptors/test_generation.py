@@ -99,6 +99,20 @@ def test_a_static_cache_changes_nothing(case: Model, name):
 
 
 @each_method
+@pytest.mark.parametrize("case", SLIDING, ids=str)
+def test_a_cache_that_keeps_what_a_window_hides_changes_nothing(case: Model, name):
+    """What a step's window hides is no padding."""
+    model, inputs = case.load(), case.inputs((0,))
+    image = np.zeros(inputs["input_ids"].shape, bool)
+    image[:, 5:12] = True
+    with attached(model, method(name), image=None if case.image else image):
+        sliding = generate(model, inputs, STEPS)
+        whole = generate(model, inputs, STEPS, past_key_values=hf.DynamicCache())
+    for a, b in zip(sliding.logits, whole.logits, strict=True):
+        assert (a - b).abs().max() < 1e-3
+
+
+@each_method
 @pytest.mark.parametrize("case", [LLAVA, CASES["Gemma 3"]], ids=str)
 def test_padding_on_the_right_changes_nothing(case: Model, name):
     """Padding sees the prompt before it, unlike padding on the left, and must not be a row."""

@@ -86,9 +86,10 @@ def recognised(mask: Array, *, padding: Array | None = None, window: int | None 
     if mask.dtype != bool and (np.where(visible, mask, 0) != 0).any():
         return Form(False, padding, None, np.where(visible, mask, -np.inf).astype(np.float32))
     if visible.shape[1] == 1:
-        for size in (None, window) if window is not None else (None,):
-            seen = _causal(visible.shape[2], visible.shape[3], size)
-            for keys in _key_masks(visible, padding):
+        # A window before a guess at padding: to a single row both look the same.
+        for keys in _key_masks(visible, padding):
+            for size in (None, window) if window is not None else (None,):
+                seen = _causal(visible.shape[2], visible.shape[3], size)
                 said = seen[None] if keys is None else seen[None] & keys[:, None]
                 if np.array_equal(np.broadcast_to(said, visible[:, 0].shape), visible[:, 0]):
                     return Form(True, keys, size)
