@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.halves import widened
 from reattend.policy import Array, Policy, Reweight
 from reattend.results import AttentionResult, SegmentState
 
@@ -21,12 +22,13 @@ def weights(
     bias: Array | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    dtype: str | None = None,
 ) -> tuple[Array, Array, Array]:
     """Give the attention matrix A [B, H, N, M], logsumexp [B, H, N] and the keys each row sees."""
     num_rows, num_keys = query.shape[2], key.shape[2]
-    key = np.repeat(key.astype(np.float64), query.shape[1] // max(key.shape[1], 1), axis=1)
+    key = np.repeat(_numbers(key, dtype), query.shape[1] // max(key.shape[1], 1), axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
-        scores = query.astype(np.float64) @ key.swapaxes(-1, -2)  # [B, H, N, M]
+        scores = _numbers(query, dtype) @ key.swapaxes(-1, -2)  # [B, H, N, M]
         scores *= query.shape[-1] ** -0.5 if scale is None else scale
         if softcap is not None:
             scores = softcap * np.tanh(scores / softcap)
@@ -68,7 +70,8 @@ def segment_pass(
         labels = np.pad(segments, ((0, 0), (0, 0), (0, extra)))
     if num_segments is None:
         num_segments = int(labels.max(initial=0)) + 1
-    value = np.repeat(value.astype(np.float64), query.shape[1] // max(value.shape[1], 1), axis=1)
+    value = _numbers(value, mask.get("dtype"))
+    value = np.repeat(value, query.shape[1] // max(value.shape[1], 1), axis=1)
     finite = np.isfinite(value)
     masses, partials = [], []
     for label in range(num_segments):
@@ -153,3 +156,8 @@ def attention(
     if "column_sums" in returns:
         extra["column_sums"] = column_sums(query, key, **mask)
     return AttentionResult(result, **{name: extra[name] for name in returns})
+
+
+def _numbers(array: Array, dtype: str | None) -> Array:
+    """Give float64; uint16 are the bits of a 16-bit type."""
+    return np.asarray(widened(array, dtype) if array.dtype == np.uint16 else array, np.float64)
