@@ -174,31 +174,36 @@ def peak(layers: int, quick: bool, name: str, length: int) -> int:
 def alternated(threads: int) -> dict[str, float]:
     """Time a torch matmul and our attention alone and in turns, in ms: two pools would fight."""
     import torch
-    from reattend.adaptors.crossing import floats, output_like
+    from reattend.adaptors.crossing import numbers, output_like
     from reattend.attention import attention
 
     a = torch.randn(512, 1024)
     query, key = torch.randn(1, 8, 256, 128), torch.randn(1, 8, 512, 128)
-    room = output_like(query, key)[1]
+    room = output_like(query, key, exact=True)[1]
 
     def matmul() -> None:
         a @ a.T
 
     def ours() -> None:
-        attention(floats(query), floats(key), floats(key), out=room, num_threads=threads)
+        attention(*numbers(query, key, key)[0], out=room, num_threads=threads)
 
     def both() -> None:
         matmul()
         ours()
 
     one = torch.randn(1, 32, 1, 128)
+    half = one.bfloat16()
 
     def crossing() -> None:
-        floats(one), floats(one), floats(one)
-        output_like(one, one)
+        numbers(one, one, one)
+        output_like(one, one, exact=True)
+
+    def crossing_bfloat16() -> None:
+        numbers(half, half, half)
+        output_like(half, half, exact=False)
 
     found = {}
-    for each in (matmul, ours, both, crossing):
+    for each in (matmul, ours, both, crossing, crossing_bfloat16):
         times = []
         for _ in range(200):
             begin = time.perf_counter()
