@@ -8,7 +8,6 @@
 #include <string>
 
 #include "cpu.h"
-#include "parallel.h"
 
 namespace reattend {
 
@@ -92,14 +91,10 @@ void Scores::scaled_query(int64_t item, int64_t head, int64_t row, int64_t count
 
 void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
                          int64_t ld) const {
-    constexpr int kSome = 32;  // that are converted at once, where they are no float32
-    const int step = this->key.direct() ? count : kSome;
-    float* buffer = Scratch::of_conversion().floats(this->key.buffer_size(step));
-    for (int j = 0; j < count; j += step) {
-        const int some = std::min(step, count - j);
-        const Rows rows = this->key.rows(item, kv_head, key + j, some, buffer);
-        kernels().pack_keys(rows.data, rows.stride, some, static_cast<int>(head_dim), to + j, ld);
-    }
+    read(this->key, item, kv_head, key, count, [&](Rows keys, int offset, int some) {
+        kernels().pack_keys(keys.data, keys.stride, some, static_cast<int>(head_dim), to + offset,
+                            ld);
+    });
 }
 
 void Attention::find_labels() {
@@ -154,11 +149,13 @@ void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float*
     }
 }
 
+bool Attention::changes(const float* factor) const {
+    return std::any_of(factor, factor + num_segments, [](float each) { return each != 1; });
+}
+
 void Attention::report(int64_t index, const float* factor) const {
     if (factors) std::copy_n(factor, num_segments, factors + index * num_segments);
-    if (changed)
-        changed[index] =
-            std::any_of(factor, factor + num_segments, [](float each) { return each != 1; });
+    if (changed) changed[index] = changes(factor);
 }
 
 bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& state,

@@ -6,11 +6,26 @@
 #include <vector>
 
 #include "kernels.h"
+#include "parallel.h"
 #include "policy.h"
 #include "row_state.h"
 #include "view.h"
 
 namespace reattend {
+
+/// Hands on `count` rows as float32, as use(Rows, offset, number): all at once where they can be
+/// read where they lie, else as many at a time as the first level cache holds.
+template <class Use>
+void read(const Tensor& tensor, int64_t item, int64_t head, int64_t row, int count,
+          const Use& use) {
+    constexpr int kSome = 32;
+    const int step = tensor.direct() ? count : kSome;
+    float* buffer = Scratch::of_conversion().floats(tensor.buffer_size(step));
+    for (int i = 0; i < count; i += step) {
+        const int some = count - i < step ? count - i : step;
+        use(tensor.rows(item, head, row + i, some, buffer), i, some);
+    }
+}
 
 /// Which keys a row sees, and how scores are made. Row i of N stands at key M - N + i.
 struct Scores {
@@ -91,6 +106,8 @@ struct Attention {
     /// before left.
     void factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
                     float* factor) const;
+    /// Whether factors [num_segments] change a row.
+    bool changes(const float* factor) const;
     /// Writes the factors of a row where they are asked for.
     void report(int64_t index, const float* factor) const;
     /// State -> what a row reports: masses, factors, logsumexp; and what each segment's partial is

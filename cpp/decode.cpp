@@ -83,11 +83,11 @@ private:
             visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
                            static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
         }
-        read(scores_.key, key, {0, count}, [&](Rows keys, Range columns) {
-            kernels().dots(query_, query_ld_, keys.data, keys.stride, weights_ + columns.begin,
-                           kKeys, size_, columns.end - columns.begin,
-                           static_cast<int>(scores_.head_dim));
-        });
+        read(scores_.key, group_.item, group_.kv_head, key, count,
+             [&](Rows keys, int offset, int some) {
+                 kernels().dots(query_, query_ld_, keys.data, keys.stride, weights_ + offset, kKeys,
+                                size_, some, static_cast<int>(scores_.head_dim));
+             });
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
             const ScoreEdits edits =
@@ -132,26 +132,14 @@ private:
         const RowState state = states_.row(first);
         const float* weights = weights_ + first * kKeys;
         kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
-        read(call_.value, key, columns, [&](Rows values, Range some) {
-            // Rows that do not see a key have weight 0 there.
-            kernels().accumulate(weights + some.begin, kKeys, values.data, values.stride,
-                                 state.partial_of(segment), states_.row_size(), rows,
-                                 {0, some.end - some.begin}, static_cast<int>(call_.value_dim),
-                                 nullptr);
-        });
-    }
-
-    /// Hands on keys or values of some columns of a tile: all at once where they can be read where
-    /// they lie, else as many as the first level cache holds as float32.
-    template <class Use>
-    void read(const Tensor& tensor, int64_t key, Range columns, const Use& use) const {
-        constexpr int kSome = 32;
-        const int step = tensor.direct() ? kKeys : kSome;
-        float* buffer = Scratch::of_conversion().floats(tensor.buffer_size(step));
-        for (int j = columns.begin; j < columns.end; j += step) {
-            const int end = std::min(j + step, columns.end);
-            use(tensor.rows(group_.item, group_.kv_head, key + j, end - j, buffer), Range{j, end});
-        }
+        // Rows that do not see a key have weight 0 there.
+        weights += columns.begin;
+        read(call_.value, group_.item, group_.kv_head, key + columns.begin,
+             columns.end - columns.begin, [&](Rows values, int offset, int some) {
+                 kernels().accumulate(weights + offset, kKeys, values.data, values.stride,
+                                      state.partial_of(segment), states_.row_size(), rows,
+                                      {0, some}, static_cast<int>(call_.value_dim), nullptr);
+             });
     }
 
     void open(int segment) {

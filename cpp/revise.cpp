@@ -143,8 +143,7 @@ private:
         const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
         if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
         call_.report(index, factor);
-        if (std::all_of(factor, factor + num_segments, [](float each) { return each == 1; }))
-            return;
+        if (!call_.changes(factor)) return;
         const Output& written = call_.out;
         float* out = written.direct() ? written.row(item_, head_, row) : out_row_;
         kernels().scaled(written.rows(item_, head_, row, 1, out_row_).data, factor[0], out,

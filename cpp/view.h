@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "parallel.h"
+
 namespace reattend {
 
 /// An array [B, H, rows, columns] whose last axis is contiguous. Strides count elements; 0
@@ -46,7 +48,7 @@ struct Tensor {
     /// Some rows as float32: where they lie, or else converted to `buffer`.
     Rows rows(int64_t batch, int64_t head, int64_t row, int64_t count, float* buffer) const;
     /// Distance of rows in a buffer.
-    int64_t buffer_stride() const { return (dim + 15) / 16 * 16; }
+    int64_t buffer_stride() const { return padded(dim); }
     /// Floats that a buffer for so many rows takes: none where they are read where they lie.
     int64_t buffer_size(int64_t count) const { return direct() ? 0 : count * buffer_stride(); }
 };

@@ -12,7 +12,6 @@ from reattend.adaptors.masks import Form, recognised
 from reattend.adaptors.prompts import Prompt
 from reattend.attention import attention
 from reattend.extras import demand
-from reattend.method import Method
 from reattend.policy import Array
 from reattend.session import Session
 
@@ -31,7 +30,6 @@ class Forward:
 
 def attend(
     forward: Forward,
-    methods: tuple[Method, ...],
     module: Any,
     query: Any,
     key: Any,
@@ -45,8 +43,6 @@ def attend(
     Parameters
     ----------
     forward : Forward
-    methods : tuple of Method
-        Those that are at work, for what they can be asked to do.
     module : torch.nn.Module
         The attention module.
     query, key, value : torch.Tensor

@@ -180,9 +180,7 @@ class ModelSession:
         self, module: Any, query: Any, key: Any, value: Any, mask: Any, options: dict[str, Any]
     ) -> Any:
         """Compute a layer's attention [B, N, H, Dv]; the attention function calls it."""
-        return attend(
-            self._forward, self.methods, module, query, key, value, mask, self._padding, options
-        )
+        return attend(self._forward, module, query, key, value, mask, self._padding, options)
 
     def decoder_ends(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         """Forget what was of one forward only."""
