@@ -56,22 +56,21 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int64_t key, i
 }
 
 Rows Tensor::rows(int64_t batch, int64_t head, int64_t row, int64_t count, float* buffer) const {
-    const int64_t begin = at(batch, head, row);
-    if (direct()) return {static_cast<const float*>(data) + begin, row_stride};
-    kernels().widen(static_cast<const uint16_t*>(data) + begin, row_stride, type == Type::kBfloat16,
+    const void* first = this->row(batch, head, row);
+    if (direct()) return {static_cast<const float*>(first), row_stride};
+    kernels().widen(first, type, row_stride, scales ? scales.row(batch, head, row) : nullptr,
                     static_cast<int>(count), static_cast<int>(dim), buffer, buffer_stride());
     return {buffer, buffer_stride()};
 }
 
 void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) const {
-    const int64_t begin = at(batch, head, row), item = direct() ? sizeof(float) : sizeof(uint16_t);
-    char* to = static_cast<char*>(const_cast<void*>(data)) + begin * item;
+    void* to = const_cast<void*>(this->row(batch, head, row));
     if (!from)
-        std::memset(to, 0, dim * item);
+        std::memset(to, 0, dim * item_size());
     else if (direct())
-        std::memcpy(to, from, dim * item);
+        std::memcpy(to, from, dim * item_size());
     else
-        kernels().narrow(from, type == Type::kBfloat16, reinterpret_cast<uint16_t*>(to), dim);
+        kernels().narrow(from, type == Type::kBfloat16, static_cast<uint16_t*>(to), dim);
 }
 
 void Scores::scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
@@ -188,7 +187,7 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
     }
     if (!out || !present) return;
     const int first = __builtin_ctz(present);
-    float* to = out.direct() ? out.row(item, head, row) : state.partial_of(first);
+    float* to = out.direct() ? out.direct_row(item, head, row) : state.partial_of(first);
     kernels().scaled(state.partial_of(first), scale[first], to, value_dim);
     for (int g = first + 1; g < num_segments; ++g)
         if (present >> g & 1) kernels().add_scaled(state.partial_of(g), scale[g], to, value_dim);

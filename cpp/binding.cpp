@@ -37,8 +37,13 @@ View<const T> view(const py::array& array) {
 
 /// `half`: what 2-byte numbers are.
 Tensor tensor(const py::array& array, Type half) {
-    return {array.data(),     stride(array, 0), stride(array, 1),
-            stride(array, 2), array.shape(3),   array.itemsize() == 4 ? Type::kFloat32 : half};
+    return {array.data(),
+            stride(array, 0),
+            stride(array, 1),
+            stride(array, 2),
+            array.shape(3),
+            array.itemsize() == 4 ? Type::kFloat32 : half,
+            {}};
 }
 
 float* writable(const OptionalArray& array) {

@@ -15,6 +15,7 @@ constexpr int kKeys = 512;
 // Least keys of a chunk: merging its state costs under 1% of reading it.
 constexpr int64_t kChunk = 512;
 constexpr int64_t kMaxChunks = 64;
+constexpr int kFewRows = 8;  // with more it pays to convert keys and values once, for all of them
 
 /// The rows of an item that share a key head, with their states.
 struct Group {
@@ -83,11 +84,7 @@ private:
             visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
                            static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
         }
-        read(scores_.key, group_.item, group_.kv_head, key, count,
-             [&](Rows keys, int offset, int some) {
-                 kernels().dots(query_, query_ld_, keys.data, keys.stride, weights_ + offset, kKeys,
-                                size_, some, static_cast<int>(scores_.head_dim));
-             });
+        read_keys(key, count);
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
             const ScoreEdits edits =
@@ -133,13 +130,45 @@ private:
         const float* weights = weights_ + first * kKeys;
         kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
         // Rows that do not see a key have weight 0 there.
-        weights += columns.begin;
-        read(call_.value, group_.item, group_.kv_head, key + columns.begin,
-             columns.end - columns.begin, [&](Rows values, int offset, int some) {
-                 kernels().accumulate(weights + offset, kKeys, values.data, values.stride,
-                                      state.partial_of(segment), states_.row_size(), rows,
-                                      {0, some}, static_cast<int>(call_.value_dim), nullptr);
-             });
+        read_values(columns, key, first, rows, state.partial_of(segment));
+    }
+
+    /// Scores of all rows.
+    void read_keys(int64_t key, int count) {
+        const Tensor& keys = scores_.key;
+        const int dim = static_cast<int>(scores_.head_dim);
+        if (size_ > kFewRows)
+            return read(keys, group_.item, group_.kv_head, key, count,
+                        [&](Rows rows, int offset, int some) {
+                            kernels().dots(query_, query_ld_, rows.data, Type::kFloat32,
+                                           rows.stride, weights_ + offset, kKeys, size_, some, dim);
+                        });
+        kernels().dots(query_, query_ld_, keys.row(group_.item, group_.kv_head, key), keys.type,
+                       keys.row_stride, weights_, kKeys, size_, count, dim);
+        for (int r = 0; keys.scales && r < size_; ++r)
+            kernels().multiply(keys.scales.row(group_.item, group_.kv_head, key),
+                               weights_ + r * kKeys, count);
+    }
+
+    /// Adds values to some rows.
+    void read_values(Range columns, int64_t key, int first, int rows, float* out) {
+        const Tensor& values = call_.value;
+        const int dim = static_cast<int>(call_.value_dim), count = columns.end - columns.begin;
+        const int64_t out_ld = states_.row_size();
+        float* weights = weights_ + first * kKeys + columns.begin;
+        key += columns.begin;
+        if (rows > kFewRows)
+            return read(values, group_.item, group_.kv_head, key, count,
+                        [&](Rows some_values, int offset, int some) {
+                            kernels().accumulate(weights + offset, kKeys, some_values.data,
+                                                 some_values.stride, out, out_ld, rows, {0, some},
+                                                 dim, nullptr);
+                        });
+        for (int r = 0; values.scales && r < rows; ++r)
+            kernels().multiply(values.scales.row(group_.item, group_.kv_head, key),
+                               weights + r * kKeys, count);
+        kernels().accumulate_few(weights, kKeys, values.row(group_.item, group_.kv_head, key),
+                                 values.type, values.row_stride, out, out_ld, rows, count, dim);
     }
 
     void open(int segment) {

@@ -3,7 +3,7 @@
 // Only for kernels.cpp, see simd.h.
 #pragma once
 
-#ifdef __F16C__
+#ifdef __SSE4_1__
 #include <immintrin.h>
 #endif
 
@@ -15,7 +15,15 @@ namespace {
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
 
 inline Vec from_bfloat16(HalfVec half) {
+#if defined(__AVX512BW__)
+    // Each number to the upper half of a lane: one instruction in place of two.
+    const __m512i lanes = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7,
+                                           0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+    const __m512i wide = _mm512_maskz_inserti64x4(0xff, _mm512_setzero_si512(), (__m256i)half, 0);
+    return (Vec)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, lanes, wide);
+#else
     return (Vec)(__builtin_convertvector(half, IntVec) << 16);
+#endif
 }
 
 inline HalfVec to_bfloat16(Vec v) {
@@ -56,22 +64,6 @@ inline HalfVec to_float16(Vec v) {
     const IntVec half = size < (113 << 23) ? tiny : size >= (143 << 23) ? large : normal;
     return __builtin_convertvector(half | ((bits >> 16) & 0x8000), HalfVec);
 #endif
-}
-
-/// to [count, dim] = from [count, dim], as float32.
-inline void widen(const uint16_t* from, int64_t from_stride, bool bfloat16, int count, int dim,
-                  float* to, int64_t to_ld) {
-    for (int i = 0; i < count; ++i)
-        for (int d = 0; d < dim; d += kLanes) {
-            const int64_t left = dim - d;
-            HalfVec half{};
-            const uint16_t* source = from + i * from_stride + d;
-            if (left >= kLanes)
-                memcpy(&half, source, sizeof half);
-            else
-                memcpy(&half, source, left * sizeof *source);
-            store(to + i * to_ld + d, bfloat16 ? from_bfloat16(half) : from_float16(half));
-        }
 }
 
 /// to [size] = from [size], rounded.

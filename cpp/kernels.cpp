@@ -3,16 +3,16 @@
 #include "kernels.h"
 
 #include "few_rows.h"
-#include "half.h"
+#include "numbers.h"
+#include "pairs.h"
 #include "simd.h"
 
 namespace reattend::REATTEND_ISA {
 namespace {
 
-// Rows and vectors that one step of a product holds in registers: 6 x 4 of 32 registers with
-// AVX-512, 6 x 2 of 16 else.
+// Rows that one step of a product holds in registers, in kVecBlock vectors: 6 x 4 of 32 registers
+// with AVX-512, 6 x 2 of 16 else.
 constexpr int kRowBlock = 6;
-constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -117,7 +117,12 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
 }
 
 /// Softcap, bias and hidden columns: the scores of one row as the softmax takes them.
-inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits) {
+inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits, bool scaled = false) {
+    if (edits.scale != 1 && !scaled) {
+        const Vec scale = broadcast(edits.scale);
+        for (int j = range.begin / kLanes * kLanes; j < range.end; j += kLanes)
+            store(row + j, scale * load(row + j));
+    }
     if (edits.softcap > 0) {
         const Vec cap = broadcast(edits.softcap);
         for (int j = range.begin / kLanes * kLanes; j < range.end; j += kLanes)
@@ -155,19 +160,22 @@ void softmax(float* scores, int64_t ld, int rows, int width, const Range* visibl
     for (int r = 0; r < rows; ++r) {
         float* row = scores + r * ld;
         const Range range = visible_of(visible, r, width);
-        edit_row(row, r, range, edits);
+        // A positive factor and nothing else: the exponential takes it along.
+        const bool bare = edits.scale > 0 && !(edits.softcap > 0) && !edits.bias;
+        const float scale = bare ? edits.scale : 1;
+        edit_row(row, r, range, edits, bare);
         const Range whole = enclose(row, range);
-        Vec running = broadcast(max[r]);
+        Vec running = broadcast(-kInfinity);
         for (int j = whole.begin; j < whole.end; j += kLanes)
             running = larger(load(row + j), running);
-        const float old_max = max[r];
-        max[r] = max_lanes(running);
+        const float old_max = max[r], new_max = scale * max_lanes(running);
+        max[r] = new_max > old_max ? new_max : old_max;
         // Where the row has seen no key yet, -inf - -inf would be NaN; 0 gives exp(-inf) = 0.
         const float base = max[r] == -kInfinity ? 0 : max[r];
         keep[r] = old_max == max[r] ? 1 : exp(broadcast(old_max - base))[0];
         Vec total{};
         for (int j = whole.begin; j < whole.end; j += kLanes) {
-            const Vec weight = exp(load(row + j) - base);
+            const Vec weight = exp(scale * load(row + j) - base);
             store(row + j, weight);
             total += weight;
         }
@@ -244,9 +252,9 @@ inline void accumulate_columns(int count, const float* weights, int64_t ld, cons
                                           out_ld, depth);
 }
 
-void accumulate_block(const float* weights, int64_t ld, const float* values, int64_t value_stride,
-                      float* out, int64_t out_ld, int rows, Range columns, int dim,
-                      const Range* visible) {
+void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
+                float* out, int64_t out_ld, int rows, Range columns, int dim,
+                const Range* visible) {
     for (int r = 0; r < rows; r += kRowBlock) {
         const int count = smaller(kRowBlock, rows - r);
         const Range range = seen(visible ? visible + r : nullptr, count, columns);
@@ -256,31 +264,12 @@ void accumulate_block(const float* weights, int64_t ld, const float* values, int
         float* c = out + r * out_ld;
         const int depth = range.end - range.begin;
         int d = 0;
-        if (count <= 2)
-            accumulate_columns<2, 2 * kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth,
-                                                 dim, d);
         accumulate_columns<kRowBlock, kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth,
                                                  dim, d);
         accumulate_columns<kRowBlock, 1>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
         if (d < dim)
             block_of<1, true, true>(count, a, ld, b + d, value_stride, c + d, out_ld, depth,
                                     dim - d);
-    }
-}
-
-void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
-                float* out, int64_t out_ld, int rows, Range columns, int dim,
-                const Range* visible) {
-    const bool key_after_key = rows <= 2 && dim <= 2 * kVecBlock * kLanes;
-    if (rows > kFewRows || key_after_key)
-        return accumulate_block(weights, ld, values, value_stride, out, out_ld, rows, columns, dim,
-                                visible);
-    const Range range = seen(visible, rows, columns);
-    const int step = keys_in(kStep, dim);
-    for (int j = range.begin; j < range.end; j += step) {
-        const Range some{j, smaller(j + step, range.end)};
-        fetch_ahead(values + j * value_stride, value_stride, some.end - j, range.end - j, dim);
-        accumulate_block(weights, ld, values, value_stride, out, out_ld, rows, some, dim, visible);
     }
 }
 
@@ -295,6 +284,10 @@ void copy_scaled(const float* in, int64_t in_ld, const float* factor, float* out
 
 void add_scaled(const float* in, float factor, float* out, int64_t size) {
     for (int64_t i = 0; i < size; ++i) out[i] += factor * in[i];
+}
+
+void multiply(const float* factor, float* out, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) out[i] *= factor[i];
 }
 
 void mix(const float* in, float factor, float* out, float keep, int64_t size) {
@@ -331,13 +324,18 @@ const Kernels kKernels{
     .sum_rows = sum_rows,
     .sum_columns = sum_columns,
     .accumulate = accumulate,
+    .accumulate_few = accumulate_few,
     .scale_rows = scale_rows,
     .copy_scaled = copy_scaled,
+    .multiply = multiply,
     .scaled = scaled,
     .add_scaled = add_scaled,
     .mix = mix,
     .widen = widen,
     .narrow = narrow,
+    .pack_key_pairs = pack_key_pairs,
+    .pack_value_pairs = pack_value_pairs,
+    .narrow_block = narrow_block,
     .all_finite = all_finite,
 };
 

@@ -5,6 +5,10 @@
 
 namespace reattend {
 
+/// How the numbers of an array are stored. Sums are float32. int8 are to be multiplied by a scale,
+/// one for each row.
+enum class Type : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8 };
+
 /// Columns begin <= j < end of a tile.
 struct Range {
     int32_t begin;
@@ -13,6 +17,7 @@ struct Range {
 
 /// What happens to scores before the softmax.
 struct ScoreEdits {
+    float scale = 1;              // first
     float softcap = 0;            // 0: none
     const float* bias = nullptr;  // of the tile's first row and key
     int64_t bias_row_stride = 0;
@@ -39,10 +44,11 @@ struct Kernels {
                    float* scores, int64_t scores_ld, int rows, int width, int dim,
                    const Range* visible);
 
-    /// The same for few rows, straight from keys as they lie. Rows of query are padded
-    /// with zeros to kPad.
-    void (*dots)(const float* query, int64_t query_ld, const float* keys, int64_t key_stride,
-                 float* scores, int64_t scores_ld, int rows, int count, int dim);
+    /// The same for few rows, straight from keys as they lie, without their scales. Rows of query
+    /// are padded with zeros to kPad.
+    void (*dots)(const float* query, int64_t query_ld, const void* keys, Type type,
+                 int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count,
+                 int dim);
 
     /// scores -> exp(score - max), 0 where not visible. Updates max [rows]; keep [rows] = exp(old
     /// max - new max) is what earlier sums and partials are to be multiplied by; sum [rows] is this
@@ -68,6 +74,12 @@ struct Kernels {
                        float* out, int64_t out_ld, int rows, Range columns, int dim,
                        const Range* visible);
 
+    /// The same for few rows, which see all columns, straight from values as they lie, without
+    /// their scales.
+    void (*accumulate_few)(const float* weights, int64_t ld, const void* values, Type type,
+                           int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
+                           int dim);
+
     /// rows[r] *= factor[r]; rows whose factor is 1 are not touched.
     void (*scale_rows)(float* rows, int64_t ld, int count, int dim, const float* factor);
 
@@ -75,16 +87,32 @@ struct Kernels {
     void (*copy_scaled)(const float* in, int64_t in_ld, const float* factor, float* out,
                         int64_t out_ld, int rows, int dim);
 
+    /// out [size] *= factor [size].
+    void (*multiply)(const float* factor, float* out, int64_t size);
+
     /// out = factor * in; out += factor * in; out = keep * out + factor * in.
     void (*scaled)(const float* in, float factor, float* out, int64_t size);
     void (*add_scaled)(const float* in, float factor, float* out, int64_t size);
     void (*mix)(const float* in, float factor, float* out, float keep, int64_t size);
 
-    /// to [count, dim] = from [count, dim], 16-bit floats, as float32. Writes whole vectors.
-    void (*widen)(const uint16_t* from, int64_t from_stride, bool bfloat16, int count, int dim,
-                  float* to, int64_t to_ld);
+    /// to [count, dim] = from [count, dim], multiplied by scales [count]; null: 1. Writes whole
+    /// vectors.
+    void (*widen)(const void* from, Type type, int64_t from_stride, const float* scales, int count,
+                  int dim, float* to, int64_t to_ld);
     /// to [size] = from [size] as 16-bit floats, to the nearest.
     void (*narrow)(const float* from, bool bfloat16, uint16_t* to, int64_t size);
+
+    /// bfloat16 keys [count, dim] -> b [dim, count] of a product, as PackedPairs.
+    void (*pack_key_pairs)(const uint16_t* keys, int64_t key_stride, int count, int dim,
+                           uint16_t* packed);
+    /// bfloat16 values [count, dim] -> b [depth, dim] of a product, as PackedPairs; 0 from count
+    /// on.
+    void (*pack_value_pairs)(const uint16_t* values, int64_t value_stride, int count, int depth,
+                             int dim, uint16_t* packed);
+    /// to [height, to_ld] = from as bfloat16 where a row is in `rows` and a column in `columns`, 0
+    /// elsewhere.
+    void (*narrow_block)(const float* from, int64_t from_ld, int height, Range rows, Range columns,
+                         uint16_t* to, int64_t to_ld);
 
     bool (*all_finite)(const float* values, int64_t size);
 };

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <dnnl.hpp>
 #include <functional>
 #include <memory>
@@ -17,7 +18,7 @@ namespace {
 
 struct ShapeHash {
     size_t operator()(const MatmulShape& shape) const {
-        size_t hash = shape.accumulate;
+        size_t hash = 2 * shape.bfloat16 + shape.accumulate;
         for (int64_t field :
              {shape.rows, shape.cols, shape.depth, shape.a_stride, shape.b_stride, shape.c_stride})
             hash = hash * 1000003 + std::hash<int64_t>()(field);
@@ -48,12 +49,15 @@ public:
     explicit Product(const MatmulShape& shape)
         : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
         using dnnl::memory;
-        const auto describe = [](int64_t rows, int64_t cols, int64_t stride) {
-            return memory::desc({rows, cols}, memory::data_type::f32, memory::dims{stride, 1});
+        const auto type = shape.bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
+        const auto describe = [](int64_t rows, int64_t cols, int64_t stride,
+                                 memory::data_type type) {
+            return memory::desc({rows, cols}, type, memory::dims{stride, 1});
         };
-        const auto a = describe(shape.rows, shape.depth, shape.a_stride);
-        const auto b = describe(shape.depth, shape.cols, shape.b_stride);
-        const auto c = describe(shape.rows, shape.cols, shape.c_stride);
+        const auto a = describe(shape.rows, shape.depth, shape.a_stride, type);
+        const auto b = shape.bfloat16 ? memory::desc({shape.depth, shape.cols}, type, kPackedPairs)
+                                      : describe(shape.depth, shape.cols, shape.b_stride, type);
+        const auto c = describe(shape.rows, shape.cols, shape.c_stride, memory::data_type::f32);
         dnnl::primitive_attr attributes;
         attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
         if (shape.accumulate) {
@@ -62,6 +66,7 @@ public:
             attributes.set_post_ops(sum);
         }
         const dnnl::matmul::primitive_desc desc(engine_, a, b, c, attributes);
+        fast_ = std::strncmp(desc.impl_info_str(), "ref", 3) != 0;
         primitive_ = dnnl::matmul(desc);
         scratchpad_.reset(
             ::operator new(desc.scratchpad_desc().get_size() + 1, std::align_val_t{64}));
@@ -72,14 +77,20 @@ public:
             {DNNL_ARG_SCRATCHPAD, memory(desc.scratchpad_desc(), engine_, scratchpad_.get())}};
     }
 
-    void run(const float* a, const float* b, float* c) {
-        arguments_.at(DNNL_ARG_SRC).set_data_handle(const_cast<float*>(a));
-        arguments_.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<float*>(b));
+    bool fast() const { return fast_; }
+
+    void run(const void* a, const void* b, float* c) {
+        arguments_.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(a));
+        arguments_.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(b));
         arguments_.at(DNNL_ARG_DST).set_data_handle(c);
         primitive_.execute(stream_, arguments_);
     }
 
 private:
+    // [cols / 64, depth / 32, 16, 64, 2]
+    static constexpr auto kPackedPairs = dnnl::memory::format_tag::BA16a64b2a;
+
+    bool fast_;
     dnnl::engine engine_;
     dnnl::stream stream_;
     dnnl::matmul primitive_;
@@ -87,17 +98,30 @@ private:
     std::unordered_map<int, dnnl::memory> arguments_;
 };
 
-}  // namespace
-
-void matmul(const MatmulShape& shape, const float* a, const float* b, float* c) {
+Product& product(const MatmulShape& shape) {
     thread_local std::unordered_map<MatmulShape, Product, ShapeHash> products;
-    const OneThread one_thread;
     auto found = products.find(shape);
     if (found == products.end()) {
-        if (products.size() >= 64) products.clear();  // strides vary without end in some programs
+        if (products.size() >= 128) products.clear();  // strides vary without end in some programs
         found = products.try_emplace(shape, shape).first;
     }
-    found->second.run(a, b, c);
+    return found->second;
+}
+
+}  // namespace
+
+void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
+    const OneThread one_thread;
+    product(shape).run(a, b, c);
+}
+
+bool matmul_is_fast(const MatmulShape& shape) {
+    const OneThread one_thread;
+    try {
+        return product(shape).fast();
+    } catch (const dnnl::error&) {  // no such product on this machine
+        return false;
+    }
 }
 
 void limit_matmul_isa(int level) {

@@ -5,20 +5,17 @@
 // ranges of columns; scattered keys (sinks) are taken out of their tile and weighed together.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 
 #include "attention.h"
 #include "cpu.h"
-#include "matmul.h"
 #include "parallel.h"
+#include "products.h"
 
 namespace reattend {
 namespace {
 
-// Scores, queries, packed keys and partials take 640 KiB at D = 128: the second level cache of
-// today's servers. 128 or 512 of either measured 2 to 5% slower at 2048 x 2048.
 constexpr int kRows = kTileRows;
-constexpr int kKeys = 256;
+constexpr int kKeys = kTileKeys;
 constexpr int kLongRun = 32;  // keys; shorter runs of a segment are scattered keys
 
 /// A tile's columns by segment.
@@ -49,80 +46,12 @@ struct Pieces {
     }
 };
 
-/// Packed keys that a thread keeps: the next tile of queries reads the same, and so does the next
-/// head of a group. A handful of tiles only, so that long prompts take no memory to speak of.
-class PackedKeys {
-public:
-    static constexpr int kSlots = 16;
-
-    /// The packed tile of keys [key, key + count) of a head; `call` tells one call's keys from
-    /// another's.
-    const float* tile(const Scores& scores, uint64_t call, int64_t item, int64_t kv_head,
-                      int64_t key, int count) {
-        const int slot = static_cast<int>(key / kKeys % kSlots);
-        const size_t size = scores.head_dim * kKeys;
-        if (size * kSlots > size_) {
-            size_ = size * kSlots;
-            memory_.floats(size_);
-            std::fill_n(tags_, kSlots, Tag{});
-        }
-        float* packed = memory_.floats(size_) + slot * (size_ / kSlots);
-        const Tag tag{call, item, kv_head, key, count};
-        if (!(tags_[slot] == tag)) {
-            scores.packed_keys(item, kv_head, key, count, packed, kKeys);
-            tags_[slot] = tag;
-        }
-        return packed;
-    }
-
-private:
-    struct Tag {
-        uint64_t call = 0;
-        int64_t item = 0, kv_head = 0, key = 0;
-        int count = 0;
-        bool operator==(const Tag&) const = default;
-    };
-    Tag tags_[kSlots];
-    Scratch memory_;
-    size_t size_ = 0;
-};
-
 /// The state of a tile of queries of one head, in the thread's scratch memory.
+template <class Products>
 class QueryTile {
 public:
-    QueryTile(const Attention& call, uint64_t number, int64_t item, int64_t head, int64_t row,
-              int rows)
-        : call_(call),
-          number_(number),
-          scores_(call.scores),
-          item_(item),
-          head_(head),
-          row_(row),
-          rows_(rows) {
-        const Interval segmented = call.segmented(item, head, row, rows);
-        segmented_ = {rows, rows};
-        if (segmented.size())
-            segmented_ = {static_cast<int32_t>(segmented.begin - row),
-                          static_cast<int32_t>(segmented.end - row)};
-        segments_ = segmented.size() ? call.num_segments : 1;
-        query_ld_ = padded(scores_.head_dim);
-        partial_ld_ = padded(call.value_dim);
-        const size_t query = kRows * query_ld_, weights = kRows * kKeys;
-        const size_t partial = kRows * partial_ld_,
-                     taken = segments_ > 1 ? kKeys * partial_ld_ + weights : 0,
-                     values = call.value.buffer_size(kKeys);
-        float* memory =
-            Scratch::of_thread().floats(query + weights + segments_ * partial + taken + values);
-        query_ = memory;
-        weights_ = query_ + query;
-        partials_ = weights_ + weights;
-        taken_weights_ = partials_ + segments_ * partial;
-        taken_values_ = taken_weights_ + weights;
-        value_buffer_ = partials_ + segments_ * partial + taken;
-        scores_.scaled_query(item, head, row, rows, query_, query_ld_);
-        std::fill_n(max_, rows, kNoKey);
-        std::fill_n(&sum_[0][0], rows * kMaxSegments, 0.0f);
-    }
+    QueryTile(const Attention& call, const TilePlace& place)
+        : QueryTile(call, place, call.segmented(place.item, place.head, place.row, place.rows)) {}
 
     void run(Interval keys) {
         const int64_t begin =
@@ -135,6 +64,34 @@ public:
     }
 
 private:
+    QueryTile(const Attention& call, const TilePlace& place, Interval segmented)
+        : call_(call),
+          scores_(call.scores),
+          item_(place.item),
+          head_(place.head),
+          row_(place.row),
+          rows_(place.rows),
+          segmented_{rows_, rows_},
+          segments_(segmented.size() ? call.num_segments : 1),
+          partial_ld_(padded(call.value_dim)),
+          weights_(Scratch::of_thread().floats(kWeights + segments_ * partial_size() +
+                                               (segments_ > 1 ? kWeights + taken_size() : 0) +
+                                               Products::scratch(call))),
+          partials_(weights_ + kWeights),
+          taken_weights_(partials_ + segments_ * partial_size()),
+          taken_values_(taken_weights_ + kWeights),
+          products_(call, place, segments_ > 1 ? taken_values_ + taken_size() : taken_weights_) {
+        if (segmented.size())
+            segmented_ = {static_cast<int32_t>(segmented.begin - row_),
+                          static_cast<int32_t>(segmented.end - row_)};
+        std::fill_n(max_, rows_, kNoKey);
+        std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
+    }
+
+    static constexpr size_t kWeights = kRows * kKeys;
+    size_t partial_size() const { return kRows * partial_ld_; }
+    size_t taken_size() const { return kKeys * partial_ld_; }
+
     float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
     /// The rows that have a partial of a segment.
     Range rows_of(int segment) const { return segment ? segmented_ : Range{0, rows_}; }
@@ -148,22 +105,13 @@ private:
             all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
         }
         const Range* visible = all_visible ? nullptr : visible_;
-        const bool full = all_visible && count == kKeys && rows_ == kRows;
-        const int64_t kv_head = scores_.kv_head(head_);
-        const int dim = static_cast<int>(scores_.head_dim);
-        thread_local PackedKeys packed_keys;
-        const float* packed = packed_keys.tile(scores_, number_, item_, kv_head, key, count);
-        if (full)
-            matmul({kRows, kKeys, dim, query_ld_, kKeys, kKeys, false}, query_, packed, weights_);
-        else
-            kernels().scores(query_, query_ld_, packed, kKeys, weights_, kKeys, rows_, count, dim,
-                             visible);
-        const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
-        kernels().softmax(weights_, kKeys, rows_, count, visible, edits, max_, keep_, tile_sum_);
+        ld_ = products_.scores(key, count, visible, weights_);
+        ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
+        edits.scale = products_.scale();
+        kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
         rescale();
-        values_ = call_.value.rows(item_, kv_head, key, count, value_buffer_);
-        add_plain({0, segmented_.begin}, count, visible, full && segments_ == 1);
-        add_plain({segmented_.end, rows_}, count, visible, false);
+        add_plain({0, segmented_.begin}, count, visible);
+        add_plain({segmented_.end, rows_}, count, visible);
         if (segments_ > 1) add_pieces(key, count, visible);
     }
 
@@ -184,29 +132,22 @@ private:
         if (present_ >> segment & 1) return;
         present_ |= 1u << segment;
         const Range rows = rows_of(segment);
-        std::fill(partial(segment) + rows.begin * partial_ld_,
-                  partial(segment) + rows.end * partial_ld_, 0.0f);
+        std::fill(
+            partial(segment) + rows.begin / Products::kRowStep * Products::kRowStep * partial_ld_,
+            partial(segment) + round_up(rows.end, Products::kRowStep) * partial_ld_, 0.0f);
     }
 
     /// Adds the tile to rows that keep no segments apart.
-    void add_plain(Range rows, int count, const Range* visible, bool full) {
+    void add_plain(Range rows, int count, const Range* visible) {
         if (rows.begin >= rows.end) return;
         for (int r = rows.begin; r < rows.end; ++r) sum_[r][0] += tile_sum_[r];
-        add_values(0, rows, {0, count}, visible, full);
+        add_values(0, rows, {0, count}, visible);
     }
 
     /// Adds some columns of the tile to the partial of a segment.
-    void add_values(int segment, Range rows, Range columns, const Range* visible, bool full) {
+    void add_values(int segment, Range rows, Range columns, const Range* visible) {
         open(segment);
-        const int dim = static_cast<int>(call_.value_dim);
-        if (full && values_.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
-            matmul({kRows, dim, kKeys, kKeys, values_.stride, partial_ld_, true}, weights_,
-                   values_.data, partial(segment));
-        else
-            kernels().accumulate(weights_ + rows.begin * kKeys, kKeys, values_.data, values_.stride,
-                                 partial(segment) + rows.begin * partial_ld_, partial_ld_,
-                                 rows.end - rows.begin, columns, dim,
-                                 visible ? visible + rows.begin : nullptr);
+        products_.add(weights_, rows, columns, visible, partial(segment), partial_ld_);
     }
 
     /// Adds the tile to the rows that keep segments apart, piece by piece.
@@ -219,13 +160,13 @@ private:
                 add_scattered(g, pieces.scattered[g], pieces.num_scattered[g]);
         for (int i = 0; i < pieces.num_runs; ++i) {
             const Pieces::Run& run = pieces.runs[i];
-            sum_segment(run.segment, weights_ + segmented_.begin * kKeys, run.columns);
-            add_values(run.segment, segmented_, run.columns, visible, false);
+            sum_segment(run.segment, weights_ + segmented_.begin * ld_, ld_, run.columns);
+            add_values(run.segment, segmented_, run.columns, visible);
         }
     }
 
-    void sum_segment(int segment, const float* weights, Range columns) {
-        kernels().sum_rows(weights, kKeys, segmented_.end - segmented_.begin, columns,
+    void sum_segment(int segment, const float* weights, int64_t ld, Range columns) {
+        kernels().sum_rows(weights, ld, segmented_.end - segmented_.begin, columns,
                            &sum_[segmented_.begin][segment], kMaxSegments);
     }
 
@@ -233,16 +174,15 @@ private:
     void add_scattered(int segment, const int32_t* columns, int count) {
         open(segment);
         const int rows = segmented_.end - segmented_.begin;
-        float* weights = weights_ + segmented_.begin * kKeys;
+        float* weights = weights_ + segmented_.begin * ld_;
         for (int r = 0; r < rows; ++r)
             for (int i = 0; i < count; ++i) {
-                taken_weights_[r * kKeys + i] = weights[r * kKeys + columns[i]];
-                weights[r * kKeys + columns[i]] = 0;
+                taken_weights_[r * kKeys + i] = weights[r * ld_ + columns[i]];
+                weights[r * ld_ + columns[i]] = 0;
             }
         for (int i = 0; i < count; ++i)
-            std::memcpy(taken_values_ + i * partial_ld_, values_.data + columns[i] * values_.stride,
-                        call_.value_dim * sizeof(float));
-        sum_segment(segment, taken_weights_, {0, count});
+            products_.value(columns[i], taken_values_ + i * partial_ld_);
+        sum_segment(segment, taken_weights_, kKeys, {0, count});
         kernels().accumulate(taken_weights_, kKeys, taken_values_, partial_ld_,
                              partial(segment) + segmented_.begin * partial_ld_, partial_ld_, rows,
                              {0, count}, static_cast<int>(call_.value_dim), nullptr);
@@ -286,7 +226,7 @@ private:
         const bool direct = out && out.direct();
         if (out)
             kernels().copy_scaled(from, partial_ld_, factor + rows.begin,
-                                  direct ? out.row(item_, head_, row_ + rows.begin) : from,
+                                  direct ? out.direct_row(item_, head_, row_ + rows.begin) : from,
                                   direct ? out.row_stride : partial_ld_, rows.end - rows.begin,
                                   static_cast<int>(call_.value_dim));
         for (int r = rows.begin; out && !direct && r < rows.end; ++r)
@@ -316,16 +256,16 @@ private:
     }
 
     const Attention& call_;
-    uint64_t number_;  // of the call
     const Scores& scores_;
     int64_t item_, head_, row_;
     int rows_;
     Range segmented_;  // the rows that keep segments apart
     int segments_;
     SegmentSet present_ = 0;
-    int64_t query_ld_, partial_ld_;
-    float *query_, *weights_, *partials_, *taken_weights_, *taken_values_, *value_buffer_;
-    Rows values_;  // of the tile
+    int64_t partial_ld_;
+    float *weights_, *partials_, *taken_weights_, *taken_values_;
+    Products products_;
+    int ld_ = 0;  // of the weights
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
     Range visible_[kRows];
     int32_t hidden_[kKeys];
@@ -339,10 +279,17 @@ uint64_t next_number() {
     return ++number;
 }
 
+void run_tile(const Attention& call, const TilePlace& place, Interval keys) {
+    if (Bfloat16Products::serve(call))
+        QueryTile<Bfloat16Products>(call, place).run(keys);
+    else
+        QueryTile<Float32Products>(call, place).run(keys);
+}
+
 }  // namespace
 
 void attend_tile(const Attention& call, int64_t item, int64_t head, int64_t row, int rows) {
-    QueryTile(call, next_number(), item, head, row, rows).run(call.scores.keys_of_item(item));
+    run_tile(call, {item, head, row, rows, next_number()}, call.scores.keys_of_item(item));
 }
 
 void prefill(const Attention& call) {
@@ -363,7 +310,7 @@ void prefill(const Attention& call) {
             for (int64_t row = 0; row < first; ++row) call.finish_empty(item, head, row);
         const int64_t row = first + tile * kRows;
         const int64_t rows = std::min<int64_t>(kRows, scores.query_len - row);
-        if (rows > 0) QueryTile(call, number, item, head, row, static_cast<int>(rows)).run(keys);
+        if (rows > 0) run_tile(call, {item, head, row, static_cast<int>(rows), number}, keys);
     });
 }
 

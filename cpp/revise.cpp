@@ -145,7 +145,7 @@ private:
         call_.report(index, factor);
         if (!call_.changes(factor)) return;
         const Output& written = call_.out;
-        float* out = written.direct() ? written.row(item_, head_, row) : out_row_;
+        float* out = written.direct() ? written.direct_row(item_, head_, row) : out_row_;
         kernels().scaled(written.rows(item_, head_, row, 1, out_row_).data, factor[0], out,
                          call_.value_dim);
         for (int g = 1; g < num_segments; ++g)

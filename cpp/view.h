@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels.h"
 #include "parallel.h"
 
 namespace reattend {
@@ -22,9 +23,6 @@ struct View {
     }
 };
 
-/// How the numbers of an array are stored. All arithmetic is float32.
-enum class Type : uint8_t { kFloat32, kFloat16, kBfloat16 };
-
 /// Rows of float32, `stride` apart.
 struct Rows {
     const float* data;
@@ -39,8 +37,14 @@ struct Tensor {
     int64_t row_stride = 0;
     int64_t dim = 0;
     Type type = Type::kFloat32;
+    View<const float> scales;  // [B, H, rows, 1] of int8 numbers
 
     bool direct() const { return type == Type::kFloat32; }
+    /// Where a row lies.
+    const void* row(int64_t batch, int64_t head, int64_t row) const {
+        return static_cast<const char*>(data) + at(batch, head, row) * item_size();
+    }
+    int64_t item_size() const { return type == Type::kFloat32 ? 4 : type == Type::kInt8 ? 1 : 2; }
     /// Where a row begins, in numbers of the type.
     int64_t at(int64_t batch, int64_t head, int64_t row) const {
         return batch * batch_stride + head * head_stride + row * row_stride;
@@ -57,7 +61,7 @@ struct Tensor {
 struct Output : Tensor {
     explicit operator bool() const { return data != nullptr; }
     /// A row to be written to; float32 only.
-    float* row(int64_t batch, int64_t head, int64_t row) const {
+    float* direct_row(int64_t batch, int64_t head, int64_t row) const {
         return static_cast<float*>(const_cast<void*>(data)) + at(batch, head, row);
     }
     /// Writes a row, rounded to the type. Null: zeros.

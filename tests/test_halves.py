@@ -1,4 +1,7 @@
-"""16-bit floats: what is stored so is read exactly, computed in float32, and rounded once."""
+"""16-bit floats: read exactly as they are stored, computed in float32, rounded at the end.
+
+Products of bfloat16 (many rows, where the CPU has them) round attention weights as well.
+"""
 
 import ml_dtypes
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 from reattend import Reweight, Session, attention, column_sums, reference, revise, segment_pass
 from reattend.halves import widened, write
 from reattend.methods import ACT, VAR, VHR
-from tensors import EVERYTHING, STRIDES, Sizes, close, labels_of, mask_of, tensors
+from tensors import EVERYTHING, STRIDES, TOLERANCE, Sizes, close, labels_of, mask_of, tensors
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT16 = np.dtype(np.float16)
@@ -26,6 +29,13 @@ def halves(rng, sizes, kind):
     """Give query, key and value of a type, and the same numbers as float32."""
     stored = [array.astype(kind) for array in tensors(rng, sizes)]
     return stored, [array.astype(np.float32) for array in stored]
+
+
+def rounded_weights(kind, sizes, numbers):
+    """How far an output may be off where weights are rounded to bfloat16, as its products do."""
+    if kind == FLOAT16 or sizes.query_len <= 8:
+        return 0
+    return 2.0**-9 * np.abs(numbers[2]).max()  # policies here keep the sum of a row's weights
 
 
 def patterns(kind):
@@ -70,8 +80,9 @@ def test_it_equals_the_reference_on_the_stored_numbers(rng, kind, sizes, masks, 
     out = np.empty((sizes.batch, sizes.heads, sizes.query_len, sizes.value_dim), np.float32)
     found = attention(*stored, out=out, returns=EVERYTHING, **how)
     expected = reference.attention(*numbers, returns=EVERYTHING, **how)
-    for name in ("out", "masses", "logsumexp", "column_sums", "factors"):
+    for name in ("masses", "logsumexp", "column_sums", "factors"):
         close(getattr(found, name), getattr(expected, name), name)
+    close(found.out, expected.out, "out", TOLERANCE + rounded_weights(kind, sizes, numbers))
 
 
 @each_type
@@ -94,7 +105,7 @@ def test_bits_are_the_numbers_they_stand_for(rng, kind, sizes):
         expected = attention(*stored, policy=policy, **how)
         found = attention(*bits, policy=policy, dtype=kind.name, **how)
         exact = reference.attention(*bits, policy=policy, dtype=kind.name, **how)
-        np.testing.assert_allclose(widened(found.out, kind.name), exact.out, rtol=0.01, atol=1e-3)
+        np.testing.assert_allclose(widened(found.out, kind.name), exact.out, rtol=0.01, atol=5e-3)
         assert found.out.dtype == np.uint16
         np.testing.assert_array_equal(found.out, expected.out.view(np.uint16))
     state = segment_pass(*bits, segments=None, dtype=kind.name)
@@ -117,9 +128,9 @@ def test_revising_rounds_twice_and_no_more(rng, kind, sizes):
     expected = reference.attention(*numbers, **how)
     digit = 2.0**-11 if kind == FLOAT16 else 2.0**-8  # half of the last one
     off = np.abs(revised.out.astype(np.float32) - expected)
-    assert (
-        off <= digit * (before * revised.factors.max(-1)[..., None] + np.abs(expected)) + 1e-5
-    ).all()
+    most = revised.factors.max(-1)[..., None]
+    weights = rounded_weights(kind, sizes, numbers)
+    assert (off <= digit * (before * most + np.abs(expected)) + weights * most + 1e-5).all()
 
 
 @each_type
