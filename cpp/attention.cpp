@@ -102,7 +102,8 @@ void Attention::find_labels() {
         const uint8_t* first = labels.row(i / scores.num_heads, i % scores.num_heads, 0);
         const bool known = labels.head_stride == 0 && i % scores.num_heads != 0;
         uint8_t largest = known ? labelled[i - 1] : 0;
-        for (int64_t j = 0; !known && j < num_labels; ++j) largest = std::max(largest, first[j]);
+        for (int64_t j = 0; !known && j < num_labels; j = end_of_run(first, j, num_labels))
+            largest = std::max(largest, first[j]);
         labelled[i] = largest;
         if (labelled[i] >= num_segments)
             throw std::invalid_argument(

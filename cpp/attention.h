@@ -92,6 +92,7 @@ struct Attention {
     uint8_t* changed = nullptr;        // [batch, num_heads, query_len], whether a factor is not 1
     float* logsumexp = nullptr;        // [batch, num_heads, query_len]
     float* partials = nullptr;         // [batch, num_heads, query_len, num_segments, value_dim]
+    float* column_sums = nullptr;      // [batch, num_heads, key_len]; of single rows only
 
     std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
 
@@ -123,10 +124,10 @@ struct Attention {
 constexpr uint8_t kHidden = 255;  // the label of a key that no row sees
 
 /// Where the run of equal labels that begins at `begin` ends.
-inline int end_of_run(const uint8_t* labels, int begin, int count) {
+inline int64_t end_of_run(const uint8_t* labels, int64_t begin, int64_t count) {
     const uint8_t label = labels[begin];
     const uint64_t eight = 0x0101010101010101u * label;
-    int end = begin + 1;
+    int64_t end = begin + 1;
     for (uint64_t next; end + 8 <= count; end += 8) {
         std::memcpy(&next, labels + end, sizeof next);
         if (next != eight) break;

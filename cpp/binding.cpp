@@ -35,15 +35,19 @@ View<const T> view(const py::array& array) {
             stride(array, 2)};
 }
 
-/// `half`: what 2-byte numbers are.
-Tensor tensor(const py::array& array, Type half) {
-    return {array.data(),
-            stride(array, 0),
-            stride(array, 1),
-            stride(array, 2),
-            array.shape(3),
-            array.itemsize() == 4 ? Type::kFloat32 : half,
-            {}};
+/// `half`: what 2-byte numbers are; `scales`: of 1-byte numbers.
+Tensor tensor(const py::array& array, Type half, const OptionalArray& scales = {}) {
+    Tensor tensor{array.data(),
+                  stride(array, 0),
+                  stride(array, 1),
+                  stride(array, 2),
+                  array.shape(3),
+                  Type::kFloat32,
+                  {}};
+    if (array.itemsize() == 2) tensor.type = half;
+    if (array.itemsize() == 1) tensor.type = Type::kInt8;
+    if (scales) tensor.scales = view<float>(*scales);
+    return tensor;
 }
 
 float* writable(const OptionalArray& array) {
@@ -52,7 +56,8 @@ float* writable(const OptionalArray& array) {
 
 Scores make_scores(const py::array& query, const py::array& key, float scale, bool causal,
                    int64_t window, float softcap, const OptionalArray& key_mask,
-                   const OptionalArray& bias, int num_threads, Type half) {
+                   const OptionalArray& bias, int num_threads, Type half,
+                   const OptionalArray& key_scale) {
     Scores scores;
     scores.batch = query.shape(0);
     scores.num_heads = query.shape(1);
@@ -61,7 +66,7 @@ Scores make_scores(const py::array& query, const py::array& key, float scale, bo
     scores.num_kv_heads = key.shape(1);
     scores.key_len = key.shape(2);
     scores.query = tensor(query, half);
-    scores.key = tensor(key, half);
+    scores.key = tensor(key, half, key_scale);
     scores.scale = scale;
     scores.causal = causal;
     scores.window = window;
@@ -97,13 +102,15 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const std::vector<PolicyTuple>& policies, const OptionalArray& masses,
                const OptionalArray& logsumexp, const OptionalArray& factors,
                const OptionalArray& changed, const OptionalArray& partials, int num_threads,
-               const OptionalArray& plain_logsumexp, bool bfloat16) {
+               const OptionalArray& plain_logsumexp, bool bfloat16,
+               const std::pair<OptionalArray, OptionalArray>& scales,
+               const OptionalArray& column_sums) {
     Attention call;
     const Type half = bfloat16 ? Type::kBfloat16 : Type::kFloat16;
-    call.scores =
-        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads, half);
+    call.scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
+                              num_threads, half, scales.first);
     call.value_dim = value.shape(3);
-    call.value = tensor(value, half);
+    call.value = tensor(value, half, scales.second);
     if (out) call.out = {tensor(*out, half)};
     if (labels) {
         call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
@@ -117,6 +124,7 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     call.factors = writable(factors);
     if (changed) call.changed = static_cast<uint8_t*>(const_cast<void*>(changed->data()));
     call.partials = writable(partials);
+    call.column_sums = writable(column_sums);
     const float* plain = writable(plain_logsumexp);
     const py::gil_scoped_release release;
     if (call.scores.batch * call.scores.num_heads * call.scores.query_len == 0) return;
@@ -129,9 +137,11 @@ void attention(const py::array& query, const py::array& key, const py::array& va
 void sum_columns(const py::array& query, const py::array& key, const py::array& logsumexp,
                  const py::array& sums, float scale, bool causal, int64_t window, float softcap,
                  const OptionalArray& key_mask, const OptionalArray& bias,
-                 const OptionalArray& heads, int num_threads, bool bfloat16) {
-    const Scores scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
-                                      num_threads, bfloat16 ? Type::kBfloat16 : Type::kFloat16);
+                 const OptionalArray& heads, int num_threads, bool bfloat16,
+                 const OptionalArray& key_scale) {
+    const Scores scores =
+        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads,
+                    bfloat16 ? Type::kBfloat16 : Type::kFloat16, key_scale);
     const auto* chosen = heads ? static_cast<const uint8_t*>(heads->data()) : nullptr;
     const py::gil_scoped_release release;
     column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));

@@ -1,6 +1,7 @@
 // Few rows, many keys: each key and value is read once, for all query heads of its head; long
 // caches are split into chunks over the threads, whose row states are merged.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "attention.h"
@@ -46,11 +47,64 @@ struct States {
     }
 };
 
+/// What each key receives from single rows: a tile's weights are kept as they come, relative to the
+/// maximum so far, and brought to the row's logsumexp at its end.
+class KeptWeights {
+public:
+    explicit KeptWeights(const Attention& call)
+        : call_(call),
+          tiles_(call.scores.key_len / kKeys + 1),
+          max_(call.column_sums ? call.scores.batch * call.scores.num_heads * tiles_ : 0) {}
+
+    /// Tile number `tile` of those that the row sees, which begins at a key.
+    void keep(int64_t item, int64_t head, int64_t tile, int64_t key, int count,
+              const float* weights, float max) {
+        if (max_.empty()) return;
+        std::copy_n(weights, count, sums(item, head) + key);
+        max_[(item * call_.scores.num_heads + head) * tiles_ + tile] = max;
+    }
+
+    /// `seen`: the keys whose weights were kept; the others receive nothing.
+    void finish(int64_t item, int64_t head, Interval seen, const RowState& state, int segments) {
+        if (max_.empty()) return;
+        float* to = sums(item, head);
+        const int64_t here = call_.scores.position(0);
+        const float sum = total(state, segments);
+        const bool padding = call_.scores.causal && here >= 0 && call_.scores.masked(item, here);
+        if (sum == 0 || padding) seen = {0, 0};
+        std::fill_n(to, seen.begin, 0.0f);
+        std::fill(to + std::max(seen.begin, seen.end), to + call_.scores.key_len, 0.0f);
+        const float* max = max_.data() + (item * call_.scores.num_heads + head) * tiles_;
+        for (int64_t key = seen.begin; key < seen.end; key += kKeys) {
+            const int64_t count = std::min<int64_t>(kKeys, seen.end - key);
+            const float factor = std::exp(*max++ - *state.max) / sum;
+            kernels().scaled(to + key, factor, to + key, count);
+        }
+    }
+
+private:
+    float* sums(int64_t item, int64_t head) {
+        return call_.column_sums + (item * call_.scores.num_heads + head) * call_.scores.key_len;
+    }
+
+    const Attention& call_;
+    int64_t tiles_;
+    std::vector<float> max_;
+};
+
 /// Adds the keys of an interval to the states of a group.
 class Reader {
 public:
-    Reader(const Attention& call, const Group& group, const States& states)
-        : call_(call), scores_(call.scores), group_(group), states_(states), size_(group.size()) {
+    /// `kept`, if any, gets the weights of chunks that begin with tile number `tile`.
+    Reader(const Attention& call, const Group& group, const States& states,
+           KeptWeights* kept = nullptr, int64_t tile = 0)
+        : call_(call),
+          scores_(call.scores),
+          group_(group),
+          states_(states),
+          size_(group.size()),
+          kept_(kept),
+          tile_(tile) {
         query_ld_ = padded(scores_.head_dim);
         const size_t query = size_ * query_ld_, weights = size_ * kKeys;
         float* memory =
@@ -92,7 +146,11 @@ private:
             kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
                               keep_ + r, sum_ + r);
             rescale(r);
+            if (kept_)
+                kept_->keep(group_.item, group_.head(r), tile_, key, count, weights_ + r * kKeys,
+                            max_[r]);
         }
+        ++tile_;
         if (states_.segments == 1 && !scores_.key_mask)
             add_run(0, {0, count}, key, 0, size_);
         else if (call_.labels.head_stride == 0)
@@ -118,7 +176,7 @@ private:
         call_.labels_of(group_.item, group_.head(first), key, count, labels);
         for (int begin = 0, end; begin < count; begin = end) {
             const uint8_t label = labels[begin];
-            end = end_of_run(labels, begin, count);
+            end = static_cast<int>(end_of_run(labels, begin, count));
             if (label != kHidden)
                 add_run(states_.segments == 1 ? 0 : label, {begin, end}, key, first, rows);
         }
@@ -182,6 +240,8 @@ private:
     const Group& group_;
     const States& states_;
     int size_;
+    KeptWeights* kept_;
+    int64_t tile_;
     int64_t query_ld_;
     float *query_, *weights_, *max_, *keep_, *sum_;
     Range* visible_;
@@ -274,6 +334,14 @@ void decode(const Attention& call) {
         return first_unit[item] + group % scores.num_kv_heads * chunks[item].count + chunk;
     };
 
+    KeptWeights kept(call);
+    const auto finish = [&](const Group& group, const States& states, SegmentSet present) {
+        for (int r = 0; r < rows; ++r) {
+            kept.finish(group.item, group.head(r), chunks[group.item].visible, states.row(r),
+                        states.segments);
+            finish_row(call, group, r, states, present);
+        }
+    };
     std::vector<SegmentSet> present(num_units);
     parallel_for(num_units, scores.num_threads, [&](int64_t unit) {
         const int64_t item =
@@ -283,9 +351,9 @@ void decode(const Attention& call) {
         const Group group = group_of(index);
         const States states = states_of(unit, index);
         present[unit] =
-            Reader(call, group, states).run(chunks[item].keys, chunks[item].chunk(within % count));
-        if (count == 1)
-            for (int r = 0; r < rows; ++r) finish_row(call, group, r, states, present[unit]);
+            Reader(call, group, states, &kept, within % count * (chunks[item].size / kKeys))
+                .run(chunks[item].keys, chunks[item].chunk(within % count));
+        if (count == 1) finish(group, states, present[unit]);
     });
     parallel_for(num_groups, scores.num_threads, [&](int64_t index) {
         const Group group = group_of(index);
@@ -302,8 +370,8 @@ void decode(const Attention& call) {
             for (int64_t chunk = 1; chunk < count; ++chunk)
                 merge(state, states_of(first + chunk, index).row(r), present[first + chunk],
                       states.segments, call.value_dim);
-            finish_row(call, group, r, states, found);
         }
+        finish(group, states, found);
     });
 }
 

@@ -33,7 +33,7 @@ struct Pieces {
         const int long_run = std::min(kLongRun, count / 4);
         for (int begin = 0, end; begin < count; begin = end) {
             const uint8_t label = labels[begin];
-            end = end_of_run(labels, begin, count);
+            end = static_cast<int>(end_of_run(labels, begin, count));
             if (label == kHidden) continue;  // weight 0 wherever it is
             const bool follows = num_runs && runs[num_runs - 1].segment == label;
             if (follows)

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kRows = kTileRows;
 constexpr int64_t kFewKeys = 64;  // of a head; with more, a pass over all keys is no dearer
+constexpr int kVeryFewKeys = 4;
 // A rest with less mass than this has lost digits in 1 - (sum of the other masses): its rows are
 // computed from scratch, a whole tile where they are many.
 constexpr float kLeastRest = 1.0f / 4;
@@ -26,11 +27,14 @@ struct FewKeys {
 
     FewKeys(const Attention& call, int64_t item, int64_t head) {
         const uint8_t* label = call.labels ? call.labels.row(item, head, 0) : nullptr;
-        for (int64_t key = 0; label && key < call.num_labels; ++key)
-            if (label[key] && !call.scores.masked(item, key)) {
-                positions[label[key]].push_back(key);
-                ++count;
-            }
+        for (int64_t key = 0, end; label && key < call.num_labels; key = end) {
+            end = end_of_run(label, key, call.num_labels);
+            for (; label[key] && key < end; ++key)
+                if (!call.scores.masked(item, key)) {
+                    positions[label[key]].push_back(key);
+                    ++count;
+                }
+        }
     }
 };
 
@@ -63,7 +67,7 @@ public:
         values_ = keys_ + ld_ * key_ld_;
         out_row_ = values_ + ld_ * partial_ld_;
         float* next = out_row_ + partial_ld_;
-        query_ = scores_.query.rows(item_, head_, row_, rows_, next);
+        query_buffer_ = next;
         next += scores_.query.buffer_size(kRows);
         std::fill_n(&mass_[0][0], rows_ * kMaxSegments, 0.0f);
         for (int g = 1; g < call_.num_segments; ++g) {
@@ -88,6 +92,7 @@ private:
             float* key = keys_ + i * key_ld_;
             kernels().scaled(scores_.key.rows(item_, kv_head, positions[i], 1, key).data,
                              scores_.scale, key, dim);
+            std::fill(key + dim, key + key_ld_, 0.0f);
             float* value = values_ + i * partial_ld_;
             const Rows found = call_.value.rows(item_, kv_head, positions[i], 1, value);
             if (found.data != value) std::copy_n(found.data, call_.value_dim, value);
@@ -113,15 +118,29 @@ private:
             edits.bias_row_stride = ld_;
             edits.bias_key_stride = 1;
         }
-        kernels().pack_keys(keys_, key_ld_, count, dim, packed_, ld_);
-        kernels().scores(query_.data, query_.stride, packed_, ld_, weights_, ld_, rows_, count, dim,
-                         nullptr);
+        score(count);
         kernels().weights(weights_, ld_, rows_, count, visible, edits, logsumexp_);
         const Range columns{0, count};
         kernels().sum_rows(weights_, ld_, rows_, columns, &mass_[0][segment], kMaxSegments);
         std::fill_n(partial_[segment], rows_ * partial_ld_, 0.0f);
         kernels().accumulate(weights_, ld_, values_, partial_ld_, partial_[segment], partial_ld_,
                              rows_, columns, static_cast<int>(call_.value_dim), visible);
+    }
+
+    /// Scores with the keys. A few are held against the queries, which are read in order.
+    void score(int count) {
+        const int dim = static_cast<int>(scores_.head_dim);
+        if (count > kVeryFewKeys) {
+            const Rows query = scores_.query.rows(item_, head_, row_, rows_, query_buffer_);
+            kernels().pack_keys(keys_, key_ld_, count, dim, packed_, ld_);
+            return kernels().scores(query.data, query.stride, packed_, ld_, weights_, ld_, rows_,
+                                    count, dim, nullptr);
+        }
+        const Tensor& query = scores_.query;
+        kernels().dots(keys_, key_ld_, query.row(item_, head_, row_), query.type, query.row_stride,
+                       &transposed_[0][0], kRows, count, rows_, dim);
+        for (int r = 0; r < rows_; ++r)
+            for (int i = 0; i < count; ++i) weights_[r * ld_ + i] = transposed_[i][r];
     }
 
     void finish(int r) {
@@ -146,12 +165,15 @@ private:
         if (!call_.changes(factor)) return;
         const Output& written = call_.out;
         float* out = written.direct() ? written.direct_row(item_, head_, row) : out_row_;
-        kernels().scaled(written.rows(item_, head_, row, 1, out_row_).data, factor[0], out,
-                         call_.value_dim);
-        for (int g = 1; g < num_segments; ++g)
-            if (partial_[g] && factor[g] != factor[0])
-                kernels().add_scaled(partial_[g] + r * partial_ld_, factor[g] - factor[0], out,
-                                     call_.value_dim);
+        if (!written.direct()) written.rows(item_, head_, row, 1, out);
+        float keep = factor[0];
+        for (int g = 1; g < num_segments; ++g) {
+            if (!partial_[g] || factor[g] == factor[0]) continue;
+            kernels().mix(partial_[g] + r * partial_ld_, factor[g] - factor[0], out, keep,
+                          call_.value_dim);
+            keep = 1;
+        }
+        if (keep != 1) kernels().scaled(out, keep, out, call_.value_dim);
         if (!written.direct()) written.store(item_, head_, row, out);
     }
 
@@ -162,7 +184,8 @@ private:
     const float* logsumexp_;
     int64_t key_ld_, partial_ld_, ld_;
     float *packed_, *weights_, *bias_, *keys_, *values_, *out_row_;
-    Rows query_;
+    float* query_buffer_;
+    float transposed_[kVeryFewKeys][kRows];
     float* partial_[kMaxSegments];
     float mass_[kRows][kMaxSegments];
     int again_[kRows];

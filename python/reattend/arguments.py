@@ -10,6 +10,7 @@ import numpy as np
 
 from reattend import config
 from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
+from reattend.quantized import Quantized
 
 FLOAT32 = np.dtype(np.float32)
 DTYPES = ("float32", "float16", "bfloat16")
@@ -60,23 +61,46 @@ def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
     return readable(array)
 
 
+def stored(
+    name: str, array: Any, axes: str, dtype: str | None = None
+) -> tuple[Array, Array | None]:
+    """Give keys or values as the core reads them, and the scales of int8 ones."""
+    if not isinstance(array, Quantized):
+        return tensor(name, array, axes, dtype), None
+    numbers, scale = np.asarray(array.numbers), np.asarray(array.scale)
+    if numbers.dtype != np.int8 or numbers.ndim != 4:
+        raise TypeError(
+            f"{name} must hold int8 numbers of 4 axes {axes}, got {numbers.dtype} {numbers.shape}"
+        )
+    if scale.dtype != FLOAT32 or scale.shape != numbers.shape[:3]:
+        raise TypeError(
+            f"{name} must have float32 scales {numbers.shape[:3]}, got {scale.dtype} {scale.shape}"
+        )
+    return readable(numbers), readable(scale)
+
+
 def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
     if dtype in ("float16", "bfloat16") and found == np.uint16:
         return
-    if found.name not in (DTYPES if dtype is None else (dtype,)) or not found.isnative:
-        wanted = dtype or "float32, float16 or bfloat16"
+    allowed = DTYPES if dtype is None else ("float32", dtype)
+    if found.name not in allowed or not found.isnative:
+        wanted = "float32, float16 or bfloat16" if dtype is None else f"float32 or {dtype}"
         hint = '; say what bits are by dtype="bfloat16"' if found == np.uint16 else ""
         raise TypeError(f"{name} must be {wanted}, got {found}{hint}")
 
 
-def half_type(query: Array, dtype: str | None, others: dict[str, Array]) -> str | None:
-    """Say which 16-bit type the inputs have, None for float32; all must have the same."""
-    for name, other in others.items():
-        if other.dtype != query.dtype:
-            raise TypeError(f"{name} must have query's type, {query.dtype}, got {other.dtype}")
-    return None if query.dtype == FLOAT32 else dtype or query.dtype.name
+def half_type(dtype: str | None, **arrays: Array) -> str | None:
+    """Say which type the 16-bit arrays among the inputs have, None if none is; it must be one."""
+    found: str | None = None
+    for name, array in arrays.items():
+        if array.dtype.itemsize == 2:
+            own = dtype or array.dtype.name
+            if found not in (None, own):
+                raise TypeError(f"{name} must have one 16-bit type with the others, {found}, got {own}")
+            found = own
+    return found
 
 
 def empty(*shape: int) -> Array:

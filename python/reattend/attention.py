@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from reattend import _core, arguments
 from reattend.arguments import Masks, Shape
 from reattend.halves import write
 from reattend.policy import Array, Policy, Reweight
+from reattend.quantized import Quantized
 from reattend.results import AttentionResult, SegmentState, combine
 from reattend.second_pass import column_sums
 
@@ -18,8 +19,8 @@ from reattend.second_pass import column_sums
 @overload
 def attention(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -38,8 +39,8 @@ def attention(
 @overload
 def attention(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -57,8 +58,8 @@ def attention(
 ) -> Array: ...
 def attention(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -90,12 +91,15 @@ def attention(
     Parameters
     ----------
     query : array [B, H, N, D]
-        After rotary embedding. float32, float16 or bfloat16 (of `ml_dtypes`); all is computed in
-        float32. Any strides; a last axis that is not contiguous costs a copy.
-    key : array [B, H_kv, M, D]
-        Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Of query's type.
-    value : array [B, H_kv, M, Dv]
-        Dv may differ from D. Of query's type.
+        After rotary embedding. float32, float16 or bfloat16 (of `ml_dtypes`). Any strides; a last
+        axis that is not contiguous costs a copy. Sums are float32 for all types; so are products,
+        but for many rows of bfloat16 on a CPU that multiplies these: there attention weights are
+        rounded to bfloat16 before they meet the values.
+    key : array [B, H_kv, M, D], or Quantized
+        Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Its type may
+        differ from query's: narrower keys and values are read faster.
+    value : array [B, H_kv, M, Dv], or Quantized
+        Dv may differ from D.
     scale : float, optional
         Multiplies the scores; D ** -0.5 by default.
     causal : bool, optional
@@ -161,9 +165,8 @@ def attention(
     True
     """
     asked = arguments.names(returns)
-    query, key, value, shape, mask = _inputs(
-        query, key, value, scale, causal, key_mask, bias, window, softcap, dtype
-    )
+    inputs = _inputs(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
+    query, shape, mask = inputs.query, inputs.shape, inputs.mask
     threads = arguments.threads(num_threads)
     policies = arguments.policies(policy)
     if where is not None and not policies:
@@ -173,10 +176,10 @@ def attention(
     weighing = [each for each in policies if isinstance(each, Reweight)]
     num_segments = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
 
-    full = (*shape.rows, value.shape[3])
+    full = (*shape.rows, inputs.value.shape[3])
     if out is not None:
-        inputs = (query, key, value, mask.key_mask, mask.bias, labels, *rows)
-        arguments.output(out, full, inputs, query.dtype)
+        read = (query, inputs.key, inputs.value, *inputs.scales, mask.key_mask, mask.bias, labels)
+        arguments.output(out, full, (*read, *rows), query.dtype)
     # An output whose last axis is not contiguous is written through a contiguous one.
     direct = out is not None and arguments.readable(out) is out
     kind = query.dtype if out is None else out.dtype
@@ -186,20 +189,22 @@ def attention(
     want_sums = "column_sums" in asked
     masses = arguments.empty(*per_segment) if "masses" in asked else None
     logsumexp = arguments.empty(*shape.rows) if "logsumexp" in asked or want_sums else None
+    sums = None
     if len(weighing) == len(policies):
+        if want_sums and shape.query_len == 1:  # its weights are the sums
+            sums = arguments.empty(shape.batch, shape.num_heads, shape.key_len)
         factors = arguments.empty(*per_segment) if "factors" in asked else None
         changed = np.empty(shape.rows, bool) if "changed" in asked else None
         rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
-        _run(query, key, value, mask, threads, result, labels, num_segments, rules,
-             masses, logsumexp, factors, changed, None)  # fmt: skip
+        _run(inputs, threads, result, labels, num_segments, rules,
+             masses, logsumexp, factors, changed, None, sums)  # fmt: skip
     else:
-        state = _segment_pass(query, key, value, shape, mask, threads, labels, num_segments)
+        state = _segment_pass(inputs, threads, labels, num_segments)
         factors = _factors(state, policies, rows)
         changed = (factors != 1).any(-1)
         write(combine(state.partials, factors), result, mask.dtype)
         masses, logsumexp = state.masses, state.logsumexp
-    sums = None
-    if want_sums and logsumexp is not None:
+    if want_sums and sums is None and logsumexp is not None:
         sums = column_sums(
             query, key, logsumexp, scale=mask.scale, causal=mask.causal, key_mask=mask.key_mask,
             bias=mask.bias, window=mask.window or None, softcap=mask.softcap or None,
@@ -220,8 +225,8 @@ def attention(
 
 def segment_pass(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     segments: Array | None,
     num_segments: int | None = None,
@@ -263,23 +268,32 @@ def segment_pass(
     >>> np.allclose(state.partials.sum(-2), attention(query, key, value), atol=1e-6)
     True
     """
-    query, key, value, shape, mask = _inputs(
-        query, key, value, scale, causal, key_mask, bias, window, softcap, dtype
-    )
+    inputs = _inputs(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     threads = arguments.threads(num_threads)
-    labels = None if segments is None else arguments.labels(shape, segments)
+    labels = None if segments is None else arguments.labels(inputs.shape, segments)
     if num_segments is not None:
         num_segments = arguments.integer("num_segments", num_segments)
     count = arguments.count_segments(labels, num_segments)
     if not 1 <= count <= _core.MAX_SEGMENTS:
         raise ValueError(f"num_segments must be 1 to {_core.MAX_SEGMENTS}, got {num_segments}")
-    return _segment_pass(query, key, value, shape, mask, threads, labels, count)
+    return _segment_pass(inputs, threads, labels, count)
+
+
+class _Inputs(NamedTuple):
+    """What a call reads, checked, as the core takes it."""
+
+    query: Array
+    key: Array
+    value: Array
+    scales: tuple[Array | None, Array | None]  # of int8 keys and values
+    shape: Shape
+    mask: Masks
 
 
 def _inputs(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     scale: float | None,
     causal: bool,
     key_mask: Array | None,
@@ -287,36 +301,37 @@ def _inputs(
     window: int | None,
     softcap: float | None,
     dtype: str | None,
-) -> tuple[Array, Array, Array, Shape, Masks]:
+) -> _Inputs:
     query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]", dtype)
-    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]", dtype)
+    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
+    value, value_scale = arguments.stored("value", value, "[B, H_kv, M, Dv]", dtype)
     shape = arguments.sizes(query, key)
     arguments.check_value(value, key)
-    half = arguments.half_type(query, dtype, {"key": key, "value": value})
+    half = arguments.half_type(dtype, query=query, key=key, value=value)
     mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
-    return query, key, value, shape, mask
+    return _Inputs(query, key, value, (key_scale, value_scale), shape, mask)
 
 
 def _run(
-    query: Array, key: Array, value: Array, mask: Masks, threads: int, out: Array | None,
-    labels: Array | None, num_segments: int, rules: list[Any], masses: Array | None,
-    logsumexp: Array | None, factors: Array | None, changed: Array | None, partials: Array | None,
+    inputs: _Inputs, threads: int, out: Array | None, labels: Array | None, num_segments: int,
+    rules: list[Any], masses: Array | None, logsumexp: Array | None, factors: Array | None,
+    changed: Array | None, partials: Array | None, column_sums: Array | None = None,
 ) -> None:  # fmt: skip
+    query, key, value, scales, _, mask = inputs
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
         mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
-        threads, None, mask.bfloat16,
+        threads, None, mask.bfloat16, scales, column_sums,
     )  # fmt: skip
 
 
 def _segment_pass(
-    query: Array, key: Array, value: Array, shape: Shape, mask: Masks, threads: int,
-    labels: Array | None, num_segments: int,
-) -> SegmentState:  # fmt: skip
-    masses, logsumexp = arguments.empty(*shape.rows, num_segments), arguments.empty(*shape.rows)
-    partials = arguments.empty(*shape.rows, num_segments, value.shape[3])
-    _run(query, key, value, mask, threads, None, labels, num_segments, [],
+    inputs: _Inputs, threads: int, labels: Array | None, num_segments: int
+) -> SegmentState:
+    rows, value_dim = inputs.shape.rows, inputs.value.shape[3]
+    masses, logsumexp = arguments.empty(*rows, num_segments), arguments.empty(*rows)
+    partials = arguments.empty(*rows, num_segments, value_dim)
+    _run(inputs, threads, None, labels, num_segments, [],
          masses, logsumexp, None, None, partials)  # fmt: skip
     return SegmentState(masses, partials, logsumexp)
 

@@ -199,6 +199,9 @@ class Call:
         bias = self.mask.get("bias")
         if bias is not None and (hides := np.asarray(bias) == -np.inf).any():
             return self._row_counts_under(hides)
+        if len(self.rows) == 1 and self.mask.get("causal") and self.key_mask is None:
+            if self.mask.get("window") is None:
+                return np.ones((self.batch, self.key_len), dtype=np.int64)
         column = np.arange(self.key_len)
         window = self.mask.get("window")
         window = self.key_len + 1 if window is None else window
@@ -245,10 +248,12 @@ class Call:
     def plain(self) -> AttentionResult:
         """Attention without any policy: output [B, H, N, Dv] and logsumexp [B, H, N].
 
-        Whoever reads it pays for the pass, and the session then only corrects what plans change.
+        Of a single row also the column sums, which are its weights and cost nothing beside it.
+        Whoever reads this pays for the pass, and the session then only corrects what plans change.
         """
+        returns = ("logsumexp", "column_sums") if self.query.shape[2] == 1 else "logsumexp"
         return attention(
-            self.query, self.key, self.value, returns="logsumexp", out=self.out,
+            self.query, self.key, self.value, returns=returns, out=self.out,
             num_threads=self.num_threads, **self.mask,
         )  # fmt: skip
 
@@ -260,12 +265,12 @@ class Call:
         Parameters
         ----------
         heads : array of bool [H], optional
-            The heads to do; others are 0.
+            The heads to do; what others hold means nothing.
 
         Returns
         -------
         array [B, H, M]
-            A new one at each call: the caller may write to it.
+            Not to be written to.
 
         Examples
         --------
@@ -273,10 +278,13 @@ class Call:
         >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
         [[[1.5, 0.5]]]
         """
-        logsumexp = self.plain.logsumexp
+        logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
+        valid = None  # only if causal does the core know where a row stands
         if self.key_mask is not None and not self.mask.get("causal"):
-            # Only if causal does the core know where a row stands; -inf is a row that sees no key.
-            valid = self.key_mask[:, None, self.first_row :]
+            valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
+        if sums is not None:
+            return np.asarray(sums if valid is None else np.where(valid, sums, np.float32(0)))
+        if valid is not None:  # -inf is a row that sees no key
             logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))
         return column_sums(
             self.query, self.key, logsumexp, heads=heads, num_threads=self.num_threads, **self.mask,

@@ -10,12 +10,13 @@ import numpy as np
 from reattend import _core, arguments
 from reattend.arguments import Shape
 from reattend.policy import Array, Reweight
+from reattend.quantized import Quantized
 from reattend.results import AttentionResult
 
 
 def column_sums(
     query: Array,
-    key: Array,
+    key: Array | Quantized,
     logsumexp: Array,
     *,
     scale: float | None = None,
@@ -58,9 +59,9 @@ def column_sums(
     True
     """
     query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]", dtype)
+    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
     shape = arguments.sizes(query, key)
-    half = arguments.half_type(query, dtype, {"key": key})
+    half = arguments.half_type(dtype, query=query, key=key)
     mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
     chosen = None
     if heads is not None:
@@ -75,7 +76,7 @@ def column_sums(
     _core.column_sums(
         query, key, _logsumexp(logsumexp, shape), sums, mask.scale, mask.causal, mask.window,
         mask.softcap, mask.key_mask, mask.bias, chosen, arguments.threads(num_threads),
-        mask.bfloat16,
+        mask.bfloat16, key_scale,
     )  # fmt: skip
     return sums
 
@@ -83,8 +84,8 @@ def column_sums(
 def revise(
     plain: AttentionResult,
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     segments: Array | None,
     policy: Reweight | Sequence[Reweight],
@@ -139,11 +140,11 @@ def revise(
     """
     asked = arguments.names(returns)
     query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
-    key = arguments.tensor("key", key, "[B, H_kv, M, D]", dtype)
-    value = arguments.tensor("value", value, "[B, H_kv, M, Dv]", dtype)
+    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
+    value, value_scale = arguments.stored("value", value, "[B, H_kv, M, Dv]", dtype)
     shape = arguments.sizes(query, key)
     arguments.check_value(value, key)
-    half = arguments.half_type(query, dtype, {"key": key, "value": value})
+    half = arguments.half_type(dtype, query=query, key=key, value=value)
     mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
     policies = []
     for each in arguments.policies(policy):
@@ -164,6 +165,7 @@ def revise(
         query, key, value, result, mask.scale, mask.causal, mask.window, mask.softcap,
         mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, changed, None,
         arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape), mask.bfloat16,
+        (key_scale, value_scale), None,
     )  # fmt: skip
     if result is not out:
         out[...] = result

@@ -21,9 +21,10 @@ REST, SINK = range(2)
 class Columns(NamedTuple):
     """What ACT remembers: what each key received so far, and the sinks that follow from it."""
 
-    sums: Array  # [B, H, M']
+    sums: Array  # [B, calibrated heads, M']
     counts: Array  # [B, M'], rows that may attend to each key
     plan: Plan | None
+    num_heads: int
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,23 @@ class ACT(Method):
             return None, state
         if state is not None and not (call.prefill or self.follow):
             return state.plan, state
-        sums = call.column_sums(calibrated)  # [B, H, M]
+        some = slice(None) if calibrated.all() else np.flatnonzero(calibrated)
+        sums = call.column_sums(calibrated)[:, some]
         counts = call.row_counts  # [B, M]
         if state is not None:
-            sums[..., : state.sums.shape[-1]] += state.sums
-            counts = counts.copy()
-            counts[:, : state.counts.shape[-1]] += state.counts
+            sums, counts = _joined(state.sums, sums), _joined(state.counts, counts)
         means = sums / np.maximum(counts, 1)[:, None].astype(sums.dtype)
         sink = column_sinks(means, self.theta)
         first = np.minimum(call.first_key, call.key_len - 1)[:, None, None]
         np.put_along_axis(sink, first, False, axis=-1)
-        found: Array = np.any(sink, axis=-1)  # [B, H]
-        plan = Plan(sink.view(np.uint8), self._policy, found[..., None]) if found.any() else None
-        return plan, Columns(sums, counts, plan)
+        if not sink.any():
+            return None, Columns(sums, counts, None, call.num_heads)
+        if sink.shape[1] < call.num_heads:
+            of_heads, sink = sink, np.zeros((call.batch, call.num_heads, call.key_len), bool)
+            sink[:, some] = of_heads
+        found: Array = np.any(sink, axis=-1, keepdims=True)  # [B, H, 1]
+        plan = Plan(sink.view(np.uint8), self._policy, found)
+        return plan, Columns(sums, counts, plan, call.num_heads)
 
     def readings(self, state: Columns | None) -> dict[str, Any]:
         """Give each item's sinks, a list of those of any head, and their number [B, H]."""
@@ -92,7 +97,7 @@ class ACT(Method):
         if state.plan is None or state.plan.segments is None:
             return {
                 "sinks": [[] for _ in state.sums],
-                "counts": np.zeros(state.sums.shape[:2], int),
+                "counts": np.zeros((len(state.sums), state.num_heads), int),
             }
         sink = state.plan.segments
         found = [np.flatnonzero(item.any(0)).tolist() for item in sink]
@@ -119,6 +124,15 @@ class ACT(Method):
         calibrated = np.zeros(num_heads, dtype=bool)
         calibrated[list(heads)] = True
         return calibrated
+
+
+def _joined(before: Array, now: Array) -> Array:
+    """Add up over keys of which there were fewer before: [..., M'] and [..., M]."""
+    joined = np.empty_like(now)
+    length = before.shape[-1]
+    np.add(before, now[..., :length], out=joined[..., :length])
+    joined[..., length:] = now[..., length:]
+    return joined
 
 
 def _frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
