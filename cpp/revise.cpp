@@ -50,6 +50,8 @@ public:
     }
 
     void run(const FewKeys& keys) {
+        if (keys.count == 0 && call_.out.direct() && call_.policies.size() < 64)
+            return run_unlabelled();
         int segments = 0, most = 0;
         for (int g = 1; g < call_.num_segments; ++g) {
             segments += !keys.positions[g].empty();
@@ -159,6 +161,30 @@ private:
         }
         float factor[kMaxSegments];
         call_.factors_of(item_, head_, row, mass, factor);
+        write(r, mass, factor);
+    }
+
+    /// The rows of a head without labelled keys: factors differ only by which policies a row is in.
+    void run_unlabelled() {
+        const float mass[kMaxSegments] = {1};
+        float factor[kMaxSegments];
+        uint64_t applied = ~uint64_t{0};
+        for (int r = 0; r < rows_; ++r) {
+            uint64_t applies = 0;
+            for (const PolicyStep& step : call_.policies)
+                applies = 2 * applies + step.applies(item_, head_, row_ + r);
+            if (applies != applied) call_.factors_of(item_, head_, row_ + r, mass, factor);
+            applied = applies;
+            if (logsumexp_[r] == kNoKey)
+                call_.finish_empty(item_, head_, row_ + r);
+            else
+                write(r, mass, factor);
+        }
+    }
+
+    void write(int r, const float* mass, const float* factor) {
+        const int num_segments = call_.num_segments;
+        const int64_t row = row_ + r;
         const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
         if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
         call_.report(index, factor);
@@ -186,7 +212,7 @@ private:
     float *packed_, *weights_, *bias_, *keys_, *values_, *out_row_;
     float* query_buffer_;
     float transposed_[kVeryFewKeys][kRows];
-    float* partial_[kMaxSegments];
+    float* partial_[kMaxSegments] = {};
     float mass_[kRows][kMaxSegments];
     int again_[kRows];
     int num_again_ = 0;

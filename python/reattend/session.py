@@ -206,7 +206,7 @@ class Session:
             run.prompt = replace(run.prompt, length=key.shape[2])
         call = Call(
             layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
-            num_threads, out,
+            num_threads, out, len(self.methods) == 1,
         )  # fmt: skip
         plans, places, states = [], [], []
         for place, method in enumerate(self.methods):
