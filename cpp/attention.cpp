@@ -114,7 +114,7 @@ void Attention::find_labels() {
 
 Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
     if (!labelled[item * scores.num_heads + head]) return {};
-    if (masses || partials) return {row, row + count};
+    if (masses || partials || decided) return {row, row + count};
     const auto plain = [&](int64_t r) {
         return std::none_of(policies.begin(), policies.end(),
                             [&](const PolicyStep& step) { return step.applies(item, head, r); });
@@ -136,6 +136,11 @@ void Attention::labels_of(int64_t item, int64_t head, int64_t key, int count, ui
 
 void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
                            float* factor) const {
+    if (decided) {
+        const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+        std::copy_n(decided + index * num_segments, num_segments, factor);
+        return;
+    }
     float left[kMaxSegments], step_factor[kMaxSegments];
     std::copy_n(mass, num_segments, left);
     std::fill_n(factor, num_segments, 1.0f);

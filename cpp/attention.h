@@ -87,15 +87,19 @@ struct Attention {
     int64_t num_labels = 0;      // keys beyond are in segment 0
     int num_segments = 1;
     std::vector<PolicyStep> policies;  // each sees the masses that the ones before it left
-    float* masses = nullptr;           // [batch, num_heads, query_len, num_segments]
-    float* factors = nullptr;          // [batch, num_heads, query_len, num_segments]
-    uint8_t* changed = nullptr;        // [batch, num_heads, query_len], whether a factor is not 1
-    float* logsumexp = nullptr;        // [batch, num_heads, query_len]
-    float* partials = nullptr;         // [batch, num_heads, query_len, num_segments, value_dim]
-    float* column_sums = nullptr;      // [batch, num_heads, key_len]; of single rows only
+    const float* decided = nullptr;  // factors [batch, num_heads, query_len, num_segments] in place
+                                     // of policies
+    float* masses = nullptr;         // [batch, num_heads, query_len, num_segments]
+    float* factors = nullptr;        // [batch, num_heads, query_len, num_segments]
+    uint8_t* changed = nullptr;      // [batch, num_heads, query_len], whether a factor is not 1
+    float* logsumexp = nullptr;      // [batch, num_heads, query_len]
+    float* partials = nullptr;       // [batch, num_heads, query_len, num_segments, value_dim]
+    float* column_sums = nullptr;    // [batch, num_heads, key_len]; of single rows only
 
     std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
 
+    /// Whether values are to be read: else masses and logsumexp are all that is asked for.
+    bool reads_values() const { return out || partials; }
     /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
     void find_labels();
     /// The part of rows [row, row + count) that needs a state per segment; for the others one state

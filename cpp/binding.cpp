@@ -104,7 +104,7 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const OptionalArray& changed, const OptionalArray& partials, int num_threads,
                const OptionalArray& plain_logsumexp, bool bfloat16,
                const std::pair<OptionalArray, OptionalArray>& scales,
-               const OptionalArray& column_sums) {
+               const OptionalArray& column_sums, const OptionalArray& decided) {
     Attention call;
     const Type half = bfloat16 ? Type::kBfloat16 : Type::kFloat16;
     call.scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
@@ -125,6 +125,7 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     if (changed) call.changed = static_cast<uint8_t*>(const_cast<void*>(changed->data()));
     call.partials = writable(partials);
     call.column_sums = writable(column_sums);
+    call.decided = writable(decided);
     const float* plain = writable(plain_logsumexp);
     const py::gil_scoped_release release;
     if (call.scores.batch * call.scores.num_heads * call.scores.query_len == 0) return;

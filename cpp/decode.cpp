@@ -188,7 +188,7 @@ private:
         const float* weights = weights_ + first * kKeys;
         kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
         // Rows that do not see a key have weight 0 there.
-        read_values(columns, key, first, rows, state.partial_of(segment));
+        if (call_.reads_values()) read_values(columns, key, first, rows, state.partial_of(segment));
     }
 
     /// Scores of all rows.

@@ -147,6 +147,7 @@ private:
     /// Adds some columns of the tile to the partial of a segment.
     void add_values(int segment, Range rows, Range columns, const Range* visible) {
         open(segment);
+        if (!call_.reads_values()) return;
         products_.add(weights_, rows, columns, visible, partial(segment), partial_ld_);
     }
 
@@ -180,9 +181,10 @@ private:
                 taken_weights_[r * kKeys + i] = weights[r * ld_ + columns[i]];
                 weights[r * ld_ + columns[i]] = 0;
             }
+        sum_segment(segment, taken_weights_, kKeys, {0, count});
+        if (!call_.reads_values()) return;
         for (int i = 0; i < count; ++i)
             products_.value(columns[i], taken_values_ + i * partial_ld_);
-        sum_segment(segment, taken_weights_, kKeys, {0, count});
         kernels().accumulate(taken_weights_, kKeys, taken_values_, partial_ld_,
                              partial(segment) + segmented_.begin * partial_ld_, partial_ld_, rows,
                              {0, count}, static_cast<int>(call_.value_dim), nullptr);

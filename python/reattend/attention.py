@@ -15,6 +15,8 @@ from reattend.quantized import Quantized
 from reattend.results import AttentionResult, SegmentState, combine
 from reattend.second_pass import column_sums
 
+_FEW_PARTIALS = 64 << 20  # bytes
+
 
 @overload
 def attention(
@@ -86,7 +88,9 @@ def attention(
         out    = sum_g factor_g partial_g,      factors = policy(masses)
 
     A `Reweight`, or several, run inside the pass. Any other callable is called once, with the
-    masses of all rows; then the G partial outputs are kept in memory (G times the output).
+    masses of all rows. While the partial outputs take up to 64 MiB they are kept until then; else a
+    first pass over query and key finds the masses (half of the work once more), and the memory is
+    that of a `Reweight`.
 
     Parameters
     ----------
@@ -199,11 +203,19 @@ def attention(
         _run(inputs, threads, result, labels, num_segments, rules,
              masses, logsumexp, factors, changed, None, sums)  # fmt: skip
     else:
-        state = _segment_pass(inputs, threads, labels, num_segments)
-        factors = _factors(state, policies, rows)
+        masses, logsumexp = arguments.empty(*per_segment), arguments.empty(*shape.rows)
+        partials = None
+        if 4 * masses.size * inputs.value.shape[3] <= _FEW_PARTIALS:
+            partials = arguments.empty(*per_segment, inputs.value.shape[3])
+        _run(inputs, threads, None, labels, num_segments, [],
+             masses, logsumexp, None, None, partials)  # fmt: skip
+        factors = _factors(masses, logsumexp, policies, rows)
         changed = (factors != 1).any(-1)
-        write(combine(state.partials, factors), result, mask.dtype)
-        masses, logsumexp = state.masses, state.logsumexp
+        if partials is not None:
+            write(combine(partials, factors), result, mask.dtype)
+        else:
+            _run(inputs, threads, result, labels, num_segments, [],
+                 None, None, None, None, None, decided=factors)  # fmt: skip
     if want_sums and sums is None and logsumexp is not None:
         sums = column_sums(
             query, key, logsumexp, scale=mask.scale, causal=mask.causal, key_mask=mask.key_mask,
@@ -316,12 +328,14 @@ def _run(
     inputs: _Inputs, threads: int, out: Array | None, labels: Array | None, num_segments: int,
     rules: list[Any], masses: Array | None, logsumexp: Array | None, factors: Array | None,
     changed: Array | None, partials: Array | None, column_sums: Array | None = None,
+    decided: Array | None = None,
 ) -> None:  # fmt: skip
     query, key, value, scales, _, mask = inputs
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
         mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
         threads, None, mask.bfloat16, scales, column_sums,
+        decided,
     )  # fmt: skip
 
 
@@ -336,12 +350,14 @@ def _segment_pass(
     return SegmentState(masses, partials, logsumexp)
 
 
-def _factors(state: SegmentState, policies: list[Policy], rows: list[Array | None]) -> Array:
+def _factors(
+    masses: Array, logsumexp: Array, policies: list[Policy], rows: list[Array | None]
+) -> Array:
     """Call the policies in order; rows that see no key, or are not in `rows`, keep factors of 1."""
-    product = np.ones_like(state.masses)
-    seen = ~np.isneginf(state.logsumexp)
+    product = np.ones_like(masses)
+    seen = ~np.isneginf(logsumexp)
     for policy, where in zip(policies, rows, strict=True):
-        factors = np.asarray(policy(state.masses * product))
+        factors = np.asarray(policy(masses * product))
         if factors.shape != product.shape:
             raise ValueError(
                 f"policy must return factors of the masses' shape {product.shape}, got "
@@ -349,4 +365,4 @@ def _factors(state: SegmentState, policies: list[Policy], rows: list[Array | Non
             )
         changed = seen if where is None else seen & where
         product = np.where(changed[..., None], product * factors, product)
-    return product.astype(np.float32)
+    return np.ascontiguousarray(product, np.float32)
