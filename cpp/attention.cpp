@@ -211,15 +211,35 @@ void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
         std::fill_n(partials + index * num_segments * value_dim, num_segments * value_dim, 0.0f);
 }
 
-void attend(Attention& call) {
+namespace {
+
+bool few_rows(const Attention& call) {
     // Up to this many rows, the time goes into reading keys and values once, and packing them would
     // double it.
-    constexpr int64_t kFewRows = 8;
-    Scores& scores = call.scores;
+    constexpr int kFewRows = 8;
+    return call.scores.query_len <= kFewRows;
+}
+
+int worthy_threads(const Attention& call) {
+    const Scores& scores = call.scores;
     const int64_t pairs = scores.batch * scores.num_heads * scores.query_len * scores.key_len;
-    scores.num_threads = scores.threads_for(pairs * (scores.head_dim + call.value_dim));
+    return scores.threads_for(pairs * (scores.head_dim + call.value_dim));
+}
+
+}  // namespace
+
+Decision decide(const Attention& call) {
+    Decision decision = few_rows(call) ? decide_decode(call) : decide_prefill(call);
+    decision.few_rows = few_rows(call);
+    decision.threads =
+        static_cast<int>(std::clamp<int64_t>(decision.units, 1, worthy_threads(call)));
+    return decision;
+}
+
+void attend(Attention& call) {
+    call.scores.num_threads = worthy_threads(call);
     call.find_labels();
-    if (call.scores.query_len <= kFewRows)
+    if (few_rows(call))
         decode(call);
     else
         prefill(call);

@@ -140,6 +140,19 @@ inline int64_t end_of_run(const uint8_t* labels, int64_t begin, int64_t count) {
     return end;
 }
 
+/// How a call is computed.
+struct Decision {
+    bool few_rows;    // the way of decoding, else that of prefill
+    bool bfloat16;    // products of bfloat16
+    int threads;      // that are worth waking
+    int64_t units;    // independent pieces of work
+    int rows, keys;   // of a tile
+    int64_t scratch;  // bytes that each thread keeps
+};
+Decision decide(const Attention& call);
+Decision decide_prefill(const Attention& call);
+Decision decide_decode(const Attention& call);
+
 /// Computes everything that is asked for. Few rows go the way of decoding, many that of prefill.
 void attend(Attention& call);
 

@@ -11,6 +11,7 @@
 
 #include "attention.h"
 #include "cpu.h"
+#include "machine.h"
 #include "matmul.h"
 
 namespace py = pybind11;
@@ -148,6 +149,30 @@ void sum_columns(const py::array& query, const py::array& key, const py::array& 
     column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));
 }
 
+py::dict explain(const py::array& query, const py::array& key, const py::array& value, float scale,
+                 bool causal, int64_t window, float softcap, const OptionalArray& key_mask,
+                 const OptionalArray& bias, const OptionalArray& labels, int num_segments,
+                 int num_threads, bool bfloat16) {
+    Attention call;
+    const Type half = bfloat16 ? Type::kBfloat16 : Type::kFloat16;
+    call.scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
+                              num_threads, half, {});
+    call.value_dim = value.shape(3);
+    call.value = tensor(value, half);
+    if (labels) call.labels = view<uint8_t>(*labels);
+    call.num_segments = num_segments;
+    const Decision decision = decide(call);
+    py::dict found;
+    found["few_rows"] = decision.few_rows;
+    found["bfloat16"] = decision.bfloat16;
+    found["threads"] = decision.threads;
+    found["units"] = decision.units;
+    found["rows"] = decision.rows;
+    found["keys"] = decision.keys;
+    found["scratch"] = decision.scratch;
+    return found;
+}
+
 }  // namespace
 }  // namespace reattend
 
@@ -159,6 +184,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
     m.def("attention", &reattend::attention);
     m.def("column_sums", &reattend::sum_columns);
+    m.def("explain", &reattend::explain);
+    m.def("matmul_rate", &reattend::matmul_rate);
+    m.def("read_bandwidth", &reattend::read_bandwidth);
     m.def("max_threads", &omp_get_max_threads);
     m.def("isa", [] { return reattend::kernels().name; });
     m.def("onednn_version", &reattend::matmul_version);

@@ -1,18 +1,17 @@
 // Few rows, many keys: each key and value is read once, for all query heads of its head; long
 // caches are split into chunks over the threads, whose row states are merged.
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "attention.h"
 #include "cpu.h"
+#include "kept_weights.h"
 #include "parallel.h"
 
 namespace reattend {
 namespace {
 
-// Keys of a tile, a whole chunk: long runs of keys, then of values, are read fastest.
-constexpr int kKeys = 512;
+constexpr int kKeys = kDecodeKeys;
 // Least keys of a chunk: merging its state costs under 1% of reading it.
 constexpr int64_t kChunk = 512;
 constexpr int64_t kMaxChunks = 64;
@@ -47,51 +46,6 @@ struct States {
     }
 };
 
-/// What each key receives from single rows: a tile's weights are kept as they come, relative to the
-/// maximum so far, and brought to the row's logsumexp at its end.
-class KeptWeights {
-public:
-    explicit KeptWeights(const Attention& call)
-        : call_(call),
-          tiles_(call.scores.key_len / kKeys + 1),
-          max_(call.column_sums ? call.scores.batch * call.scores.num_heads * tiles_ : 0) {}
-
-    /// Tile number `tile` of those that the row sees, which begins at a key.
-    void keep(int64_t item, int64_t head, int64_t tile, int64_t key, int count,
-              const float* weights, float max) {
-        if (max_.empty()) return;
-        std::copy_n(weights, count, sums(item, head) + key);
-        max_[(item * call_.scores.num_heads + head) * tiles_ + tile] = max;
-    }
-
-    /// `seen`: the keys whose weights were kept; the others receive nothing.
-    void finish(int64_t item, int64_t head, Interval seen, const RowState& state, int segments) {
-        if (max_.empty()) return;
-        float* to = sums(item, head);
-        const int64_t here = call_.scores.position(0);
-        const float sum = total(state, segments);
-        const bool padding = call_.scores.causal && here >= 0 && call_.scores.masked(item, here);
-        if (sum == 0 || padding) seen = {0, 0};
-        std::fill_n(to, seen.begin, 0.0f);
-        std::fill(to + std::max(seen.begin, seen.end), to + call_.scores.key_len, 0.0f);
-        const float* max = max_.data() + (item * call_.scores.num_heads + head) * tiles_;
-        for (int64_t key = seen.begin; key < seen.end; key += kKeys) {
-            const int64_t count = std::min<int64_t>(kKeys, seen.end - key);
-            const float factor = std::exp(*max++ - *state.max) / sum;
-            kernels().scaled(to + key, factor, to + key, count);
-        }
-    }
-
-private:
-    float* sums(int64_t item, int64_t head) {
-        return call_.column_sums + (item * call_.scores.num_heads + head) * call_.scores.key_len;
-    }
-
-    const Attention& call_;
-    int64_t tiles_;
-    std::vector<float> max_;
-};
-
 /// Adds the keys of an interval to the states of a group.
 class Reader {
 public:
@@ -106,12 +60,9 @@ public:
           kept_(kept),
           tile_(tile) {
         query_ld_ = padded(scores_.head_dim);
-        const size_t query = size_ * query_ld_, weights = size_ * kKeys;
-        float* memory =
-            Scratch::of_thread().floats(query + weights + 3 * padded(size_) + 2 * padded(size_));
-        query_ = memory;
-        weights_ = query_ + query;
-        max_ = weights_ + weights;
+        query_ = Scratch::of_thread().floats(scratch(scores_, size_));
+        weights_ = query_ + size_ * query_ld_;
+        max_ = weights_ + size_ * kKeys;
         keep_ = max_ + padded(size_);
         sum_ = keep_ + padded(size_);
         visible_ = reinterpret_cast<Range*>(sum_ + padded(size_));
@@ -121,6 +72,11 @@ public:
             states.row(r).clear(states.segments);
             max_[r] = kNoKey;
         }
+    }
+
+    /// Floats that so many rows take.
+    static size_t scratch(const Scores& scores, int rows) {
+        return rows * (padded(scores.head_dim) + kKeys) + 5 * padded(rows);
     }
 
     /// `keys`: those of the item; `chunk`: the part to read. Gives the segments that appeared.
@@ -293,6 +249,25 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row) 
     const Interval keys = scores.keys_of_item(item);
     const SegmentSet present = Reader(call, group, states).run(keys, scores.visible(row, keys));
     finish_row(call, group, 0, states, present);
+}
+
+Decision decide_decode(const Attention& call) {
+    const Scores& scores = call.scores;
+    const int64_t rows =
+        scores.num_heads / std::max<int64_t>(1, scores.num_kv_heads) * scores.query_len;
+    const int segments = call.labels ? call.num_segments : 1;
+    int64_t units = 0;
+    for (int64_t item = 0; item < scores.batch; ++item)
+        units += Chunks(scores, item).count * scores.num_kv_heads;
+    const size_t floats = Reader::scratch(scores, static_cast<int>(rows)) +
+                          States::size(static_cast<int>(rows), segments, call.value_dim);
+    return {.few_rows = true,
+            .bfloat16 = false,
+            .threads = 1,
+            .units = units,
+            .rows = static_cast<int>(rows),
+            .keys = kKeys,
+            .scratch = static_cast<int64_t>(floats * sizeof(float))};
 }
 
 void decode(const Attention& call) {

@@ -53,6 +53,13 @@ public:
     QueryTile(const Attention& call, const TilePlace& place)
         : QueryTile(call, place, call.segmented(place.item, place.head, place.row, place.rows)) {}
 
+    /// Floats that a tile takes.
+    static size_t scratch(const Attention& call, int segments) {
+        const size_t ld = padded(call.value_dim);
+        return kWeights + segments * kRows * ld + (segments > 1 ? kWeights + kKeys * ld : 0) +
+               Products::scratch(call);
+    }
+
     void run(Interval keys) {
         const int64_t begin =
             scores_.visible(row_, keys).begin;  // of the first row: windows move on
@@ -74,9 +81,7 @@ private:
           segmented_{rows_, rows_},
           segments_(segmented.size() ? call.num_segments : 1),
           partial_ld_(padded(call.value_dim)),
-          weights_(Scratch::of_thread().floats(kWeights + segments_ * partial_size() +
-                                               (segments_ > 1 ? kWeights + taken_size() : 0) +
-                                               Products::scratch(call))),
+          weights_(Scratch::of_thread().floats(scratch(call, segments_))),
           partials_(weights_ + kWeights),
           taken_weights_(partials_ + segments_ * partial_size()),
           taken_values_(taken_weights_ + kWeights),
@@ -292,6 +297,24 @@ void run_tile(const Attention& call, const TilePlace& place, Interval keys) {
 
 void attend_tile(const Attention& call, int64_t item, int64_t head, int64_t row, int rows) {
     run_tile(call, {item, head, row, rows, next_number()}, call.scores.keys_of_item(item));
+}
+
+Decision decide_prefill(const Attention& call) {
+    const Scores& scores = call.scores;
+    const bool bfloat16 = Bfloat16Products::serve(call);
+    const int segments = call.labels ? call.num_segments : 1;
+    const size_t tile = bfloat16 ? QueryTile<Bfloat16Products>::scratch(call, segments)
+                                 : QueryTile<Float32Products>::scratch(call, segments);
+    const size_t packed =
+        bfloat16 ? Bfloat16Products::packed_size(call) : Float32Products::packed_size(call);
+    return {.few_rows = false,
+            .bfloat16 = bfloat16,
+            .threads = 1,
+            .units = scores.batch * scores.num_heads * ((scores.query_len + kRows - 1) / kRows),
+            .rows = kRows,
+            .keys = kKeys,
+            .scratch = static_cast<int64_t>((tile + packed * PackedTiles::slots(scores.key_len)) *
+                                            sizeof(float))};
 }
 
 void prefill(const Attention& call) {

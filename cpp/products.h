@@ -46,6 +46,11 @@ public:
         return packed;
     }
 
+    /// How many of them so many keys take.
+    static int64_t slots(int64_t key_len) {
+        return std::min<int64_t>(kSlots, (key_len + kTileKeys - 1) / kTileKeys);
+    }
+
     static PackedTiles& of_thread() {
         thread_local PackedTiles tiles;
         return tiles;
@@ -74,6 +79,9 @@ public:
         return kTileRows * padded(call.scores.head_dim) + call.value.buffer_size(kTileKeys);
     }
 
+    /// Floats of a packed tile.
+    static size_t packed_size(const Attention& call) { return call.scores.head_dim * kTileKeys; }
+
     Float32Products(const Attention& call, const TilePlace& place, float* memory)
         : call_(call),
           place_(place),
@@ -92,7 +100,7 @@ public:
         const int64_t kv_head = scores.kv_head(place_.head);
         const int dim = static_cast<int>(scores.head_dim);
         const float* packed = PackedTiles::of_thread().tile(
-            place_, kv_head, key, count, scores.head_dim * kTileKeys, [&](float* packed) {
+            place_, kv_head, key, count, packed_size(call_), [&](float* packed) {
                 scores.packed_keys(place_.item, kv_head, key, count, packed, kTileKeys);
             });
         if (!visible && count == kTileKeys && place_.rows == kTileRows)
@@ -151,6 +159,10 @@ public:
         return kTileRows * query_ld(call.scores) / 2 + kTileRows * kDepth / 2;
     }
 
+    static size_t packed_size(const Attention& call) {
+        return (key_size(call) + kTileKeys / kDepth * chunk_size(call)) / 2;
+    }
+
     Bfloat16Products(const Attention& call, const TilePlace& place, float* memory)
         : call_(call), place_(place), query_(reinterpret_cast<uint16_t*>(memory)) {
         const int64_t ld = query_ld(call.scores);
@@ -167,21 +179,19 @@ public:
         const Scores& scores = call_.scores;
         const int64_t kv_head = scores.kv_head(place_.head);
         const int dim = static_cast<int>(scores.head_dim);
-        const int64_t key_size = PackedPairs::size(dim, kTileKeys);
         const float* packed = PackedTiles::of_thread().tile(
-            place_, kv_head, key, count, (key_size + kTileKeys / kDepth * chunk_size()) / 2,
-            [&](float* packed) {
+            place_, kv_head, key, count, packed_size(call_), [&](float* packed) {
                 auto* halves = reinterpret_cast<uint16_t*>(packed);
                 kernels().pack_key_pairs(bits(scores.key, kv_head, key), scores.key.row_stride,
                                          count, dim, halves);
                 for (int j = 0; j < count; j += kDepth)
-                    kernels().pack_value_pairs(bits(call_.value, kv_head, key + j),
-                                               call_.value.row_stride, std::min(kDepth, count - j),
-                                               kDepth, static_cast<int>(call_.value_dim),
-                                               halves + key_size + j / kDepth * chunk_size());
+                    kernels().pack_value_pairs(
+                        bits(call_.value, kv_head, key + j), call_.value.row_stride,
+                        std::min(kDepth, count - j), kDepth, static_cast<int>(call_.value_dim),
+                        halves + key_size(call_) + j / kDepth * chunk_size(call_));
             });
         const auto* halves = reinterpret_cast<const uint16_t*>(packed);
-        values_ = halves + key_size;
+        values_ = halves + key_size(call_);
         key_ = key;
         ld_ = static_cast<int>(round_up(count, PackedPairs::kCols));
         matmul(score_shape(scores, round_up(place_.rows, kRowStep), ld_), query_, halves, to);
@@ -207,8 +217,8 @@ public:
             kernels().narrow_block(weights + begin * ld_ + j, ld_, end - begin,
                                    {seeing.begin - begin, seeing.end - begin}, some, weights_,
                                    kDepth);
-            matmul(value_shape(call_, end - begin), weights_, values_ + j / kDepth * chunk_size(),
-                   out + begin * out_ld);
+            matmul(value_shape(call_, end - begin), weights_,
+                   values_ + j / kDepth * chunk_size(call_), out + begin * out_ld);
         }
     }
 
@@ -231,8 +241,12 @@ private:
         const auto columns = static_cast<int64_t>(padded(call.value_dim));
         return {rows, columns, kDepth, kDepth, 0, columns, true, true};
     }
-    int64_t chunk_size() const {
-        return PackedPairs::size(kDepth, static_cast<int>(call_.value_dim));
+    // Of a tile's keys, and of kDepth values.
+    static int64_t key_size(const Attention& call) {
+        return PackedPairs::size(static_cast<int>(call.scores.head_dim), kTileKeys);
+    }
+    static int64_t chunk_size(const Attention& call) {
+        return PackedPairs::size(kDepth, static_cast<int>(call.value_dim));
     }
     const uint16_t* bits(const Tensor& tensor, int64_t head, int64_t row) const {
         return static_cast<const uint16_t*>(tensor.data) + tensor.at(place_.item, head, row);

@@ -25,6 +25,12 @@ each_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 each_store = pytest.mark.parametrize("store", STORED.values(), ids=STORED)
 
 
+def part(stored, begin, end):
+    if isinstance(stored, Quantized):
+        return Quantized(stored.numbers[:, :, begin:end], stored.scale[:, :, begin:end])
+    return stored[:, :, begin:end]
+
+
 def numbers_of(stored):
     return stored.widened() if isinstance(stored, Quantized) else stored.astype(np.float32)
 
@@ -71,14 +77,8 @@ def test_views_of_a_longer_storage(rng, store):
     """As a cache gives them: the keys there are so far of all that there is room for."""
     query, key, value = tensors(rng, Sizes(1, 300, heads=4, kv_heads=2))
     key, value = store(key), store(value)
-
-    def some(x):
-        if isinstance(x, Quantized):
-            return Quantized(x.numbers[:, :, 30:200], x.scale[:, :, 30:200])
-        return x[:, :, 30:200]
-
-    expected = attention(query, *(numbers_of(some(x)) for x in (key, value)))
-    close(attention(query, some(key), some(value)), expected, "out")
+    some = part(key, 30, 200), part(value, 30, 200)
+    close(attention(query, *some), attention(query, *map(numbers_of, some)), "out")
 
 
 @each_store
@@ -105,11 +105,9 @@ def test_a_session_gives_what_the_stored_numbers_give(rng, store):
 
     def run(key, value):
         session = Session(ACT(theta=0.03), num_layers=4)
-        some = (lambda x: Quantized(x.numbers[:, :, :40], x.scale[:, :, :40])
-                if isinstance(x, Quantized) else x[:, :, :40])  # fmt: skip
         with session.generation():
             for layer in range(4):
-                session.attend(layer, query[:, :, :40], some(key), some(value))
+                session.attend(layer, query[:, :, :40], part(key, 0, 40), part(value, 0, 40))
             steps = [session.attend(layer, query[:, :, 40:], key, value) for layer in range(4)]
         return steps, str(session.report())
 

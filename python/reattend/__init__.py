@@ -5,10 +5,12 @@ from reattend.attention import attention, segment_pass
 from reattend.cache import KVCache
 from reattend.call import Call
 from reattend.config import __version__, show_config
+from reattend.explanation import explain
 from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
+from reattend.quantized import Quantized, quantize
 from reattend.results import AttentionResult, SegmentState, combine, merge
 from reattend.second_pass import column_sums, revise
 from reattend.session import Session
@@ -22,6 +24,7 @@ __all__ = [
     "KVCache",
     "Method",
     "Plan",
+    "Quantized",
     "Reweight",
     "SegmentState",
     "Session",
@@ -31,8 +34,10 @@ __all__ = [
     "attention",
     "column_sums",
     "combine",
+    "explain",
     "measures",
     "merge",
+    "quantize",
     "reference",
     "revise",
     "segment_pass",

@@ -34,6 +34,9 @@ def attention(
     num_threads: int,
     plain_logsumexp: _Float | None,
     bfloat16: bool,
+    scales: tuple[_Float | None, _Float | None],
+    column_sums: _Float | None,
+    decided: _Float | None,
     /,
 ) -> None: ...
 def column_sums(
@@ -50,8 +53,29 @@ def column_sums(
     heads: _Bytes | None,
     num_threads: int,
     bfloat16: bool,
+    key_scale: _Float | None,
     /,
 ) -> None: ...
+def explain(
+    query: _Float,
+    key: _Float,
+    value: _Float,
+    scale: float,
+    causal: bool,
+    window: int,
+    softcap: float,
+    key_mask: _Bytes | None,
+    bias: _Float | None,
+    labels: _Bytes | None,
+    num_segments: int,
+    num_threads: int,
+    bfloat16: bool,
+    /,
+) -> dict[str, int]: ...
+def matmul_rate(
+    rows: int, cols: int, depth: int, bfloat16: bool, seconds: float, threads: int, /
+) -> float: ...
+def read_bandwidth(num_bytes: int, seconds: float, threads: int, /) -> float: ...
 def max_threads() -> int: ...
 def isa() -> str: ...
 def onednn_version() -> str: ...

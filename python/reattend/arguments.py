@@ -98,7 +98,9 @@ def half_type(dtype: str | None, **arrays: Array) -> str | None:
         if array.dtype.itemsize == 2:
             own = dtype or array.dtype.name
             if found not in (None, own):
-                raise TypeError(f"{name} must have one 16-bit type with the others, {found}, got {own}")
+                raise TypeError(
+                    f"{name} must have one 16-bit type with the others, {found}, got {own}"
+                )
             found = own
     return found
 

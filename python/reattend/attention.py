@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
 from reattend import _core, arguments
-from reattend.arguments import Masks, Shape
 from reattend.halves import write
+from reattend.inputs import Inputs, checked
 from reattend.policy import Array, Policy, Reweight
 from reattend.quantized import Quantized
 from reattend.results import AttentionResult, SegmentState, combine
@@ -169,7 +169,7 @@ def attention(
     True
     """
     asked = arguments.names(returns)
-    inputs = _inputs(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
+    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     query, shape, mask = inputs.query, inputs.shape, inputs.mask
     threads = arguments.threads(num_threads)
     policies = arguments.policies(policy)
@@ -280,7 +280,7 @@ def segment_pass(
     >>> np.allclose(state.partials.sum(-2), attention(query, key, value), atol=1e-6)
     True
     """
-    inputs = _inputs(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
+    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     threads = arguments.threads(num_threads)
     labels = None if segments is None else arguments.labels(inputs.shape, segments)
     if num_segments is not None:
@@ -291,41 +291,8 @@ def segment_pass(
     return _segment_pass(inputs, threads, labels, count)
 
 
-class _Inputs(NamedTuple):
-    """What a call reads, checked, as the core takes it."""
-
-    query: Array
-    key: Array
-    value: Array
-    scales: tuple[Array | None, Array | None]  # of int8 keys and values
-    shape: Shape
-    mask: Masks
-
-
-def _inputs(
-    query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
-    scale: float | None,
-    causal: bool,
-    key_mask: Array | None,
-    bias: Array | None,
-    window: int | None,
-    softcap: float | None,
-    dtype: str | None,
-) -> _Inputs:
-    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
-    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
-    value, value_scale = arguments.stored("value", value, "[B, H_kv, M, Dv]", dtype)
-    shape = arguments.sizes(query, key)
-    arguments.check_value(value, key)
-    half = arguments.half_type(dtype, query=query, key=key, value=value)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
-    return _Inputs(query, key, value, (key_scale, value_scale), shape, mask)
-
-
 def _run(
-    inputs: _Inputs, threads: int, out: Array | None, labels: Array | None, num_segments: int,
+    inputs: Inputs, threads: int, out: Array | None, labels: Array | None, num_segments: int,
     rules: list[Any], masses: Array | None, logsumexp: Array | None, factors: Array | None,
     changed: Array | None, partials: Array | None, column_sums: Array | None = None,
     decided: Array | None = None,
@@ -340,7 +307,7 @@ def _run(
 
 
 def _segment_pass(
-    inputs: _Inputs, threads: int, labels: Array | None, num_segments: int
+    inputs: Inputs, threads: int, labels: Array | None, num_segments: int
 ) -> SegmentState:
     rows, value_dim = inputs.shape.rows, inputs.value.shape[3]
     masses, logsumexp = arguments.empty(*rows, num_segments), arguments.empty(*rows)

@@ -200,11 +200,10 @@ class Call:
         bias = self.mask.get("bias")
         if bias is not None and (hides := np.asarray(bias) == -np.inf).any():
             return self._row_counts_under(hides)
-        if len(self.rows) == 1 and self.mask.get("causal") and self.key_mask is None:
-            if self.mask.get("window") is None:
-                return np.ones((self.batch, self.key_len), dtype=np.int64)
-        column = np.arange(self.key_len)
         window = self.mask.get("window")
+        if len(self.rows) == 1 and window is None and self.key_mask is None:
+            return np.ones((self.batch, self.key_len), dtype=np.int64)
+        column = np.arange(self.key_len)
         window = self.key_len + 1 if window is None else window
         causal = bool(self.mask.get("causal"))
         # Row r sees key j for j <= r < j + window, or j - window < r < j + window.

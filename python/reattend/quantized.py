@@ -9,7 +9,8 @@ import numpy as np
 from reattend.policy import Array
 
 _LARGEST = np.float32(127)  # -128 is not used: a key and its negative are stored alike
-_TINY = np.finfo(np.float32).tiny
+_LEAST_SCALE = np.finfo(np.float32).tiny  # with fewer digits it would take quotients beyond 127
+_MOST_SCALE = np.nextafter(np.finfo(np.float32).max / _LARGEST, np.float32(0))  # 127 of it: finite
 
 
 class Quantized(NamedTuple):
@@ -83,10 +84,11 @@ def quantize(array: Any, *, name: str = "array") -> Quantized:
              [   0.,    0.]]]], dtype=float32)
     """
     numbers = np.asarray(array, np.float32)
-    scale = np.abs(numbers).max(-1, initial=0) / _LARGEST  # NaN if the row has one
-    if not np.isfinite(scale).all():
+    largest = np.abs(numbers).max(-1, initial=0)  # NaN if the row has one
+    if not np.isfinite(largest).all():
         found = numbers[~np.isfinite(numbers)][0]
         raise ValueError(f"{name} must be finite to be stored as int8, got {found}")
-    scale[scale < _TINY] = 0  # its few digits would take a quotient beyond 127
+    scale = np.minimum(largest / _LARGEST, _MOST_SCALE)
+    scale[scale < _LEAST_SCALE] = 0
     quotient = numbers / np.where(scale, scale, 1)[..., None]
     return Quantized(np.rint(quotient, out=quotient).astype(np.int8), scale)

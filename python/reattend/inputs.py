@@ -1,0 +1,44 @@
+"""What a call reads: arrays and masks, checked together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from reattend import arguments
+from reattend.arguments import Masks, Shape
+from reattend.policy import Array
+from reattend.quantized import Quantized
+
+
+class Inputs(NamedTuple):
+    """What a call reads, checked, as the core takes it."""
+
+    query: Array
+    key: Array
+    value: Array
+    scales: tuple[Array | None, Array | None]  # of int8 keys and values
+    shape: Shape
+    mask: Masks
+
+
+def checked(
+    query: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
+    scale: float | None,
+    causal: bool,
+    key_mask: Array | None,
+    bias: Array | None,
+    window: int | None,
+    softcap: float | None,
+    dtype: str | None,
+) -> Inputs:
+    """Check what all passes over keys and values are given, and bring it to what the core reads."""
+    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
+    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
+    value, value_scale = arguments.stored("value", value, "[B, H_kv, M, Dv]", dtype)
+    shape = arguments.sizes(query, key)
+    arguments.check_value(value, key)
+    half = arguments.half_type(dtype, query=query, key=key, value=value)
+    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
+    return Inputs(query, key, value, (key_scale, value_scale), shape, mask)

@@ -1,0 +1,73 @@
+"""explain() says what attention() does."""
+
+import inspect
+
+import ml_dtypes
+import numpy as np
+import pytest
+from reattend import Reweight, _core, attention, explain, quantize
+from tensors import Sizes, tensors
+
+
+def test_it_takes_what_attention_takes():
+    assert inspect.signature(explain).parameters == inspect.signature(attention).parameters
+
+
+@pytest.mark.parametrize(("rows", "kernel"), [(1, "decode"), (8, "decode"), (9, "prefill")])
+def test_few_rows_go_the_way_of_decoding(rng, rows, kernel):
+    found = explain(*tensors(rng, Sizes(rows, 600, dim=128, value_dim=128)), num_threads=2)
+    assert found.kernel == kernel
+    assert found.tile[0] == (2 * rows if kernel == "decode" else 256)  # two heads share a key head
+    assert found.units == (2 * 2 * 2 if kernel == "decode" else 2 * 4)
+    assert found.threads == 2
+    assert found.instruction_set == _core.isa()
+
+
+def test_a_small_call_wakes_no_thread(rng):
+    found = explain(*tensors(rng, Sizes(1, 30)), num_threads=2)
+    assert found.threads == 1
+    assert "waking" in str(found)
+
+
+def test_threads_beyond_the_work_are_not_counted(rng):
+    assert explain(*tensors(rng, Sizes(200, 2000)), num_threads=64).threads == 8
+
+
+def test_it_knows_where_weights_are_rounded(rng):
+    """What it says of bfloat16 products shows in the numbers."""
+    arrays = [x.astype(ml_dtypes.bfloat16) for x in tensors(rng, Sizes(300, 300))]
+    whole = np.empty((2, 4, 300, 16), np.float32)
+    attention(*arrays, out=whole)
+    off = np.abs(whole - attention(*(x.astype(np.float32) for x in arrays))).max()
+    assert (off > 1e-5) == (explain(*arrays).products == "bfloat16")
+    assert explain(*arrays[:2], arrays[2].astype(np.float32)).products == "float32"
+    one = [x[:, :, :1] if x is arrays[0] else x for x in arrays]
+    assert explain(*one).products == "float32"
+
+
+def test_it_tells_of_types_segments_and_passes(rng):
+    query, key, value = tensors(rng, Sizes(1, 600))
+    segments = np.zeros((2, 1, 600), np.uint8)
+    segments[..., 5:9] = 1
+    text = str(
+        explain(
+            query,
+            quantize(key),
+            quantize(value),
+            segments=segments,
+            policy=[Reweight((1, 0.5)), np.ones_like],
+            returns="column_sums",
+        )  # fmt: skip
+    )
+    for part in ("key, value converted to float32 in registers", "2 segments are kept apart",
+                 "Python callable", "column sums take a second pass"):  # fmt: skip
+        assert part in text
+    assert "the row's weights" in str(explain(query, key, value, returns="column_sums"))
+
+
+def test_errors_are_those_of_attention(rng):
+    query, key, value = tensors(rng, Sizes(3, 5))
+    with pytest.raises(ValueError, match="value must have batch, heads and length of key"):
+        explain(query, key, value[:, :, 1:])
+    with pytest.raises(ValueError, match="where must be one array or one for each policy"):
+        explain(query, key, value, policy=[np.ones_like], where=[None, None])
