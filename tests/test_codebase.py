@@ -23,7 +23,8 @@ MAX_LINES = 400
 PYTHON_LAYERS = [
     ["_core"],
     ["policy", "config", "extras"],
-    ["sinks", "halves"],
+    ["sinks", "quantized"],
+    ["halves"],
     ["results", "plan", "cache", "arguments"],
     ["second_pass"],
     ["attention", "reference"],
@@ -49,6 +50,7 @@ CPP_LAYERS = [
 ]
 DOCUMENTED = {  # modules whose public functions say what goes in, what comes out and what is raised
     *("attention", "second_pass", "results", "policy", "plan", "session", "cache", "sinks"),
+    "quantized",
     *("measures", "sample", "method", "testing"),
 }
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "misc"}

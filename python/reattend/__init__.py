@@ -9,6 +9,7 @@ from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
+from reattend.quantized import Quantized, quantize
 from reattend.results import AttentionResult, SegmentState, combine, merge
 from reattend.second_pass import column_sums, revise
 from reattend.session import Session
@@ -22,6 +23,7 @@ __all__ = [
     "KVCache",
     "Method",
     "Plan",
+    "Quantized",
     "Reweight",
     "SegmentState",
     "Session",
@@ -33,6 +35,7 @@ __all__ = [
     "combine",
     "measures",
     "merge",
+    "quantize",
     "reference",
     "revise",
     "segment_pass",

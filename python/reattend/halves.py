@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reattend.policy import Array
+from reattend.quantized import Quantized
 
 
 def widened(array: Any, dtype: str | None = None) -> Array:
@@ -14,7 +15,7 @@ def widened(array: Any, dtype: str | None = None) -> Array:
 
     Parameters
     ----------
-    array : array
+    array : array or Quantized
         Of any float type, or uint16: the bits of ``dtype``.
     dtype : "float16" or "bfloat16", optional
         What uint16 bits stand for.
@@ -24,6 +25,8 @@ def widened(array: Any, dtype: str | None = None) -> Array:
     >>> widened(np.array([0x3FC0], np.uint16), "bfloat16")
     array([1.5], dtype=float32)
     """
+    if isinstance(array, Quantized):
+        return array.widened()
     numbers: Array = np.asarray(array)
     if numbers.dtype != np.uint16:
         return np.asarray(numbers, np.float32)

@@ -9,12 +9,13 @@ import numpy as np
 
 from reattend.halves import widened
 from reattend.policy import Array, Policy, Reweight
+from reattend.quantized import Quantized
 from reattend.results import AttentionResult, SegmentState
 
 
 def weights(
     query: Array,
-    key: Array,
+    key: Array | Quantized,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -54,8 +55,8 @@ def weights(
 
 def segment_pass(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     segments: Array | None,
     num_segments: int | None = None,
@@ -102,7 +103,7 @@ def merge(states: Sequence[SegmentState]) -> SegmentState:
 
 def column_sums(
     query: Array,
-    key: Array,
+    key: Array | Quantized,
     logsumexp: Array | None = None,
     *,
     heads: Array | None = None,
@@ -121,8 +122,8 @@ def column_sums(
 
 def attention(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
     *,
     segments: Array | None = None,
     policy: Policy | Sequence[Policy] | None = None,
@@ -158,6 +159,8 @@ def attention(
     return AttentionResult(result, **{name: extra[name] for name in returns})
 
 
-def _numbers(array: Array, dtype: str | None) -> Array:
-    """Give float64; uint16 are the bits of a 16-bit type."""
-    return np.asarray(widened(array, dtype) if array.dtype == np.uint16 else array, np.float64)
+def _numbers(array: Array | Quantized, dtype: str | None) -> Array:
+    """Give float64; uint16 are the bits of a 16-bit type, int8 have scales."""
+    if isinstance(array, Quantized) or array.dtype == np.uint16:
+        array = widened(array, dtype)
+    return np.asarray(array, np.float64)
