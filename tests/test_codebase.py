@@ -23,7 +23,7 @@ MAX_LINES = 400
 PYTHON_LAYERS = [
     ["_core"],
     ["policy", "config", "extras"],
-    ["sinks", "quantized"],
+    ["sinks", "quantized", "storage"],
     ["halves"],
     ["results", "plan", "cache", "arguments"],
     ["second_pass"],
