@@ -1,11 +1,14 @@
 """KVCache: append, crop, reorder; types; amortised growth; reading copies nothing."""
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
-from reattend import KVCache, attention, quantize
+from reattend import KVCache, Quantized, attention, quantize
+from reattend.halves import widened
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 def step(rng, length, batch=2):
@@ -88,6 +91,44 @@ def rounded(array, dtype):
     return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype).astype(np.float32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("given", ["float32", "float64", "float16", ml_dtypes.bfloat16])
+def test_numbers_are_rounded_to_the_type_of_the_cache(rng, dtype, given):
+    cache, parts = KVCache(1, dtype=dtype), [step(rng, n) for n in (4, 1)]
+    for key, value in parts:
+        found = cache.append(0, key.astype(given), value.astype(given))
+    for index, array in enumerate(found):
+        assert array.dtype == cache.dtype
+        assert cache.dtype.name == dtype
+        assert isinstance(array, Quantized) == (dtype == "int8")
+        whole = np.concatenate([part[index] for part in parts], axis=2).astype(given)
+        np.testing.assert_array_equal(widened(array), rounded(whole.astype(np.float32), dtype))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [*zip(DTYPES, (4, 2, 2, 1), strict=True)])
+def test_memory(rng, dtype, size):
+    cache = KVCache(3, dtype=dtype, capacity=50)
+    cache.append(1, *step(rng, 7))
+    scales = 2 * 4 if dtype == "int8" else 0  # of keys and of values
+    assert cache.nbytes == 2 * 3 * 50 * ((8 + 4) * size + scales)
+    assert cache.fork().nbytes == cache.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_attention_reads_16_bits_as_they_are(rng, dtype):
+    key, value = step(rng, 7)
+    keys, values = KVCache(1, dtype=dtype, capacity=50).append(0, key, value)
+    query = rng.standard_normal((2, 6, 1, 8)).astype(keys.dtype)
+    expected = attention(query, key.astype(keys.dtype), value.astype(keys.dtype))
+    np.testing.assert_array_equal(attention(query, keys, values), expected)
+
+
+def test_bfloat16_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match=r'pip install "reattend\[bfloat16\]"'):
+        KVCache(1, dtype="bfloat16")
+
+
 @pytest.mark.parametrize("kind", ["uint16", "int8", "bool", "complex64"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_no_float_is_refused(kind, dtype):
@@ -97,6 +138,15 @@ def test_what_is_no_float_is_refused(kind, dtype):
     with pytest.raises(TypeError, match=r"value must be .* got int8"):
         cache.append(0, key, quantize(key))
     assert len(cache) == cache.nbytes == 0
+
+
+def test_int8_names_what_is_not_finite():
+    cache, key = KVCache(1, dtype="int8"), np.ones((1, 1, 3, 2))
+    cache.append(0, key, key)
+    key[0, 0, 1, 1] = np.inf
+    with pytest.raises(ValueError, match="value must be finite to be stored as int8, got inf"):
+        cache.append(0, np.ones_like(key), key)
+    assert len(cache) == 3
 
 
 @pytest.mark.parametrize(

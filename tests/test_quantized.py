@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reattend import Quantized, quantize, reference
+from reattend import KVCache, Quantized, attention, quantize, reference
 from reattend.halves import widened
 
 FLOATS = hnp.arrays(
@@ -71,6 +71,30 @@ def test_the_reference_reads_the_numbers_it_stands_for(rng):
     for ours, theirs in zip(found, expected, strict=True):
         if ours is not None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 2**-11), ("bfloat16", 2**-8), ("int8", 0)])
+def test_attention_is_off_by_what_was_rounded_and_no_more(rng, dtype, step):
+    """A score moves by at most e = |q| |key's rounding| scale, a weight by a factor of exp(2 e)."""
+    query = rng.standard_normal((1, 8, 3, 32))
+    key, value = (rng.standard_normal((1, 4, 200, 32)) for _ in range(2))
+    stored = KVCache(1, dtype=dtype).append(0, key, value)
+    found = reference.attention(query, *(widened(s) for s in stored))
+    expected = reference.attention(query, key, value)
+
+    def rounding(array):  # the most that each number is off
+        return quantize(array).scale[..., None] / 2 if step == 0 else np.abs(array) * step
+
+    norm = np.linalg.norm(query, axis=-1).max() * 32**-0.5
+    error = norm * np.linalg.norm(rounding(key) * np.ones(32), axis=-1).max()
+    bound = (np.exp(2 * error) - 1) * np.abs(value).max() + rounding(value).max()
+    off = np.abs(found - expected).max()
+    assert 0 < off <= bound * 1.0001
+    # What is typical: roundings are independent, and a row averages over many keys.
+    assert off < bound / 5
+    if dtype != "int8":
+        out = attention(*(np.asarray(a, stored[0].dtype) for a in (query, *stored)))
+        np.testing.assert_allclose(widened(out), found, atol=0.05)
 
 
 def test_it_is_a_pair():

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from reattend.extras import demand
 from reattend.policy import Array
-from reattend.quantized import Quantized
+from reattend.quantized import Quantized, quantize
 from reattend.storage import Layer
 
-_DTYPES = ("float32",)  # narrower storage has its place here
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 class KVCache:
@@ -26,8 +27,9 @@ class KVCache:
     ----------
     num_layers : int
         Number of layers.
-    dtype : {"float32"}
-        What the numbers are stored as.
+    dtype : {"float32", "float16", "bfloat16", "int8"}
+        What the numbers are stored as. ``"bfloat16"`` needs the package ml_dtypes; ``"int8"`` gives
+        keys and values as `Quantized`.
     capacity : int, optional
         Number of keys to make room for at first. Storage grows by half when it is full.
 
@@ -49,9 +51,9 @@ class KVCache:
         if capacity < 0:
             raise ValueError(f"capacity must not be negative, got {capacity}")
         self.num_layers = num_layers
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype(demand("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
         self._capacity = capacity
-        self._as_given = self.dtype  # the type that needs no change
+        self._as_given = None if dtype == "int8" else self.dtype  # the type that needs no change
         self._layers = [Layer() for _ in range(num_layers)]
 
     def append(self, layer: int, key: Array, value: Array) -> tuple[Any, Any]:
@@ -66,7 +68,7 @@ class KVCache:
 
         Returns
         -------
-        keys, values : array [B, H_kv, M, D] and [B, H_kv, M, Dv]
+        keys, values : array, or Quantized, [B, H_kv, M, D] and [B, H_kv, M, Dv]
             Views of the storage. They show the same until this cache is reordered, or cropped to
             fewer keys than they have; nothing that is done to another cache changes them.
 
@@ -75,12 +77,15 @@ class KVCache:
         TypeError
             If key or value is of another type than a float.
         ValueError
-            If shapes do not fit one another or what the layer holds.
+            If shapes do not fit one another or what the layer holds, or if numbers to be stored as
+            int8 are not finite.
 
         Examples
         --------
         >>> step = np.ones((1, 4, 3, 8), dtype=np.float32)
-        >>> keys, values = KVCache(num_layers=1).append(0, step, step)
+        >>> keys, values = KVCache(num_layers=1, dtype="int8").append(0, step, step)
+        >>> keys.numbers.shape, keys.scale.shape
+        ((1, 4, 3, 8), (1, 4, 3))
         """
         held = self._layer(layer)
         if key.dtype is not self._as_given or value.dtype is not self._as_given:
@@ -96,6 +101,10 @@ class KVCache:
                 "key and value must have the batch, heads and head sizes that the layer holds, "
                 f"{held.sizes}, got {sizes}"
             )
+        if self._as_given is None:
+            parts = *quantize(key, name="key"), *quantize(value, name="value")
+            views = held.append(sizes, parts, self._capacity)
+            return Quantized(*views[:2]), Quantized(*views[2:])
         keys, values = held.append(sizes, (key, value), self._capacity)
         return keys, values
 
@@ -222,11 +231,11 @@ class KVCache:
         return self._layers[layer]
 
     def _floats(self, name: str, array: Any) -> Any:
-        """Give an array of floats in the type that needs no change."""
+        """Give an array of floats in the type that needs no change; any, where there is none."""
         if not isinstance(array, Quantized):  # it is refused by its type, as any int8
             array = np.asarray(array)
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(
                 f"{name} must be float32, float16, bfloat16 or float64, got {array.dtype}"
             )
-        return array.astype(self._as_given, copy=False)
+        return array if self._as_given is None else array.astype(self._as_given, copy=False)
