@@ -1,9 +1,14 @@
-"""KVCache: append, crop, reorder; amortised growth; reading copies nothing."""
+"""KVCache: append, crop, reorder; types; amortised growth; reading copies nothing."""
 
+import sys
+
+import ml_dtypes
 import numpy as np
 import pytest
-from reattend import attention
-from reattend.cache import KVCache
+from reattend import KVCache, Quantized, attention, quantize
+from reattend.halves import widened
+
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 def step(rng, length, batch=2):
@@ -79,9 +84,69 @@ def test_attention_reads_views_as_they_are(rng):
     np.testing.assert_array_equal(attention(query, keys, values), attention(query, key, value))
 
 
-def test_other_types_are_stored_as_float32():
-    keys, _ = KVCache(1).append(0, np.ones((1, 1, 1, 2)), np.ones((1, 1, 1, 2), np.float16))
-    assert keys.dtype == np.float32
+def rounded(array, dtype):
+    """Give the numbers that a cache of this type holds of an array, as float32."""
+    if dtype == "int8":
+        return quantize(array).widened()
+    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("given", ["float32", "float64", "float16", ml_dtypes.bfloat16])
+def test_numbers_are_rounded_to_the_type_of_the_cache(rng, dtype, given):
+    cache, parts = KVCache(1, dtype=dtype), [step(rng, n) for n in (4, 1)]
+    for key, value in parts:
+        found = cache.append(0, key.astype(given), value.astype(given))
+    for index, array in enumerate(found):
+        assert array.dtype == cache.dtype
+        assert cache.dtype.name == dtype
+        assert isinstance(array, Quantized) == (dtype == "int8")
+        whole = np.concatenate([part[index] for part in parts], axis=2).astype(given)
+        np.testing.assert_array_equal(widened(array), rounded(whole.astype(np.float32), dtype))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [*zip(DTYPES, (4, 2, 2, 1), strict=True)])
+def test_memory(rng, dtype, size):
+    cache = KVCache(3, dtype=dtype, capacity=50)
+    cache.append(1, *step(rng, 7))
+    scales = 2 * 4 if dtype == "int8" else 0  # of keys and of values
+    assert cache.nbytes == 2 * 3 * 50 * ((8 + 4) * size + scales)
+    assert cache.fork().nbytes == cache.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_attention_reads_16_bits_as_they_are(rng, dtype):
+    key, value = step(rng, 7)
+    keys, values = KVCache(1, dtype=dtype, capacity=50).append(0, key, value)
+    query = rng.standard_normal((2, 6, 1, 8)).astype(keys.dtype)
+    expected = attention(query, key.astype(keys.dtype), value.astype(keys.dtype))
+    np.testing.assert_array_equal(attention(query, keys, values), expected)
+
+
+def test_bfloat16_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match=r'pip install "reattend\[bfloat16\]"'):
+        KVCache(1, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int8", "bool", "complex64"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_float_is_refused(kind, dtype):
+    cache, key = KVCache(1, dtype=dtype), np.ones((1, 1, 1, 2), np.float32)
+    with pytest.raises(TypeError, match=f"key must be float32, .* or float64, got {kind}"):
+        cache.append(0, key.astype(kind), key)
+    with pytest.raises(TypeError, match=r"value must be .* got int8"):
+        cache.append(0, key, quantize(key))
+    assert len(cache) == cache.nbytes == 0
+
+
+def test_int8_names_what_is_not_finite():
+    cache, key = KVCache(1, dtype="int8"), np.ones((1, 1, 3, 2))
+    cache.append(0, key, key)
+    key[0, 0, 1, 1] = np.inf
+    with pytest.raises(ValueError, match="value must be finite to be stored as int8, got inf"):
+        cache.append(0, np.ones_like(key), key)
+    assert len(cache) == 3
 
 
 @pytest.mark.parametrize(
@@ -89,12 +154,15 @@ def test_other_types_are_stored_as_float32():
     [
         (lambda c, k: KVCache(0), "num_layers must be at least 1, got 0"),
         (lambda c, k: KVCache(1, dtype="int3"), "dtype must be one of.*got 'int3'"),
+        (lambda c, k: c.reorder([0, 2]), r"indices must be one axis of items from 0 to 1, got"),
+        (lambda c, k: c.reorder([0, -1]), r"indices must be .*, got \[0, -1\]"),
+        (lambda c, k: c.reorder([[0, 1]]), "indices must be one axis"),
         (lambda c, k: KVCache(1, capacity=-1), "capacity must not be negative"),
         (lambda c, k: c.append(2, k, k), "layer must be from 0 to 1, got 2"),
         (lambda c, k: c.append(0, k[0], k[0]), r"key and value must be \[B, H_kv, N, D\]"),
         (lambda c, k: c.append(0, k, k[:, :1]), "key and value must be"),
-        (lambda c, k: c.append(0, k[:1], k[:1]), r"key must have the batch.*got \(1, 3, 8\)"),
-        (lambda c, k: c.append(0, k, k[..., :2]), "value must have the batch, heads and head size"),
+        (lambda c, k: c.append(0, k[:1], k[:1]), r"key and value must have the batch.*got \(1, 3"),
+        (lambda c, k: c.append(0, k, k[..., :2]), r"that the layer holds, .*got \(2, 3, 8, 2\)"),
         (lambda c, k: c.crop(-1), "length must not be negative"),
         (lambda c, k: c.length(7), "layer must be from 0 to 1"),
     ],
@@ -105,6 +173,11 @@ def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call(cache, key)
     assert cache.length(0) == 1
+
+
+def test_indices_are_integers():
+    with pytest.raises(TypeError, match="indices must be integers, got bool"):
+        KVCache(1).reorder([True])
 
 
 def test_prints_what_it_holds():

@@ -5,7 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-_EXTRAS = {"torch": "transformers", "transformers": "transformers"}  # of others: demo
+_EXTRAS = {  # of others: demo
+    "torch": "transformers",
+    "transformers": "transformers",
+    "ml_dtypes": "bfloat16",
+}
 
 
 class MissingPackageError(ImportError):
