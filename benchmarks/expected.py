@@ -61,7 +61,7 @@ def _numbers(found: Any) -> NDArray[np.float64]:
 def _one_head(case: Case, arrays: Arrays, head: int) -> tuple[NDArray[Any], ...]:
     kv_head = head * case.num_kv_heads // case.num_heads
     few = slice(kv_head, kv_head + 1)
-    return arrays.query[:, head : head + 1], arrays.key[:, few], arrays.value[:, few]
+    return arrays.query[:1, head : head + 1], arrays.key[:1, few], arrays.value[:1, few]
 
 
 def var_plan(case: Case, arrays: Arrays) -> dict[str, Any]:

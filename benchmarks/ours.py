@@ -28,11 +28,12 @@ def reattend(case: Case, arrays: Arrays, method: str, threads: int) -> Candidate
     call = functools.partial(
         ra.attention, *arrays[:3], causal=True, window=case.window, num_threads=threads
     )
-    labels = arrays.labels[None, None]
+    labels = arrays.labels[None, None].repeat(case.batch, axis=0)
     if method == "plain":
         return Candidate(call)
     if method == "policy":
-        return Candidate(functools.partial(call, **var_plan(case, arrays)))
+        plan = {**var_plan(case, arrays), "segments": labels}
+        return Candidate(functools.partial(call, **plan))
     if method == "masses":
         return Candidate(functools.partial(call, segments=labels, returns="masses"))
     if method == "column_sums":
