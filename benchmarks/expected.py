@@ -21,6 +21,10 @@ def checked_heads(case: Case) -> tuple[int, ...]:
     return tuple(sorted({0, case.num_heads // 2 - 1, case.num_heads - 1}))
 
 
+# A case's arrays are always the same, and what is right of them is asked for by every peer.
+_known: dict[tuple[Case, str, int], list[NDArray[np.float64]]] = {}
+
+
 def expected(case: Case, arrays: Arrays, method: str, head: int) -> list[NDArray[np.float64]]:
     """Give the output of one head, [N, D], and what the method gives beside it."""
     plan: dict[str, Any] = {}
@@ -46,7 +50,10 @@ def error(case: Case, arrays: Arrays, method: str, found: Any) -> float:
     found = [each for each in (found if isinstance(found, tuple) else (found,)) if each is not None]
     worst = 0.0
     for head in checked_heads(case):
-        for one, right in zip(found, expected(case, arrays, method, head), strict=True):
+        place = case, method, head
+        if place not in _known:
+            _known[place] = expected(case, arrays, method, head)
+        for one, right in zip(found, _known[place], strict=True):
             numbers = _numbers(one).reshape(case.batch, case.num_heads, *right.shape)[0, head]
             off = float(np.abs(numbers - right).max() / np.abs(right).max())
             worst = max(worst, off if np.isfinite(off) else np.inf)

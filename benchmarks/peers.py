@@ -19,12 +19,14 @@ from peers_ggml import llama_cpp
 from peers_graph import onnxruntime, openvino
 from peers_torch import torch_eager, torch_flex, torch_one_hot, torch_sdpa
 
+TYPES = ("float32", "bfloat16", "float16")
+
 
 class Peer(NamedTuple):
     make: Callable[[Case, Arrays, str, int], Candidate | None]
     packages: tuple[str, ...]
     compiles: bool = False  # seconds, for each case, with memory of its own
-    limited: bool = True  # whether environment variables hold it to AVX2
+    held: tuple[str, ...] = ("float32",)  # the types in which variables hold it to AVX2
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -64,13 +66,13 @@ def numpy_eager(case: Case, arrays: Arrays, method: str, threads: int) -> Candid
 
 
 PEERS = {
-    "reattend": Peer(reattend, ("reattend",)),
+    "reattend": Peer(reattend, ("reattend",), held=TYPES),
     "torch-sdpa": Peer(torch_sdpa, ("torch",)),
     "torch-one-hot": Peer(torch_one_hot, ("torch",)),
     "torch-flex": Peer(torch_flex, ("torch",), compiles=True),
     "torch-eager": Peer(torch_eager, ("torch",)),
     "numpy-eager": Peer(numpy_eager, ("numpy",)),
-    "onnxruntime": Peer(onnxruntime, ("onnxruntime", "onnx"), limited=False),
-    "openvino": Peer(openvino, ("openvino",), limited=False),
-    "llama.cpp": Peer(llama_cpp, (peers_ggml.PACKAGE,)),
+    "onnxruntime": Peer(onnxruntime, ("onnxruntime", "onnx"), held=()),
+    "openvino": Peer(openvino, ("openvino",), held=()),
+    "llama.cpp": Peer(llama_cpp, (peers_ggml.PACKAGE,), held=TYPES),
 }

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# torch and NumPy multiply with MKL and OpenBLAS too. 16-bit cases are left out: torch asks the CPU,
-# not these, whether oneDNN is fast at them, and then gets oneDNN's reference product.
+# torch and NumPy multiply with MKL and OpenBLAS too. In 16 bits torch is not held by these: it asks
+# the CPU whether oneDNN is fast, and would then get oneDNN's reference product.
 AVX2 = {
     "REATTEND_MAX_ISA": "v3",
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -42,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     from tables import case_table
 
     listed = QUICK if options.quick else CASES
-    if options.isa:
-        listed = tuple(case for case in listed if case.dtype == "float32")
-        print("16-bit cases are skipped: see AVX2 in run.py", file=sys.stderr)
+    if not find_spec("ml_dtypes"):
+        listed = tuple(case for case in listed if case.dtype != "bfloat16")
+        print("bfloat16 is skipped: ml_dtypes not installed", file=sys.stderr)
     cases = _chosen("--case", options.case, {case.name: case for case in listed})
     methods = _chosen("--method", options.method, dict(zip(METHODS, METHODS, strict=True)))
     peers = [
@@ -56,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{figure} is skipped: this build of reattend does not measure it", file=sys.stderr)
     repeat = options.repeat or (2 if options.quick else 12)
     results: dict[str, Any] = {**machine.described(options.threads), "repeat": repeat, "cases": []}
-    results["quick"] = options.quick
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {case.name} ...", file=sys.stderr, flush=True)
         peaks = not (options.quick or options.no_memory)
-        results["cases"].append(measure(case, peers, methods, repeat, options.threads, peaks))
+        some = [name for name in peers if not options.isa or case.dtype in PEERS[name].held]
+        results["cases"].append(measure(case, some, methods, repeat, options.threads, peaks))
         print(case_table(results["cases"][-1]), flush=True)
         if options.json:
             write(options.json, results)
@@ -112,8 +113,10 @@ def _skipped(name: str, peer: Any, options: argparse.Namespace) -> bool:
         reason = f"{', '.join(peer.missing)} not installed"
     elif options.quick and peer.compiles and not options.peer:
         reason = "it compiles for seconds in each case; name it with --peer"
-    elif options.isa and not peer.limited:
+    elif options.isa and not peer.held:
         reason = "nothing holds it to AVX2"
+    elif options.isa and len(peer.held) == 1:
+        print(f"{name} is skipped in 16 bits: nothing holds it to AVX2 there", file=sys.stderr)
     if reason:
         print(f"{name} is skipped: {reason}", file=sys.stderr)
     return bool(reason)

@@ -102,7 +102,7 @@ def main() -> int:
     from results import write
 
     study: dict[str, Any] = {**machine.described(options.threads), "heads": HEADS, "points": []}
-    if options.resume and options.json.exists():
+    if options.resume and options.json and options.json.exists():
         study["points"] = json.loads(options.json.read_text())["points"]
     missing = {peer for peer, _ in CANDIDATES.values() if PEERS[peer].missing}
     for peer in sorted(missing):
