@@ -61,15 +61,58 @@ class Measured:
         return "memory, GB/s" if self.decode else "tile rate, GFLOP/s"
 
 
+_NOT_RUN = Measured(
+    {
+        "name": "", "case": {"query_len": 0, "dtype": ""}, "flops": 0, "cache bytes": 0,
+        "rates": {}, "other processes": None, "results": [],
+    }
+)  # fmt: skip
+
+
 def over(one: float | None, other: float | None) -> float | None:
     """Divide, where both were measured."""
     return one / other if one is not None and other else None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a run; its cases become `Measured`, by name."""
-    run: dict[str, Any] = json.loads(path.read_text())
-    return {**run, "cases": {case["name"]: Measured(case) for case in run["cases"]}}
+class Run:
+    """What one command measured: cases by name, in order, and the machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.facts: dict[str, Any] = json.loads(path.read_text())
+        self.cases = {case["name"]: Measured(case) for case in self.facts.pop("cases")}
+
+    def __getitem__(self, name: str) -> Measured:
+        """Give a case; one without results if it was not run."""
+        return self.cases.get(name, _NOT_RUN)
+
+
+class Study:
+    """What scaling.py measured: points by sweep and candidate."""
+
+    def __init__(self, path: Path) -> None:
+        self.facts: dict[str, Any] = json.loads(path.read_text())
+        self.points: list[dict[str, Any]] = self.facts.pop("points")
+
+    def candidates(self, sweep: str) -> list[str]:
+        """Name who was measured, in order."""
+        return list(dict.fromkeys(row["candidate"] for row in self.points if row["sweep"] == sweep))
+
+    def times(self, sweep: str, candidate: str) -> list[tuple[int, float]]:
+        """Give what was varied and the median time in ms."""
+        rows = self._rows(sweep, candidate)
+        return [(row["x"], median(row["times"])) for row in rows if row["times"]]
+
+    def memory(self, sweep: str, candidate: str) -> list[tuple[int, float]]:
+        """Give what was varied and the peak memory in bytes."""
+        rows = self._rows(sweep, candidate)
+        return [(row["x"], row["peak memory"]) for row in rows if row["peak memory"] is not None]
+
+    def windowed(self, sweep: str) -> dict[int, int]:
+        """Give the windows, of points that have one."""
+        return {r["x"]: r["window"] for r in self.points if r["sweep"] == sweep and r["window"]}
+
+    def _rows(self, sweep: str, candidate: str) -> list[dict[str, Any]]:
+        return [r for r in self.points if (r["sweep"], r["candidate"]) == (sweep, candidate)]
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
