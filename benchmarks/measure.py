@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import memory
@@ -12,6 +13,7 @@ from cases import Arrays, Candidate, Case, make
 from expected import TOLERANCE, error
 from machine import Bystanders
 from peers import PEERS
+from rates import Rates
 
 WARM_CALLS = 2  # of a decode candidate in front of those that are timed
 DECODE_CALLS = 4  # timed ones in its turn: they are short
@@ -30,8 +32,9 @@ def measure(
             if candidate is not None:
                 candidates.append(candidate)
                 rows.append(_checked(case, arrays, peer, method, candidate))
-    bystanders = Bystanders()
+    bystanders, rates = Bystanders(), Rates(case)
     for round_ in range(repeat):
+        rates.measure()
         # A new order in each round: nobody always follows the same one.
         for i in range(len(rows)):
             place = (i + round_) % len(rows)
@@ -40,15 +43,17 @@ def measure(
                 times += _turn(case, candidates[place])
     others = bystanders.share()
     for row in rows if peaks else []:
-        row["peak memory"] = memory.measured(case.name, row["peer"], row["method"], threads)
-    shape = {
-        "num_heads": case.num_heads,
-        "num_kv_heads": case.num_kv_heads,
-        "query_len": case.query_len,
-        "key_len": case.key_len,
-        "head_dim": case.head_dim,
+        if not PEERS[row["peer"]].compiles:
+            row["peak memory"] = memory.measured(case, row["peer"], row["method"], threads)
+    return {
+        "name": case.name,
+        "case": asdict(case),
+        "flops": case.flops,
+        "cache bytes": case.cache_bytes,
+        "rates": rates.medians(),
+        "other processes": others,
+        "results": rows,
     }
-    return {"name": case.name, "shape": shape, "other processes": others, "results": rows}
 
 
 def _checked(
@@ -57,9 +62,10 @@ def _checked(
     if candidate.before is not None:
         candidate.before()
     off = error(case, arrays, method, candidate.run())
-    if off > TOLERANCE:
+    right = off <= TOLERANCE[case.dtype]
+    if not right:
         print(f"{case.name}: {peer} {method} is OFF by {off:.2g}", file=sys.stderr)
-    return {"peer": peer, "method": method, "error": off, "right": off <= TOLERANCE, "times": []}
+    return {"peer": peer, "method": method, "error": off, "right": right, "times": []}
 
 
 def _turn(case: Case, candidate: Candidate) -> list[float]:

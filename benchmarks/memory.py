@@ -1,8 +1,8 @@
 """Peak memory of one candidate beyond its inputs and output, in a process of its own.
 
-`python benchmarks/memory.py CASE PEER METHOD` prints the bytes, or nothing where the system does
-not tell. Run by run.py; a fresh process, since memory that an earlier candidate gave back could be
-taken again unseen.
+`python benchmarks/memory.py CASE PEER METHOD THREADS`, with the case's fields as JSON, prints the
+bytes, or nothing where the system does not tell. Run by run.py; a fresh process, since memory that
+an earlier candidate gave back could be taken again unseen.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cases import Case
 
 
-def measured(case: str, peer: str, method: str, threads: int) -> int | None:
+def measured(case: Case, peer: str, method: str, threads: int) -> int | None:
     """Measure a candidate in a process of its own."""
-    command = [sys.executable, str(Path(__file__)), case, peer, method, str(threads)]
+    fields = json.dumps(asdict(case))
+    command = [sys.executable, str(Path(__file__)), fields, peer, method, str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout) if done.stdout.strip() else None
 
@@ -34,20 +41,21 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins again here
 
 
-def _peak(case: str, peer: str, method: str, threads: int) -> int | None:
-    from cases import CASES, QUICK, make
+def _peak(fields: str, peer: str, method: str, threads: int) -> int | None:
+    from cases import Case, make
     from peers import PEERS
 
-    chosen = next(each for each in CASES + QUICK if each.name == case)
+    case = Case(**json.loads(fields))
     for package in PEERS[peer].packages:  # a library's code is no memory of a call
-        importlib.import_module(package)
-    arrays = make(chosen)
+        if package != "pywhispercpp":  # which would read whisper's libraries too
+            importlib.import_module(package)
+    arrays = make(case)
     try:
         _forget_peak()
         before = _status()
     except (OSError, AttributeError):
         return None
-    candidate = PEERS[peer].make(chosen, arrays, method, threads)
+    candidate = PEERS[peer].make(case, arrays, method, threads)
     assert candidate is not None
     if candidate.before is not None:  # what it keeps counts, what it takes for a while does not
         candidate.before()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 from cases import SINK_DIM, Arrays, Candidate, Case
+from expected import var_plan
 
 # Of the decoding model. Each step that is timed takes a layer that has not taken it yet; the
 # methods leave the first two layers and the last alone.
@@ -15,7 +17,7 @@ LAYERS = range(2, NUM_LAYERS - 1)
 
 
 def reattend(case: Case, arrays: Arrays, method: str, threads: int) -> Candidate | None:
-    """Time `reattend.attention`, and methods through `Session.attend`.
+    """Time `reattend.attention` alone, and methods through `Session.attend`.
 
     A prefill's clock covers the opening of the generation, the search for sinks and all that a
     method does; not VHR's run without the image, which is a pass of the whole model. A decode's
@@ -23,9 +25,19 @@ def reattend(case: Case, arrays: Arrays, method: str, threads: int) -> Candidate
     """
     import reattend as ra
 
+    call = functools.partial(
+        ra.attention, *arrays[:3], causal=True, window=case.window, num_threads=threads
+    )
+    labels = arrays.labels[None, None].repeat(case.batch, axis=0)
     if method == "plain":
-        query, key, value = arrays[:3]
-        return Candidate(lambda: ra.attention(query, key, value, causal=True, num_threads=threads))
+        return Candidate(call)
+    if method == "policy":
+        plan = {**var_plan(case, arrays), "segments": labels}
+        return Candidate(functools.partial(call, **plan))
+    if method == "masses":
+        return Candidate(functools.partial(call, segments=labels, returns="masses"))
+    if method == "column_sums":
+        return Candidate(functools.partial(call, returns="column_sums"))
     methods = {
         "VAR": ra.VAR(sink_dims=(SINK_DIM,), tau=20 / 64),
         "VHR": ra.VHR(layers=tuple(LAYERS)),
