@@ -15,10 +15,10 @@ namespace {
 
 /// Calls work() on each thread until the time is up; how often a second, all threads together.
 template <class Work>
-double per_second(double seconds, int threads, const Work& work) {
+double per_second(double seconds, const Work& work) {
     using Clock = std::chrono::steady_clock;
     double rate = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : rate)
+#pragma omp parallel reduction(+ : rate)
     {
         work();  // makes what is made once
 #pragma omp barrier
@@ -36,25 +36,25 @@ double per_second(double seconds, int threads, const Work& work) {
 
 }  // namespace
 
-double matmul_rate(int64_t rows, int64_t cols, int64_t depth, bool bfloat16, double seconds,
-                   int threads) {
+double matmul_rate(int64_t rows, int64_t cols, int64_t depth, bool bfloat16, double seconds) {
     constexpr int kTimes = 16;
     const MatmulShape shape{rows, cols, depth, depth, cols, cols, false, bfloat16};
     if (!matmul_is_fast(shape)) return 0;
     const size_t a = padded(rows * depth), c = padded(rows * cols);
     const size_t b = padded(PackedPairs::size(static_cast<int>(depth), static_cast<int>(cols)));
-    const double products = per_second(seconds, threads, [&] {
+    const double products = per_second(seconds, [&] {
         float* memory = Scratch::of_thread().floats(a + b + c);
         for (int i = 0; i < kTimes; ++i) matmul(shape, memory, memory + a, memory + a + b);
     });
     return 2e-9 * kTimes * static_cast<double>(rows * cols * depth) * products;
 }
 
-double read_bandwidth(int64_t bytes, double seconds, int threads) {
+double read_bandwidth(int64_t bytes, double seconds) {
+    const int threads = omp_get_max_threads();
     const int64_t part = bytes / threads / static_cast<int64_t>(sizeof(float));
     std::vector<float> buffer(part * threads, 1.0f);
     std::atomic<bool> finite{true};
-    const double parts = per_second(seconds, threads, [&] {
+    const double parts = per_second(seconds, [&] {
         if (!kernels().all_finite(buffer.data() + omp_get_thread_num() * part, part))
             finite = false;
     });
