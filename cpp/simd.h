@@ -76,9 +76,9 @@ inline float max_lanes(Vec v) {
     return v[0];
 }
 
-/// exp(x) for x <= 88, within 1.03 ulp (every number was tried); 0 below the smallest normal result;
-/// NaN stays NaN. exp(x) = 2^n exp(f), n the nearest integer to x / ln 2, |f| <= ln 2 / 2, exp(f)
-/// by Cephes' polynomial.
+/// exp(x) for x <= 88, within 1.03 ulp (every number was tried); 0 below the smallest normal
+/// result; NaN stays NaN. exp(x) = 2^n exp(f), n the nearest integer to x / ln 2, |f| <= ln 2 / 2,
+/// exp(f) by Cephes' polynomial.
 inline Vec exp(Vec x) {
     constexpr float kShift =
         12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits

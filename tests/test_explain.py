@@ -49,19 +49,13 @@ def test_it_tells_of_types_segments_and_passes(rng):
     query, key, value = tensors(rng, Sizes(1, 600))
     segments = np.zeros((2, 1, 600), np.uint8)
     segments[..., 5:9] = 1
-    text = str(
-        explain(
-            query,
-            quantize(key),
-            quantize(value),
-            segments=segments,
-            policy=[Reweight((1, 0.5)), np.ones_like],
-            returns="column_sums",
-        )  # fmt: skip
-    )
-    for part in ("key, value converted to float32 in registers", "2 segments are kept apart",
-                 "Python callable", "column sums take a second pass"):  # fmt: skip
-        assert part in text
+    policies = [Reweight((1, 0.5)), np.ones_like]
+    how = {"segments": segments, "policy": policies, "returns": "column_sums"}
+    text = str(explain(query, quantize(key), quantize(value), **how))
+    assert "key, value converted to float32 in registers" in text
+    assert "2 segments are kept apart" in text
+    assert "Python callable" in text
+    assert "column sums take a second pass" in text
     assert "the row's weights" in str(explain(query, key, value, returns="column_sums"))
 
 
