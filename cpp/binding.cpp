@@ -78,6 +78,24 @@ Scores make_scores(const py::array& query, const py::array& key, float scale, bo
     return scores;
 }
 
+Type half_type(bool bfloat16) { return bfloat16 ? Type::kBfloat16 : Type::kFloat16; }
+
+Attention make_call(const Scores& scores, const py::array& value, Type half,
+                    const OptionalArray& value_scale, const OptionalArray& labels,
+                    int num_segments) {
+    Attention call;
+    call.scores = scores;
+    call.value_dim = value.shape(3);
+    call.value = tensor(value, half, value_scale);
+    if (labels) {
+        call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
+                       stride(*labels, 1), 0};
+        call.num_labels = labels->shape(2);
+    }
+    call.num_segments = num_segments;
+    return call;
+}
+
 PolicyStep make_step(const PolicyTuple& policy) {
     const auto& [weight, to, when, where] = policy;
     PolicyStep step;
@@ -106,19 +124,11 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const OptionalArray& plain_logsumexp, bool bfloat16,
                const std::pair<OptionalArray, OptionalArray>& scales,
                const OptionalArray& column_sums, const OptionalArray& decided) {
-    Attention call;
-    const Type half = bfloat16 ? Type::kBfloat16 : Type::kFloat16;
-    call.scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
-                              num_threads, half, scales.first);
-    call.value_dim = value.shape(3);
-    call.value = tensor(value, half, scales.second);
+    const Type half = half_type(bfloat16);
+    Attention call = make_call(make_scores(query, key, scale, causal, window, softcap, key_mask,
+                                           bias, num_threads, half, scales.first),
+                               value, half, scales.second, labels, num_segments);
     if (out) call.out = {tensor(*out, half)};
-    if (labels) {
-        call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
-                       stride(*labels, 1), 0};
-        call.num_labels = labels->shape(2);
-    }
-    call.num_segments = num_segments;
     for (const PolicyTuple& policy : policies) call.policies.push_back(make_step(policy));
     call.masses = writable(masses);
     call.logsumexp = writable(logsumexp);
@@ -141,9 +151,8 @@ void sum_columns(const py::array& query, const py::array& key, const py::array& 
                  const OptionalArray& key_mask, const OptionalArray& bias,
                  const OptionalArray& heads, int num_threads, bool bfloat16,
                  const OptionalArray& key_scale) {
-    const Scores scores =
-        make_scores(query, key, scale, causal, window, softcap, key_mask, bias, num_threads,
-                    bfloat16 ? Type::kBfloat16 : Type::kFloat16, key_scale);
+    const Scores scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
+                                      num_threads, half_type(bfloat16), key_scale);
     const auto* chosen = heads ? static_cast<const uint8_t*>(heads->data()) : nullptr;
     const py::gil_scoped_release release;
     column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));
@@ -153,14 +162,10 @@ py::dict explain(const py::array& query, const py::array& key, const py::array& 
                  bool causal, int64_t window, float softcap, const OptionalArray& key_mask,
                  const OptionalArray& bias, const OptionalArray& labels, int num_segments,
                  int num_threads, bool bfloat16) {
-    Attention call;
-    const Type half = bfloat16 ? Type::kBfloat16 : Type::kFloat16;
-    call.scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
-                              num_threads, half, {});
-    call.value_dim = value.shape(3);
-    call.value = tensor(value, half);
-    if (labels) call.labels = view<uint8_t>(*labels);
-    call.num_segments = num_segments;
+    const Type half = half_type(bfloat16);
+    const Attention call = make_call(make_scores(query, key, scale, causal, window, softcap,
+                                                 key_mask, bias, num_threads, half, {}),
+                                     value, half, {}, labels, num_segments);
     const Decision decision = decide(call);
     py::dict found;
     found["few_rows"] = decision.few_rows;

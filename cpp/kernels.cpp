@@ -4,6 +4,7 @@
 
 #include "few_rows.h"
 #include "numbers.h"
+#include "packed_pairs.h"
 #include "pairs.h"
 #include "simd.h"
 
@@ -13,8 +14,6 @@ namespace {
 // Rows that one step of a product holds in registers, in kVecBlock vectors: 6 x 4 of 32 registers
 // with AVX-512, 6 x 2 of 16 else.
 constexpr int kRowBlock = 6;
-
-constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 inline int bigger(int a, int b) { return a > b ? a : b; }
 
@@ -243,13 +242,12 @@ void sum_columns(const float* weights, int64_t ld, int rows, int width, float* s
     }
 }
 
-template <int rows, int vecs>
+template <int vecs>
 inline void accumulate_columns(int count, const float* weights, int64_t ld, const float* values,
                                int64_t value_stride, float* out, int64_t out_ld, int depth, int dim,
                                int& d) {
     for (; d + vecs * kLanes <= dim; d += vecs * kLanes)
-        block_of<vecs, true, false, rows>(count, weights, ld, values + d, value_stride, out + d,
-                                          out_ld, depth);
+        block_of<vecs, true>(count, weights, ld, values + d, value_stride, out + d, out_ld, depth);
 }
 
 void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
@@ -264,9 +262,8 @@ void accumulate(const float* weights, int64_t ld, const float* values, int64_t v
         float* c = out + r * out_ld;
         const int depth = range.end - range.begin;
         int d = 0;
-        accumulate_columns<kRowBlock, kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth,
-                                                 dim, d);
-        accumulate_columns<kRowBlock, 1>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
+        accumulate_columns<kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
+        accumulate_columns<1>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
         if (d < dim)
             block_of<1, true, true>(count, a, ld, b + d, value_stride, c + d, out_ld, depth,
                                     dim - d);

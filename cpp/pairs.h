@@ -26,8 +26,8 @@ inline V load_halves(const uint16_t* from, int count) {
 void pack_key_pairs(const uint16_t* keys, int64_t key_stride, int count, int dim,
                     uint16_t* packed) {
     constexpr int kCols = PackedPairs::kCols;
-    const int depth = PackedPairs::filled_up(dim, PackedPairs::kDepth);
-    for (int j = 0; j < PackedPairs::filled_up(count, kCols); j += kLanes)
+    const int depth = round_up(dim, PackedPairs::kDepth);
+    for (int j = 0; j < round_up(count, kCols); j += kLanes)
         for (int d = 0; d < depth; d += 2 * kLanes) {
             Vec tile[kLanes];
             const int left = dim - d;
@@ -51,7 +51,7 @@ void pack_value_pairs(const uint16_t* values, int64_t value_stride, int count, i
             load_halves<HalfVec>(values + j * value_stride + d, j < count ? dim - d : 0);
         return __builtin_convertvector(half, IntVec);
     };
-    for (int d = 0; d < PackedPairs::filled_up(dim, kCols); d += kLanes) {
+    for (int d = 0; d < round_up(dim, kCols); d += kLanes) {
         uint16_t* block = packed + d / kCols * PackedPairs::block_size(depth) + d % kCols * 2;
         for (int j = 0; j < depth; j += 2) {
             const IntVec pair = row(j, d) | (row(j + 1, d) << 16);

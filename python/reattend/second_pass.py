@@ -9,6 +9,7 @@ import numpy as np
 
 from reattend import _core, arguments
 from reattend.arguments import Shape
+from reattend.inputs import checked
 from reattend.policy import Array, Reweight
 from reattend.quantized import Quantized
 from reattend.results import AttentionResult
@@ -139,13 +140,9 @@ def revise(
     True
     """
     asked = arguments.names(returns)
-    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
-    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
-    value, value_scale = arguments.stored("value", value, "[B, H_kv, M, Dv]", dtype)
-    shape = arguments.sizes(query, key)
-    arguments.check_value(value, key)
-    half = arguments.half_type(dtype, query=query, key=key, value=value)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
+    query, key, value, scales, shape, mask = checked(
+        query, key, value, scale, causal, key_mask, bias, window, softcap, dtype
+    )
     policies = []
     for each in arguments.policies(policy):
         if not isinstance(each, Reweight):
@@ -165,7 +162,7 @@ def revise(
         query, key, value, result, mask.scale, mask.causal, mask.window, mask.softcap,
         mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, changed, None,
         arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape), mask.bfloat16,
-        (key_scale, value_scale), None, None,
+        scales, None, None,
     )  # fmt: skip
     if result is not out:
         out[...] = result
