@@ -19,6 +19,9 @@ extern const Kernels kKernels;
 namespace v4 {
 extern const Kernels kKernels;
 }
+namespace v4_bf16 {
+extern const Kernels kKernels;
+}
 
 namespace {
 
@@ -51,7 +54,7 @@ int isa_level() {
 const Kernels& kernels() {
     switch (isa_level()) {
         case 4:
-            return v4::kKernels;
+            return __builtin_cpu_supports("avx512bf16") ? v4_bf16::kKernels : v4::kKernels;
         case 3:
             return v3::kKernels;
         default:

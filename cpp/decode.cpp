@@ -1,6 +1,7 @@
 // Few rows, many keys: each key and value is read once, for all query heads of its head; long
 // caches are split into chunks over the threads, whose row states are merged.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "attention.h"
@@ -57,18 +58,25 @@ public:
           group_(group),
           states_(states),
           size_(group.size()),
+          pairs_(multiplies_pairs(call, size_)),
           kept_(kept),
           tile_(tile) {
         query_ld_ = padded(scores_.head_dim);
         query_ = Scratch::of_thread().floats(scratch(scores_, size_));
         weights_ = query_ + size_ * query_ld_;
-        max_ = weights_ + size_ * kKeys;
+        narrow_ = reinterpret_cast<uint16_t*>(weights_ + size_ * kKeys);
+        max_ = weights_ + 2 * size_ * kKeys;
         keep_ = max_ + padded(size_);
         sum_ = keep_ + padded(size_);
         visible_ = reinterpret_cast<Range*>(sum_ + padded(size_));
         for (int r = 0; r < size_; ++r) {
-            scores_.scaled_query(group.item, group.head(r), group.row(r), 1, query_ + r * query_ld_,
-                                 query_ld_);
+            if (pairs_)
+                std::memcpy(narrow_query() + r * query_ld_,
+                            scores_.query.row(group.item, group.head(r), group.row(r)),
+                            scores_.head_dim * sizeof(uint16_t));
+            else
+                scores_.scaled_query(group.item, group.head(r), group.row(r), 1,
+                                     query_ + r * query_ld_, query_ld_);
             states.row(r).clear(states.segments);
             max_[r] = kNoKey;
         }
@@ -76,7 +84,17 @@ public:
 
     /// Floats that so many rows take.
     static size_t scratch(const Scores& scores, int rows) {
-        return rows * (padded(scores.head_dim) + kKeys) + 5 * padded(rows);
+        return rows * (padded(scores.head_dim) + 2 * kKeys) + 5 * padded(rows);
+    }
+
+    /// Whether products are of bfloat16, with weights rounded to it: not with a single row, which
+    /// memory bounds, nor with float32 queries, which would be rounded.
+    static bool multiplies_pairs(const Attention& call, int rows) {
+        const Scores& scores = call.scores;
+        return rows > 1 && rows <= kFewRows && scores.query.type == Type::kBfloat16 &&
+               scores.key.type == Type::kBfloat16 && call.value.type == Type::kBfloat16 &&
+               kernels().has_pairs(static_cast<int>(scores.head_dim)) &&
+               kernels().has_pairs(static_cast<int>(call.value_dim));
     }
 
     /// `keys`: those of the item; `chunk`: the part to read. Gives the segments that appeared.
@@ -97,8 +115,9 @@ private:
         read_keys(key, count);
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
-            const ScoreEdits edits =
+            ScoreEdits edits =
                 scores_.edits(group_.item, group_.head(r), group_.row(r), key, count, hidden);
+            if (pairs_) edits.scale = scores_.scale;
             kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
                               keep_ + r, sum_ + r);
             rescale(r);
@@ -151,6 +170,11 @@ private:
     void read_keys(int64_t key, int count) {
         const Tensor& keys = scores_.key;
         const int dim = static_cast<int>(scores_.head_dim);
+        if (pairs_)
+            return kernels().dot_pairs(
+                narrow_query(), query_ld_,
+                static_cast<const uint16_t*>(keys.row(group_.item, group_.kv_head, key)),
+                keys.row_stride, weights_, kKeys, size_, count, dim);
         if (size_ > kFewRows)
             return read(keys, group_.item, group_.kv_head, key, count,
                         [&](Rows rows, int offset, int some) {
@@ -171,6 +195,14 @@ private:
         const int64_t out_ld = states_.row_size();
         float* weights = weights_ + first * kKeys + columns.begin;
         key += columns.begin;
+        if (pairs_) {
+            for (int r = 0; r < rows; ++r)
+                kernels().narrow(weights + r * kKeys, true, narrow_ + r * kNarrowLd, count);
+            return kernels().accumulate_pairs(
+                narrow_, kNarrowLd,
+                static_cast<const uint16_t*>(values.row(group_.item, group_.kv_head, key)),
+                values.row_stride, out, out_ld, rows, count, dim);
+        }
         if (rows > kFewRows)
             return read(values, group_.item, group_.kv_head, key, count,
                         [&](Rows some_values, int offset, int some) {
@@ -191,15 +223,22 @@ private:
         for (int r = 0; r < size_; ++r) states_.row(r).open(segment, call_.value_dim);
     }
 
+    static constexpr int64_t kNarrowLd = 2 * kKeys;
+
+    /// In the place of query_.
+    uint16_t* narrow_query() const { return reinterpret_cast<uint16_t*>(query_); }
+
     const Attention& call_;
     const Scores& scores_;
     const Group& group_;
     const States& states_;
     int size_;
+    bool pairs_;
     KeptWeights* kept_;
     int64_t tile_;
     int64_t query_ld_;
     float *query_, *weights_, *max_, *keep_, *sum_;
+    uint16_t* narrow_;  // weights as bfloat16
     Range* visible_;
     SegmentSet present_ = 0;
 };
@@ -262,7 +301,7 @@ Decision decide_decode(const Attention& call) {
     const size_t floats = Reader::scratch(scores, static_cast<int>(rows)) +
                           States::size(static_cast<int>(rows), segments, call.value_dim);
     return {.few_rows = true,
-            .bfloat16 = false,
+            .bfloat16 = Reader::multiplies_pairs(call, static_cast<int>(rows)),
             .threads = 1,
             .units = units,
             .rows = static_cast<int>(rows),

@@ -11,12 +11,15 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
-constexpr int kAhead = 16 << 10;  // bytes between what is fetched and what is used
-constexpr int kStep = 2 << 10;    // bytes of values that are used in turns
+constexpr int kAhead = 16 << 10;     // bytes between what is fetched and what is used
+constexpr int kTurn = 8 << 10;       // bytes of values that the first cache keeps for more rows
+constexpr int kShortTurn = 2 << 10;  // where they are fetched ahead
+constexpr int kMostAdded = 64;       // numbers added one by one: more would cost digits
 constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
+constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
 
-/// Vectors of each of so many rows that registers hold at once.
-constexpr int held_vectors(int rows) { return rows <= 2 ? 2 * kVecBlock : kVecBlock; }
+/// How many rows' sums of so many vectors registers hold.
+constexpr int held_rows(int vecs) { return 4 * vecs <= kHeld ? 4 : 2 * vecs <= kHeld ? 2 : 1; }
 
 inline int smaller(int a, int b) { return a < b ? a : b; }
 
@@ -90,21 +93,37 @@ inline void dots_of(const float* query, int64_t query_ld, const T* keys, int64_t
     }
 }
 
-/// use(first row, their number) for up to four rows at a time.
-template <class Use>
-inline void by_four(int rows, const Use& use) {
+/// use(first row, their number) for up to `most` rows at a time: four, two or one.
+template <int most = 4, class Use>
+inline void by_some(int rows, const Use& use) {
     int r = 0;
-    for (; r + 4 <= rows; r += 4) use(r, Count<4>{});
-    if (rows - r == 3) use(r, Count<3>{});
-    if (rows - r == 2) use(r, Count<2>{});
-    if (rows - r == 1) use(r, Count<1>{});
+    for (; r + most <= rows; r += most) use(r, Count<most>{});
+    if constexpr (most == 4) {
+        if (rows - r == 3) use(r, Count<3>{});
+        if (rows - r == 2) use(r, Count<2>{});
+    }
+    if constexpr (most > 1)
+        if (rows - r == 1) use(r, Count<1>{});
+}
+
+/// use(vecs) with what `vecs` is, up to 8 and 16 where registers hold a row of them; false: they do
+/// not.
+template <int most = kHeld, int number = 1, class Use>
+inline bool with_vectors(int vecs, const Use& use) {
+    if constexpr (number > most) {
+        return false;
+    } else {
+        if (vecs != number) return with_vectors<most, number == 8 ? 16 : number + 1>(vecs, use);
+        use(Count<number>{});
+        return true;
+    }
 }
 
 void dots(const float* query, int64_t query_ld, const void* keys, Type type, int64_t key_stride,
           float* out, int64_t out_ld, int rows, int count, int dim) {
     as_stored(keys, type, [&](const auto* stored) {
         for (int j = 0; j < count; j += kLanes)
-            by_four(rows, [&](int r, auto number) {
+            by_some(rows, [&](int r, auto number) {
                 dots_of<number.value>(query + r * query_ld, query_ld, stored + j * key_stride,
                                       key_stride, out + r * out_ld + j, out_ld,
                                       smaller(kLanes, count - j), dim);
@@ -119,7 +138,7 @@ inline void weigh(const float* weights, int64_t ld, const T* values, int64_t val
                   float* out, int64_t out_ld, int count, int last) {
     Vec sum[rows][vecs];
     for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v) sum[r][v] = load(out + r * out_ld + v * kLanes);
+        for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
     for (int k = 0; k < count; ++k) {
         const T* value = values + k * value_stride;
         Vec factor[vecs];
@@ -133,41 +152,62 @@ inline void weigh(const float* weights, int64_t ld, const T* values, int64_t val
         }
     }
     for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v) store(out + r * out_ld + v * kLanes, sum[r][v]);
+        for (int v = 0; v < vecs; ++v) {
+            float* to = out + r * out_ld + v * kLanes;
+            store(to, load(to) + sum[r][v]);
+        }
 }
 
-/// Some rows, block after block of columns.
-template <int rows, class T>
-inline void weigh_rows(const float* weights, int64_t ld, const T* values, int64_t value_stride,
-                       float* out, int64_t out_ld, int count, int dim) {
-    constexpr int kVecs = held_vectors(rows);
-    int d = 0;
-    for (; d + kVecs * kLanes <= dim; d += kVecs * kLanes)
-        weigh<rows, kVecs, false>(weights, ld, values + d, value_stride, out + d, out_ld, count, 0);
-    for (; d < dim; d += kLanes)
-        if (d + kLanes <= dim)
-            weigh<rows, 1, false>(weights, ld, values + d, value_stride, out + d, out_ld, count, 0);
-        else
-            weigh<rows, 1, true>(weights, ld, values + d, value_stride, out + d, out_ld, count,
-                                 dim - d);
+/// Whole values, which are read key after key.
+template <int vecs, class T>
+inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64_t value_stride,
+                        float* out, int64_t out_ld, int rows, int count) {
+    constexpr int kMost = held_rows(vecs);
+    const int step =
+        rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
+    for (int j = 0; j < count; j += step)
+        by_some<kMost>(rows, [&](int r, auto number) {
+            weigh<number.value, vecs, false>(weights + r * ld + j, ld, values + j * value_stride,
+                                             value_stride, out + r * out_ld, out_ld,
+                                             smaller(step, count - j), 0);
+        });
+}
+
+/// Some columns after the others.
+template <class T>
+inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
+                          float* out, int64_t out_ld, int rows, int count, int dim) {
+    const int step = smaller(kMostAdded, keys_in(kShortTurn, dim, sizeof(T)));
+    for (int j = 0; j < count; j += step) {
+        const T* near = values + j * value_stride;
+        const int some = smaller(step, count - j);
+        fetch_ahead(near, value_stride, some, count - j, dim);
+        by_some(rows, [&](int r, auto number) {
+            constexpr int kRows = number.value;
+            const float* from = weights + r * ld + j;
+            float* to = out + r * out_ld;
+            int d = 0;
+            for (; d + kVecBlock * kLanes <= dim; d += kVecBlock * kLanes)
+                weigh<kRows, kVecBlock, false>(from, ld, near + d, value_stride, to + d, out_ld,
+                                               some, 0);
+            for (; d + kLanes <= dim; d += kLanes)
+                weigh<kRows, 1, false>(from, ld, near + d, value_stride, to + d, out_ld, some, 0);
+            if (d < dim)
+                weigh<kRows, 1, true>(from, ld, near + d, value_stride, to + d, out_ld, some,
+                                      dim - d);
+        });
+    }
 }
 
 void accumulate_few(const float* weights, int64_t ld, const void* values, Type type,
                     int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
                     int dim) {
     as_stored(values, type, [&](const auto* stored) {
-        // Where registers hold whole rows of the output.
-        const bool key_after_key = rows <= 4 && dim <= held_vectors(rows) * kLanes;
-        const int step = key_after_key ? count : keys_in(kStep, dim, sizeof *stored);
-        for (int j = 0; j < count; j += step) {
-            const auto* near = stored + j * value_stride;
-            const int some = smaller(step, count - j);
-            if (!key_after_key) fetch_ahead(near, value_stride, some, count - j, dim);
-            by_four(rows, [&](int r, auto number) {
-                weigh_rows<number.value>(weights + r * ld + j, ld, near, value_stride,
-                                         out + r * out_ld, out_ld, some, dim);
-            });
-        }
+        const bool whole = dim % kLanes == 0 && with_vectors(dim / kLanes, [&](auto vecs) {
+                               weigh_whole<vecs.value>(weights, ld, stored, value_stride, out,
+                                                       out_ld, rows, count);
+                           });
+        if (!whole) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
     });
 }
 

@@ -2,6 +2,7 @@
 // what each does.
 #include "kernels.h"
 
+#include "few_pairs.h"
 #include "few_rows.h"
 #include "numbers.h"
 #include "packed_pairs.h"
@@ -322,6 +323,9 @@ const Kernels kKernels{
     .sum_columns = sum_columns,
     .accumulate = accumulate,
     .accumulate_few = accumulate_few,
+    .has_pairs = has_pairs,
+    .dot_pairs = dot_pairs,
+    .accumulate_pairs = accumulate_pairs,
     .scale_rows = scale_rows,
     .copy_scaled = copy_scaled,
     .multiply = multiply,

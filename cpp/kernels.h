@@ -80,6 +80,17 @@ struct Kernels {
                            int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
                            int dim);
 
+    /// dots() and accumulate_few() where query or weights are bfloat16 as well, in the CPU's
+    /// products of pairs; one weight more than `count` is read. has_pairs: whether the CPU has
+    /// them, for so many numbers a key or value.
+    bool (*has_pairs)(int dim);
+    void (*dot_pairs)(const uint16_t* query, int64_t query_ld, const uint16_t* keys,
+                      int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count,
+                      int dim);
+    void (*accumulate_pairs)(const uint16_t* weights, int64_t ld, const uint16_t* values,
+                             int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
+                             int dim);
+
     /// rows[r] *= factor[r]; rows whose factor is 1 are not touched.
     void (*scale_rows)(float* rows, int64_t ld, int count, int dim, const float* factor);
 

@@ -142,15 +142,22 @@ inline void transpose(Vec (&v)[kLanes]) {
     if constexpr (step > 1) transpose<step / 2>(v);
 }
 
+/// The sum of what interleave() gives, by one blend and one shuffle in place of two shuffles.
+template <int step>
+inline Vec interleaved_sum(Vec a, Vec b) {
+    IntVec kept, moved;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        kept[lane] = (lane & step) ? kLanes + lane : lane;
+        moved[lane] = (lane & step) ? kLanes + lane - step : lane + step;
+    }
+    return __builtin_shuffle(a, b, kept) + __builtin_shuffle(a, b, moved);
+}
+
 /// Lane i of the result: the sum of v[i]'s lanes. Overwrites v.
 template <int step = kLanes / 2>
 inline Vec sum_each(Vec (&v)[kLanes]) {
 #pragma GCC unroll 16
-    for (int i = 0; i < step; ++i) {
-        Vec low, high;
-        interleave<step>(v[i], v[i + step], low, high);
-        v[i] = low + high;
-    }
+    for (int i = 0; i < step; ++i) v[i] = interleaved_sum<step>(v[i], v[i + step]);
     if constexpr (step > 1)
         return sum_each<step / 2>(v);
     else

@@ -44,7 +44,7 @@ PYTHON_LAYERS = [
 WITHIN = {"models/*", "adaptors/*"}  # files of these may import one another
 CPP_LAYERS = [
     ["packed_pairs", "parallel", "policy", "simd", "half"],
-    ["few_rows", "kernels", "matmul", "numbers", "pairs"],
+    ["few_pairs", "few_rows", "kernels", "matmul", "numbers", "pairs"],
     ["view"],
     ["cpu", "row_state"],
     ["attention", "column_sums", "prefill", "products", "decode", "kept_weights", "revise"],
