@@ -173,10 +173,10 @@ def _put(path: Path, parts: Sequence[str]) -> None:
 
 
 def _described(run: Run) -> str:
-    facts = run.facts
+    facts, commits = run.facts, ", ".join(run.commits)
     machine = f"{facts['cpu']}, {facts['instruction set']}, {facts['threads']} threads"
     versions = ", ".join(f"{name} {each}" for name, each in facts["versions"].items() if each)
-    return f"Medians of {facts['repeat']} rounds; {machine}; {versions}; commit {facts['commit']}."
+    return f"Medians of {facts['repeat']} rounds; {machine}; {versions}; commit {commits}."
 
 
 def _table(lines: list[list[str]]) -> str:

@@ -79,7 +79,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.facts: dict[str, Any] = json.loads(path.read_text())
-        self.cases = {case["name"]: Measured(case) for case in self.facts.pop("cases")}
+        cases = self.facts.pop("cases")
+        self.cases = {case["name"]: Measured(case) for case in cases}
+        self.commits = {case.get("commit", self.facts["commit"]): None for case in cases}
 
     def __getitem__(self, name: str) -> Measured:
         """Give a case; one without results if it was not run."""
@@ -113,6 +115,14 @@ class Study:
 
     def _rows(self, sweep: str, candidate: str) -> list[dict[str, Any]]:
         return [r for r in self.points if (r["sweep"], r["candidate"]) == (sweep, candidate)]
+
+
+def updated(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Give a file's run with the cases of another in place of its own; each knows its commit."""
+    before = json.loads(path.read_text()) if path.is_file() else results
+    cases = {case["name"]: {"commit": before["commit"], **case} for case in before["cases"]}
+    cases |= {case["name"]: {"commit": results["commit"], **case} for case in results["cases"]}
+    return {**results, "cases": list(cases.values())}
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

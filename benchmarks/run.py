@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     from cases import CASES, METHODS, QUICK
     from measure import measure
     from peers import PEERS
-    from results import write
+    from results import updated, write
     from tables import case_table
 
     listed = QUICK if options.quick else CASES
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         results["cases"].append(measure(case, some, methods, repeat, options.threads, peaks))
         print(case_table(results["cases"][-1]), flush=True)
         if options.json:
-            write(options.json, results)
+            write(options.json, updated(options.json, results) if options.update else results)
     wrong = [r for case in results["cases"] for r in case["results"] if not r["right"]]
     return 1 if wrong else 0
 
@@ -79,6 +79,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--repeat", type=int, help="rounds; 12 by default")
     parser.add_argument("--threads", type=int, default=2, help="of each candidate; 2 by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to FILE")
+    parser.add_argument("--update", action="store_true", help="keep what else is in that file")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     parser.add_argument("--quick", action="store_true", help="small cases and few rounds")
     parser.add_argument("--isa", choices=["v3"], help="hold all libraries to AVX2")
