@@ -43,6 +43,7 @@ int64_t Scores::first_row(Interval keys) const {
 ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
                          int32_t* hidden) const {
     ScoreEdits edits;
+    edits.scale = scale;
     edits.softcap = softcap;
     if (bias.view) {
         edits.bias = bias.view.row(item, head, row) + key * bias.key_stride;
@@ -73,19 +74,14 @@ void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) 
         kernels().narrow(from, type == Type::kBfloat16, static_cast<uint16_t*>(to), dim);
 }
 
-void Scores::scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
-                          int64_t ld) const {
-    constexpr int kBlock = 64;
-    float factor[kBlock];
-    std::fill_n(factor, kBlock, scale);
-    for (int64_t r = 0; r < count; r += kBlock) {
-        const int64_t some = std::min<int64_t>(kBlock, count - r);
-        const Rows rows = query.rows(item, head, row + r, some, to + r * ld);
-        kernels().copy_scaled(rows.data, rows.stride, factor, to + r * ld, ld,
-                              static_cast<int>(some), static_cast<int>(head_dim));
+void Scores::query_rows(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
+                        int64_t ld) const {
+    for (int64_t r = 0; r < count; ++r) {
+        float* each = to + r * ld;
+        const float* from = query.rows(item, head, row + r, 1, each).data;
+        if (from != each) std::copy_n(from, head_dim, each);
+        std::fill(each + head_dim, each + ld, 0.0f);
     }
-    for (int64_t r = 0; head_dim < ld && r < count; ++r)
-        std::fill(to + r * ld + head_dim, to + (r + 1) * ld, 0.0f);
 }
 
 void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,

@@ -53,15 +53,17 @@ struct Scores {
     /// The rows from the first that sees any of `keys`; the others come before (left padding) and
     /// see none.
     int64_t first_row(Interval keys) const;
-    /// Softcap, bias and masked columns of a tile that begins at (row, key); fills hidden [count].
+    /// Scale, softcap, bias and masked columns of a tile that begins at (row, key); fills hidden
+    /// [count].
     ScoreEdits edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
                      int32_t* hidden) const;
     /// Transposes keys to [head_dim, ld].
     void packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
                      int64_t ld) const;
-    /// Copies rows of the query, multiplied by scale and padded with zeros, to [count, ld].
-    void scaled_query(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
-                      int64_t ld) const;
+    /// Copies rows of the query, padded with zeros, to [count, ld]. They are not multiplied by
+    /// scale: to round their products alone is more exact.
+    void query_rows(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
+                    int64_t ld) const;
 };
 
 /// A policy with the rows that it is for.

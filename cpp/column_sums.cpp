@@ -24,8 +24,8 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const size_t size = few_rows ? kFewRows * query_ld : dim * kKeys;
     const size_t buffer_size =
         few_rows ? scores.key.buffer_size(count) : scores.query.buffer_size(kRows);
-    float* operand = Scratch::of_thread().floats(size + kRows * kKeys + kKeys +
-                                                 buffer_size);  // of the product, scaled
+    float* operand =
+        Scratch::of_thread().floats(size + kRows * kKeys + kKeys + buffer_size);  // of the product
     float* weights = operand + size;
     float* total = weights + kRows * kKeys;
     float* buffer = total + kKeys;
@@ -34,11 +34,9 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     Rows keys_read{};
     if (few_rows) {
         keys_read = scores.key.rows(item, kv_head, key, count, buffer);
-        scores.scaled_query(item, head, 0, scores.query_len, operand, query_ld);
+        scores.query_rows(item, head, 0, scores.query_len, operand, query_ld);
     } else {
         scores.packed_keys(item, kv_head, key, count, operand, kKeys);
-        for (int d = 0; d < dim; ++d)
-            kernels().scaled(operand + d * kKeys, scores.scale, operand + d * kKeys, count);
     }
 
     const int64_t first = scores.first_row(keys);

@@ -75,8 +75,8 @@ public:
                             scores_.query.row(group.item, group.head(r), group.row(r)),
                             scores_.head_dim * sizeof(uint16_t));
             else
-                scores_.scaled_query(group.item, group.head(r), group.row(r), 1,
-                                     query_ + r * query_ld_, query_ld_);
+                scores_.query_rows(group.item, group.head(r), group.row(r), 1,
+                                   query_ + r * query_ld_, query_ld_);
             states.row(r).clear(states.segments);
             max_[r] = kNoKey;
         }
@@ -115,9 +115,8 @@ private:
         read_keys(key, count);
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
-            ScoreEdits edits =
+            const ScoreEdits edits =
                 scores_.edits(group_.item, group_.head(r), group_.row(r), key, count, hidden);
-            if (pairs_) edits.scale = scores_.scale;
             kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
                               keep_ + r, sum_ + r);
             rescale(r);

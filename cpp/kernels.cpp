@@ -116,9 +116,15 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
         }
 }
 
-/// Softcap, bias and hidden columns: the scores of one row as the softmax takes them.
-inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits, bool scaled = false) {
-    if (edits.scale != 1 && !scaled) {
+/// What the exponential takes along: a positive factor, where nothing else is done to scores.
+inline float scale_left(const ScoreEdits& edits) {
+    return edits.scale > 0 && !(edits.softcap > 0) && !edits.bias ? edits.scale : 1;
+}
+
+/// Scale, unless it is left, softcap, bias and hidden columns: the scores of one row as the softmax
+/// takes them.
+inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits) {
+    if (edits.scale != scale_left(edits)) {
         const Vec scale = broadcast(edits.scale);
         for (int j = range.begin / kLanes * kLanes; j < range.end; j += kLanes)
             store(row + j, scale * load(row + j));
@@ -157,13 +163,11 @@ inline Range visible_of(const Range* visible, int r, int width) {
 void softmax(float* scores, int64_t ld, int rows, int width, const Range* visible,
              const ScoreEdits& edits, float* max, float* keep, float* sum) {
     const int padded = round_up(width, Kernels::kPad);
+    const float scale = scale_left(edits);
     for (int r = 0; r < rows; ++r) {
         float* row = scores + r * ld;
         const Range range = visible_of(visible, r, width);
-        // A positive factor and nothing else: the exponential takes it along.
-        const bool bare = edits.scale > 0 && !(edits.softcap > 0) && !edits.bias;
-        const float scale = bare ? edits.scale : 1;
-        edit_row(row, r, range, edits, bare);
+        edit_row(row, r, range, edits);
         const Range whole = enclose(row, range);
         Vec running = broadcast(-kInfinity);
         for (int j = whole.begin; j < whole.end; j += kLanes)
@@ -187,6 +191,7 @@ void softmax(float* scores, int64_t ld, int rows, int width, const Range* visibl
 void weights(float* scores, int64_t ld, int rows, int width, const Range* visible,
              const ScoreEdits& edits, const float* logsumexp) {
     const int padded = round_up(width, Kernels::kPad);
+    const float scale = scale_left(edits);
     for (int r = 0; r < rows; ++r) {
         float* row = scores + r * ld;
         const bool empty = logsumexp[r] == -kInfinity;
@@ -194,7 +199,7 @@ void weights(float* scores, int64_t ld, int rows, int width, const Range* visibl
         edit_row(row, r, range, edits);
         const Range whole = enclose(row, range);
         for (int j = whole.begin; j < whole.end; j += kLanes)
-            store(row + j, exp(load(row + j) - logsumexp[r]));
+            store(row + j, exp(scale * load(row + j) - logsumexp[r]));
         zero_outside(row, range, padded);
     }
 }

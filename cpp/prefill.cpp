@@ -111,8 +111,7 @@ private:
         }
         const Range* visible = all_visible ? nullptr : visible_;
         ld_ = products_.scores(key, count, visible, weights_);
-        ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
-        edits.scale = products_.scale();
+        const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
         kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
         rescale();
         add_plain({0, segmented_.begin}, count, visible);

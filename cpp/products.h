@@ -86,11 +86,8 @@ public:
           query_(memory),
           query_ld_(padded(call.scores.head_dim)),
           value_buffer_(memory + kTileRows * query_ld_) {
-        call.scores.scaled_query(place.item, place.head, place.row, place.rows, query_, query_ld_);
+        call.scores.query_rows(place.item, place.head, place.row, place.rows, query_, query_ld_);
     }
-
-    /// What scores are still to be multiplied by.
-    float scale() const { return 1; }
 
     /// Scores with keys [key, key + count); gives the distance of their rows.
     int scores(int64_t key, int count, const Range* visible, float* to) {
@@ -170,8 +167,6 @@ public:
             std::memcpy(query_ + r * ld, bits(call.scores.query, place.head, place.row + r),
                         call.scores.head_dim * sizeof *query_);
     }
-
-    float scale() const { return call_.scores.scale; }
 
     int scores(int64_t key, int count, const Range*, float* to) {
         const Scores& scores = call_.scores;

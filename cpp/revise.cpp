@@ -92,8 +92,8 @@ private:
         const int64_t kv_head = scores_.kv_head(head_);
         for (int i = 0; i < count; ++i) {
             float* key = keys_ + i * key_ld_;
-            kernels().scaled(scores_.key.rows(item_, kv_head, positions[i], 1, key).data,
-                             scores_.scale, key, dim);
+            const Rows key_read = scores_.key.rows(item_, kv_head, positions[i], 1, key);
+            if (key_read.data != key) std::copy_n(key_read.data, dim, key);
             std::fill(key + dim, key + key_ld_, 0.0f);
             float* value = values_ + i * partial_ld_;
             const Rows found = call_.value.rows(item_, kv_head, positions[i], 1, value);
@@ -110,6 +110,7 @@ private:
             visible[r] = {at(seen.begin), at(seen.end)};
         }
         ScoreEdits edits;
+        edits.scale = scores_.scale;
         edits.softcap = scores_.softcap;
         if (scores_.bias.view) {
             for (int r = 0; r < rows_; ++r)
