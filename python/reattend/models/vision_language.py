@@ -146,6 +146,7 @@ class VisionLanguage:
         *,
         max_new_tokens: int,
         stop: Collection[int] | None = None,
+        observe: Callable[[Array], None] | None = None,
     ) -> Iterator[Array]:
         """Yield the likeliest tokens that follow prompts, one step at a time.
 
@@ -164,6 +165,8 @@ class VisionLanguage:
         stop : collection of int, optional
             Tokens that end an answer; by default those of the tokenizer. Generation ends when
             every item had one.
+        observe : callable, optional
+            Called with each step's logits [B, V], before its token is yielded.
 
         Yields
         ------
@@ -182,7 +185,7 @@ class VisionLanguage:
         inputs, key_mask, image = self._read(session, prompts, pixels)
         yield from generate(
             self.llama, session, inputs, max_new_tokens=max_new_tokens, key_mask=key_mask,
-            image=image, stop=self.tokenizer.stop if stop is None else stop,
+            image=image, stop=self.tokenizer.stop if stop is None else stop, observe=observe,
         )  # fmt: skip
 
     def next_logits(
