@@ -37,9 +37,10 @@ PYTHON_LAYERS = [
     ["sample"],
     ["testing", "calibration", "models/*", "adaptors/*"],
     ["models", "adaptors"],
+    ["picture"],
+    ["terminal"],
     ["demo/*"],
     ["demo"],
-    ["picture"],
     ["cli"],
     ["__main__"],
 ]
