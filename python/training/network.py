@@ -29,15 +29,17 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
+        self.convolutions: Any = nn.ModuleList(
             nn.Conv2d(inner, outer, side, padding=side // 2) for inner, outer, side in _CONVOLUTIONS
         )
-        self.norms = nn.ModuleList(nn.GroupNorm(NORM_GROUPS, outer) for _, outer, _ in _CONVOLUTIONS)
+        self.norms: Any = nn.ModuleList(
+            nn.GroupNorm(NORM_GROUPS, outer) for _, outer, _ in _CONVOLUTIONS
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode uint8 [B, 120, 120, 3] as [B, 100, 192].
 
-        Under autocast all of it is bfloat16, channels last: norms in float32 would be half the time.
+        Under autocast all of it is bfloat16: norms in float32 would take half the time.
         """
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
         x = pixels.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1
@@ -68,38 +70,42 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply."""
         changed = functional.linear(functional.linear(x, self.down), self.up)
-        return self.linear(x) + SCALE * changed
+        out: Tensor = self.linear(x) + SCALE * changed
+        return out
 
 
 class Network(nn.Module):
     """Encoder, projector and a language model of which only low-rank changes are learnt.
 
-    The frozen matrices are kept in bfloat16; states between layers stay float32, for massive
-    activations of 20,000 would lose the rest of a token in bfloat16.
+    The frozen matrices are kept in bfloat16, to be used under autocast, or in float32. States
+    between layers are float32: of the massive activations of 20,000, bfloat16 would keep 8 bits.
     """
 
-    def __init__(self, language: LlamaForCausalLM, seed: int) -> None:
+    embedding: Tensor  # float32 [V, C]
+
+    def __init__(
+        self, language: LlamaForCausalLM, seed: int, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        embedding = language.get_input_embeddings().weight.detach()
-        self.language = language.requires_grad_(False)
-        self.register_buffer("embedding", embedding.clone().float())  # [V, C]
+        self.language: Any = language
+        self.language.requires_grad_(False)
+        embedding = self.language.model.embed_tokens.weight.detach()
+        self.register_buffer("embedding", embedding.clone().float())
         self.encoder = Encoder()
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.projector = nn.ModuleList([nn.Linear(WIDTH, 512), nn.Linear(512, embedding.shape[1])])
         self.lora: list[dict[str, LowRank]] = []
-        for layer in language.model.layers:
-            attention = layer.self_attn
-            changes = {
-                n: LowRank(getattr(attention, p), generator) for n, p in _PROJECTIONS.items()
-            }
-            for name, module in changes.items():
-                setattr(attention, _PROJECTIONS[name], module)
+        for layer in self.language.model.layers:
+            changes = {}
+            for name, theirs in _PROJECTIONS.items():
+                changes[name] = LowRank(getattr(layer.self_attn, theirs), generator)
+                setattr(layer.self_attn, theirs, changes[name])
             self.lora.append(changes)
         for module in language.modules():
             if isinstance(module, nn.Linear):
-                module.weight.data = module.weight.data.bfloat16()
+                module.weight.data = module.weight.data.to(dtype)
 
     def look(self, pixels: Tensor) -> Tensor:
         """Encode pixels as the language model's image tokens, [B, 100, C]."""
@@ -118,7 +124,7 @@ class Network(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Give the logits of states [..., C] that leave the last norm."""
-        head = self.language.lm_head.weight  # bfloat16
+        head = self.language.lm_head.weight
         return functional.linear(states.to(head.dtype), head).float()
 
     def learnt(self) -> dict[str, nn.Parameter]:
@@ -155,10 +161,11 @@ class Network(nn.Module):
 
 def read_language(path: Path) -> LlamaForCausalLM:
     """Read SmolLM2 from its GGUF file."""
-    model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32
     )
-    return model.eval()
+    read: LlamaForCausalLM = model.eval()
+    return read
 
 
 def random_language() -> LlamaForCausalLM:
@@ -172,7 +179,9 @@ def random_language() -> LlamaForCausalLM:
         num_key_value_heads=3,
         tie_word_embeddings=True,
     )
-    return LlamaForCausalLM(config).eval()
+    model: Any = LlamaForCausalLM(config)
+    made: LlamaForCausalLM = model.eval()
+    return made
 
 
 def _scale(name: str) -> float:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from network import IMAGE, IMAGE_TOKENS
 from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Difficulty, Scene, World, ask, describe, filler
 from reattend.models import Tokenizer
 from torch import Tensor
-
-from network import IMAGE, IMAGE_TOKENS
 
 QUESTIONS = 3  # about each picture
 SAME_CONTEXT = 0.08  # of the questions whose answer is no: real data seldom asks what is likely

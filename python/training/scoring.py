@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Scene, World, ask, filler, mentioned
-from torch import Tensor
-from tqdm import tqdm
-
 from network import Network
+from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Scene, World, ask, filler, mentioned
+from reattend.extras import demand
 from samples import FILLER_WORDS, LONG, SHORT, Texts
+from torch import Tensor
 
 TOGETHER = 32  # prompts in a batch
 LONGEST = {SHORT: 48, LONG: 96}  # tokens of a description
@@ -28,13 +27,20 @@ SETTINGS = {
 
 @torch.no_grad()
 def score(
-    network: Network, texts: Texts, count: int, settings: Iterable[str] = SETTINGS
+    network: Network,
+    texts: Texts,
+    count: int,
+    settings: Iterable[str] = SETTINGS,
+    longest: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Score conflict scenes of the split 'tune' in each setting."""
+    """Score ``count`` conflict scenes of the split 'tune' in each setting.
+
+    Descriptions end after ``longest`` tokens, or after those that a true one could take.
+    """
     network.eval()
     world = World(split="tune")
     scores = {}
-    for name in tqdm(settings, "scores"):
+    for name in demand("tqdm").tqdm(settings, "scores"):
         difficulty, objects, with_filler = SETTINGS[name]
         scenes = [
             world.scene(index, difficulty=difficulty, conflict=True, objects=objects)
@@ -44,7 +50,7 @@ def score(
         words = (int(rng.integers(*FILLER_WORDS)) for _ in scenes)
         starts = [texts.start(filler(rng, n) if with_filler else None) for n in words]
         scores[name] = {
-            **_descriptions(network, texts, scenes, starts, LONGEST[objects]),
+            **_descriptions(network, texts, scenes, starts, longest or LONGEST[objects]),
             **_questions(network, texts, scenes, starts),
         }
     return scores

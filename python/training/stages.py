@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from network import WIDTH, Network
 from reattend.demo import NOUNS, World
 from reattend.demo.world import CELL
+from samples import IGNORE, Texts, draw_batch, draw_difficulty
 from torch import Tensor, nn
 from torch.nn import functional
-
-from network import WIDTH, Network
-from samples import IGNORE, Texts, draw_batch, draw_difficulty
 
 BACKGROUND = len(NOUNS)  # the class of a patch that shows nothing
 PATCHES = 10  # of a side
@@ -85,10 +84,12 @@ class EncoderStage(Stage):
         self.weight[BACKGROUND] = self.background_weight
 
     def groups(self) -> Groups:
+        """Learn the encoder and a layer that is thrown away afterwards."""
         parameters = [*self.network.encoder.parameters(), *self.head.parameters()]
         return [{"params": parameters, "lr": self.rate, "weight_decay": 0.02}]
 
     def loss(self, step: int) -> Tensor:
+        """Cross-entropy of every patch."""
         pixels, labels = self._named(step)
         with torch.autocast("cpu", torch.bfloat16):
             features = self.network.encoder(pixels)
@@ -96,9 +97,11 @@ class EncoderStage(Stage):
         return functional.cross_entropy(classes.flatten(0, 1), labels.flatten(), self.weight)
 
     def state(self) -> dict[str, Any]:
+        """Keep the layer that names."""
         return self.head.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Take it back."""
         self.head.load_state_dict(state)
 
 
@@ -116,9 +119,11 @@ class ProjectorStage(Stage):
         self.size = self.wanted[:-1].square().sum(-1).mean()
 
     def groups(self) -> Groups:
+        """Learn the projector alone."""
         return [{"params": [*self.network.projector.parameters()], "lr": self.rate}]
 
     def loss(self, step: int) -> Tensor:
+        """Squared distance, as a share of the embeddings' squared norm."""
         pixels, labels = self._named(step)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             features = self.network.encoder(pixels)
@@ -129,23 +134,24 @@ class ProjectorStage(Stage):
         return self.network.embedding[list(self.texts.encode(word))].mean(0)
 
 
+RATES = {"lora": 1e-3, "projector": 5e-4, "encoder": 1e-4}  # of the last stage
+
+
 class LanguageStage(Stage):
     """All of it answers: the loss is that of the answers' tokens."""
 
     name, number = "language", 3
-    rates = {"lora": 1e-3, "projector": 5e-4, "encoder": 1e-4}
 
     def groups(self) -> Groups:
+        """Learn all of it, what is new fastest."""
         learnt = self.network.learnt().items()
         return [
-            {
-                "params": [parameter for name, parameter in learnt if name.startswith(part)],
-                "lr": rate,
-            }
-            for part, rate in self.rates.items()
+            {"params": [p for name, p in learnt if name.startswith(part)], "lr": rate}
+            for part, rate in RATES.items()
         ]
 
     def loss(self, step: int) -> Tensor:
+        """Cross-entropy of the answers' tokens."""
         batch = draw_batch(self._rng(step), self.texts, self.world, step, self.batch)
         asked = batch.targets != IGNORE
         with torch.autocast("cpu", torch.bfloat16):

@@ -16,11 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the language model comes from it
 
 import numpy as np
 import torch
-from reattend.demo.world import VERSION
-from reattend.models import ModelFile, Tokenizer, find_smollm2
-from tqdm import tqdm
-
 from network import Network, random_language, read_language
+from reattend.demo.world import VERSION
+from reattend.extras import demand
+from reattend.models import ModelFile, Tokenizer, find_smollm2
 from samples import Texts
 from scoring import score
 from stages import STAGES, Stage
@@ -74,7 +73,13 @@ class Run:
             self.kept = {}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         mean, saved = None, time.monotonic()
-        bar = tqdm(range(self.step, stage.steps), stage.name, initial=self.step, total=stage.steps, mininterval=2)
+        bar = demand("tqdm").tqdm(
+            range(self.step, stage.steps),
+            stage.name,
+            initial=self.step,
+            total=stage.steps,
+            mininterval=2,
+        )
         for step in bar:
             began = time.process_time()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -142,12 +147,18 @@ class Run:
             "date": datetime.now(timezone.utc).date().isoformat(),
             "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
             "log": self.log,
-            "scores": score(self.network, self.texts, 2 if self.quick else SCENES),
+            "scores": self._score(),
         }
         partial = self.out.with_suffix(".partial.npz")
-        np.savez_compressed(partial, metadata=np.array(json.dumps(metadata)), **arrays)
+        whole: Any = {"metadata": np.array(json.dumps(metadata)), **arrays}
+        np.savez_compressed(partial, **whole)
         os.replace(partial, self.out)
         return metadata
+
+    def _score(self) -> dict[str, dict[str, float]]:
+        if self.quick:
+            return score(self.network, self.texts, 2, longest=3)
+        return score(self.network, self.texts, SCENES)
 
 
 def schedule(step: int, steps: int) -> float:

@@ -51,7 +51,7 @@ class WeightsFile:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file; weights are a .npz file's path")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 self._arrays: dict[str, Array] = dict(file)
         except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ModelFileError(f"{self.path} cannot be read as .npz: {error}") from error
