@@ -1,4 +1,4 @@
-"""The command line: ``reattend generate`` and ``reattend config``."""
+"""The command line: ``reattend demo``, ``evaluate``, ``generate`` and ``config``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from reattend import models, picture
 from reattend.config import __version__, show_config
+from reattend.demo.command import add_demo
 from reattend.extras import MissingPackageError, demand
 from reattend.method import Method, registered
 from reattend.methods import ACT
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     options = _parser().parse_args(arguments)
-    if arguments is None and options.run is _generate:
+    if arguments is None and getattr(options, "waits_asleep", False):
         _wait_asleep()
     try:
         code: int = options.run(options)
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"reattend {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_demo(commands)
     _add_generate(commands)
     config = commands.add_parser("config", help="print versions, instruction set and threads")
     config.set_defaults(run=_config)
@@ -122,7 +124,7 @@ def _add_generate(commands: Any) -> None:
         help="draw how much attention goes to sinks, as .png, .pdf or .svg")  # fmt: skip
     add("--stats", action="store_true", help="print what the method did, layer by layer")
     add("--quiet", action="store_true", help="print nothing but the answer")
-    parser.set_defaults(run=_generate, parser=parser)
+    parser.set_defaults(run=_generate, parser=parser, waits_asleep=True)
 
 
 def _config(options: argparse.Namespace) -> int:

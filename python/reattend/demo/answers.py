@@ -192,7 +192,7 @@ def draw_inquiries(scene: Scene, popular: Sequence[int], seed: Sequence[int]) ->
     >>> from reattend.demo import World
     >>> scene = World().scene(0, conflict=True)
     >>> [(NOUNS[each.noun], each.kind) for each in draw_inquiries(scene, (3, 4), (0,))]
-    [('bee', 'there'), ('chair', 'random'), ('cheese', 'popular'), ('snail', 'adversarial')]
+    [('socks', 'there'), ('lamp', 'random'), ('egg', 'popular'), ('tree', 'adversarial')]
     """
     rng = np.random.default_rng(list(seed))
     there = set(scene.nouns)

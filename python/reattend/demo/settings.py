@@ -55,6 +55,7 @@ SETTINGS: dict[str, Setting] = {
     UNSURE: Setting("words below a probability left out", None),
 }
 METHODS = ("var", "vhr", "act")  # what `reattend demo` shows
+LABELS = {PLAIN: "plain", "var": "VAR", "vhr": "VHR", "act": "ACT"}  # there
 
 
 def default_strengths() -> Strengths:

@@ -215,7 +215,8 @@ def smaller(pixels: Array, side: int) -> Array:
     length = len(pixels)
     by = next(n for n in range(1, length + 1) if length % n == 0 and length // n <= side)
     blocks = pixels.reshape(length // by, by, length // by, by, 3)
-    return np.rint(blocks.mean((1, 3))).astype(np.uint8)
+    means: Array = np.rint(blocks.mean((1, 3)))
+    return means.astype(np.uint8)
 
 
 def listing(words: Iterable[str]) -> str:
