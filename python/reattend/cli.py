@@ -16,6 +16,7 @@ import numpy as np
 from reattend import models, picture
 from reattend.config import __version__, show_config
 from reattend.demo.command import add_demo
+from reattend.demo.evaluate import add_evaluate
 from reattend.extras import MissingPackageError, demand
 from reattend.method import Method, registered
 from reattend.methods import ACT
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"reattend {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_demo(commands)
+    add_evaluate(commands)
     _add_generate(commands)
     config = commands.add_parser("config", help="print versions, instruction set and threads")
     config.set_defaults(run=_config)

@@ -77,13 +77,15 @@ def strengths_file(options: argparse.Namespace) -> Path:
     return given or (options.weights or SHIPPED).with_suffix(".json")
 
 
-def load(options: argparse.Namespace) -> Loaded:
+def load(options: argparse.Namespace, *, tuning: bool = False) -> Loaded:
     """Load the model that options ask for.
 
     Parameters
     ----------
     options : Namespace
         Of `add_model_options`.
+    tuning : bool, optional
+        Whether strengths are to be found, not read.
 
     Raises
     ------
@@ -93,8 +95,8 @@ def load(options: argparse.Namespace) -> Loaded:
         If the model cannot be.
     """
     path = strengths_file(options)
-    found = path.is_file()
-    if options.strengths is not None and not found:
+    found = path.is_file() and not tuning
+    if options.strengths is not None and not (found or tuning):
         raise CommandError(f"{path} is not a file; reattend evaluate --tune makes one")
     try:
         strengths = read_strengths(path) if found else default_strengths()
