@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import shutil
 import sys
 import textwrap
 import time
@@ -167,16 +168,16 @@ def _truth(scene: Scene) -> str:
     context = listing(names[place] for place in scene.contexts)
     there = listing(NOUNS[noun] for noun in sorted(scene.nouns))
     removed = listing(NOUNS[noun] for noun in scene.removed)
-    return f"In it: {there}. Usual with {context}, but taken out of it: {removed}."
+    return f"In it: {there}. Usual where there is {context}, but taken out: {removed}."
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 100)
+def _wrapped(text: str, indent: int = 0) -> str:
+    return textwrap.fill(text, min(shutil.get_terminal_size().columns, 100) - indent)
 
 
 def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None) -> Spoken:
     """Describe a picture, and show the description as it comes."""
-    model = loaded.model
+    model, config = loaded.model, loaded.model.llama.config
     session = new_session(model, loaded.methods(name))
     print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
     stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
@@ -188,18 +189,18 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
         for (token,) in steps:
             times.append(time.perf_counter())
             if token not in model.tokenizer.stop:
-                piece = stream.push(int(token))
+                piece = "".join(c if c.isprintable() else " " for c in stream.push(int(token)))
                 text += piece
                 print(marker.push(piece), end="", flush=True)
     finally:
         rest = stream.flush()
         print(marker.push(rest) + marker.flush(), flush=True)
     text += rest
-    notes = list(_compared(text, seen, plain))
-    notes.append(f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token")
-    notes += what_was_done(name, session.report(), model.llama.config)
-    print(textwrap.indent(ink.faint(_wrapped("; ".join(notes))), " " * _INDENT), flush=True)
-    return Spoken(text, len(times), tuple(notes[:-1]))
+    notes = [*_compared(text, seen, plain), *what_was_done(name, session.report(), config)]
+    pace = f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token"
+    lines = _wrapped("; ".join([*notes, pace]), _INDENT).splitlines()
+    print("\n".join(" " * _INDENT + ink.faint(line) for line in lines), flush=True)
+    return Spoken(text, len(times), tuple(notes))
 
 
 def _compared(text: str, seen: Seen, plain: Spoken | None) -> Iterator[str]:
@@ -240,6 +241,6 @@ def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], tit
     image = slice(first, first + tokens.count(IMAGE))
     tau = LIMIT_SHARE * float(np.sqrt(config.hidden_size))
     draw_demo(
-        path, seen.pixels, told, seen.there, Prompt(image, len(tokens), tau),
+        path, seen.pixels, told, seen.scene, Prompt(image, len(tokens), tau),
         title=title, caption=_CAPTION,
     )  # fmt: skip

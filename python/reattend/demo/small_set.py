@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from reattend.demo.answers import KINDS
 from reattend.demo.cases import Case, Cases, Record, answer_cases, count_case
 from reattend.demo.loading import Loaded
@@ -21,11 +23,11 @@ from reattend.demo.show import Ink, table
 from reattend.terminal import progress
 
 _TOGETHER = 8  # scenes in a batch: small enough for a bar that moves
-_QUESTIONS = {"accuracy": "right", "f1": "F1", "yes": "says yes"}
+_QUESTIONS = {"accuracy": "accuracy", "f1": "F1", "yes": "says yes"}
 _DESCRIPTIONS = {
-    "chair_s": "CHAIR_s, with something made up",
-    "chair_i": "CHAIR_i, words made up",
-    "recall": "recall, things found",
+    "chair_s": "CHAIR_s (answers)",
+    "chair_i": "CHAIR_i (words)",
+    "recall": "recall",
     "nouns": "things named",
 }
 
@@ -138,6 +140,8 @@ Row = tuple[str, ...]
 
 def _percent(found: Estimate) -> str:
     value, low, high = (100 * each for each in found)
+    if np.isnan(value):
+        return "-"
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
