@@ -104,12 +104,12 @@ def _demo(options: argparse.Namespace) -> int:
         "test", options.seed, cells=[Cell(options.difficulty)], asked=_LOOKED_AT + options.scenes
     )
     if own is not None:
-        seen, title = Seen(own, None), f"{options.image.name}, as {SIDE} x {SIDE} pixels"
+        seen, title = Seen(own, None), options.image.name
     else:
         case = _choose(loaded, [cases.draw(number) for number in range(_LOOKED_AT)])
         seen, title = Seen(case.scene.pixels, case.scene), _title(case, options)
     print(ink.picture(smaller(seen.pixels, _PIXELS)), end="")
-    print(ink.strong(title))
+    print(ink.strong(f"Picture: {title}"))
     if seen.scene is None:
         print("Nobody says what is in it, so nothing can be marked as made up.")
     else:
@@ -160,7 +160,7 @@ def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:
 
 
 def _title(case: Case, options: argparse.Namespace) -> str:
-    return f"Scene {case.number} of seed {options.seed}, {options.difficulty}"
+    return f"scene {case.number} of seed {options.seed}, {options.difficulty}"
 
 
 def _truth(scene: Scene) -> str:
@@ -242,5 +242,5 @@ def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], tit
     tau = LIMIT_SHARE * float(np.sqrt(config.hidden_size))
     draw_demo(
         path, seen.pixels, told, seen.scene, Prompt(image, len(tokens), tau),
-        title=title, caption=_CAPTION,
+        title=f"What a model makes up, and what methods change: {title}", caption=_CAPTION,
     )  # fmt: skip

@@ -114,11 +114,11 @@ def _figure(
 def _draw_pixels(at: Any, pixels: Array, scene: Scene | None, said: Collection[int]) -> None:
     """Draw the picture, and a frame with its name around each thing."""
     at.imshow(pixels, interpolation="nearest")
-    at.set_title("What the model sees", fontsize=11)
+    at.set_title("What it sees", fontsize=11)
     at.set_axis_off()
     if scene is None:
         return
-    at.set_title("What the model sees, what it found and missed", fontsize=11)
+    at.set_title("What it sees, finds and misses", fontsize=11)
     for noun, (x0, y0, x1, y1) in zip(scene.nouns, scene.boxes.tolist(), strict=True):
         colour = _GREEN if noun in said else _ORANGE
         _frame(at, (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, colour)
@@ -150,7 +150,7 @@ def _draw_attention(figure: Any, at: Any, pixels: Array, plain: Watched, prompt:
         weights.reshape(side, side), cmap="YlOrRd", alpha=np.clip(1.6 * shown, 0, 0.85),
         extent=extent, vmin=0, vmax=top, interpolation="nearest",
     )  # fmt: skip
-    at.set_title(f"Where its answer looks, layers {middle.start} to {middle.stop - 1}",
+    at.set_title(f"Where its answer looks, in layers {middle.start} to {middle.stop - 1}",
                  fontsize=11)  # fmt: skip
     at.set_axis_off()
     for token in visual_sinks(plain, prompt, middle):
