@@ -12,12 +12,22 @@ from reattend import ACT, VAR, VHR, Session
 from reattend.extras import MissingPackageError
 from reattend.models import (
     IMAGE,
+    ModelFile,
     ModelFileError,
+    Tokenizer,
+    VisionLanguage,
+    find_smollm2,
     generate,
+    read_llama,
     read_vision_language,
     vision_language,
 )
-from reattend.models.vision_weights import WeightsFile, read_encoder, read_projector
+from reattend.models.vision_weights import (
+    WeightsFile,
+    merge_changes,
+    read_encoder,
+    read_projector,
+)
 
 pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
@@ -57,36 +67,24 @@ def plain(model):
 # Against torch and transformers.
 
 
-def torch_embeddings(named, pixels):
-    """Give torch's image tokens, with the features before the projector."""
-    torch = pytest.importorskip("torch")
-    nn = torch.nn.functional
-    arrays = {name: torch.from_numpy(array.astype(np.float32)) for name, array in named.items()}
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    for index, pool in enumerate((2, 2, 1, 3, 1, 1)):
-        weight, *rest = (
-            arrays[f"encoder.{index}.{name}"]
-            for name in ("weight", "bias", "norm_weight", "norm_bias")
-        )
-        x = nn.conv2d(x, weight, rest[0], padding=weight.shape[-1] // 2)
-        x = nn.gelu(nn.group_norm(x, 8, *rest[1:], eps=1e-5), approximate="tanh")
-        x = nn.avg_pool2d(x, pool)
-    features = x.flatten(2).transpose(1, 2)
-    x = nn.linear(features, arrays["projector.0.weight"], arrays["projector.0.bias"])
-    x = nn.gelu(x, approximate="tanh")
-    x = nn.linear(x, arrays["projector.1.weight"], arrays["projector.1.bias"])
-    return x, features
+@pytest.fixture(scope="module")
+def twins():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    import twins
+
+    return twins
 
 
 @pytest.mark.parametrize("sizes", [{}, REAL], ids=["tiny", "real"])
-def test_encoder_and_projector_equal_torch(rng, tmp_path, pixels, sizes):
+def test_encoder_and_projector_equal_torch(twins, rng, tmp_path, pixels, sizes):
     named = tiny_vision.arrays(rng, layers=0, **sizes)
     file = WeightsFile(tiny_vision.write(tmp_path / "weights.npz", named))
     encoder = read_encoder(file)
     features = encoder(pixels)
     embeddings = read_projector(file, features.shape[-1], sizes.get("size", tiny.HIDDEN))(features)
     file.end()
-    want, want_features = torch_embeddings(named, pixels)
+    want, want_features = twins.torch_embeddings(named, pixels)
     np.testing.assert_allclose(features, want_features, atol=FEATURES_TOLERANCE, rtol=0)
     np.testing.assert_allclose(embeddings, want, atol=FEATURES_TOLERANCE, rtol=0)
 
@@ -102,45 +100,46 @@ def test_pictures_are_worked_through_a_few_at_a_time(rng, tmp_path):
     assert peak < 50 * 2**20
 
 
-def changed(language, learnt, prefix="blk"):
-    """Give the language model's weights with what was learnt added, in the file's order."""
-    names = {"query": "attn_q", "value": "attn_v", "output": "attn_output"}
-    language = dict(language)
-    for key in learnt:
-        if key.endswith(".down"):
-            _, layer, name, _ = key.split(".")
-            up, down = (learnt[f"lora.{layer}.{name}.{part}"] for part in ("up", "down"))
-            at = f"{prefix}.{layer}.{names[name]}.weight"
-            language[at] = language[at] + up.astype(np.float32) @ down.astype(np.float32)
-    return language
-
-
-def transformers_logits(theirs, named, prompts, pixels, embedding):
-    """Give transformers' logits after each prompt, read alone."""
-    torch = pytest.importorskip("torch")
-    logits = []
-    with torch.no_grad():
-        pictures = torch_embeddings(named, pixels)[0]
-        for prompt, picture in zip(prompts, pictures, strict=True):
-            ids = torch.tensor(prompt)
-            embeds = embedding[ids.clamp(min=0)].clone()
-            embeds[ids == IMAGE] = picture
-            logits.append(theirs(inputs_embeds=embeds[None]).logits[0, -1].numpy())
-    return np.stack(logits)
-
-
-def test_logits_equal_transformers(model, tiny_files, pixels):
-    pytest.importorskip("transformers")
+def test_logits_equal_transformers(twins, model, tiny_files, pixels):
     *_, language, learnt = tiny_files
-    theirs = tiny.transformers_model(changed(language, learnt))
+    theirs = tiny.transformers_model(language)
     prompts = [model.prompt(question) for question in QUESTIONS]
-    embedding = theirs.get_input_embeddings().weight
-    want = transformers_logits(theirs, learnt, prompts, pixels, embedding)
+    before = twins.transformers_logits(theirs, learnt, prompts, pixels)
+    twins.add_changes(theirs, learnt)
+    want = twins.transformers_logits(theirs, learnt, prompts, pixels)
     got = model.next_logits(plain(model), prompts, pixels)
     np.testing.assert_allclose(got, want, atol=LOGITS_TOLERANCE, rtol=0)
-    unchanged = tiny.transformers_model(language)
-    other = transformers_logits(unchanged, learnt, prompts, pixels, embedding)
-    assert np.abs(got - other).max() > 100 * LOGITS_TOLERANCE  # what was learnt matters
+    assert np.abs(got - before).max() > 100 * LOGITS_TOLERANCE  # what was learnt matters
+
+
+def test_smollm2_takes_the_same_steps_as_transformers(twins, rng, tmp_path, pixels):
+    """With the weights that are shipped, or random ones where there are none."""
+    try:
+        language = ModelFile(find_smollm2())
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    path = vision_language.SHIPPED
+    if not path.is_file():
+        real = {"layers": 30, "heads": 9, "kv_heads": 3, "dim": 64, "change": 0.02, **REAL}
+        path = tiny_vision.write(tmp_path / "random.npz", tiny_vision.arrays(rng, **real))
+    with np.load(path) as file:
+        learnt = {name: file[name] for name in file.files if name != "metadata"}
+    llama, weights = read_llama(language), WeightsFile(path)
+    theirs = twins.as_transformers(llama)
+    twins.add_changes(theirs, learnt)
+    merge_changes(weights, llama)
+    encoder = read_encoder(weights)
+    projector = read_projector(weights, 192, 576)
+    model = VisionLanguage(encoder, projector, llama, Tokenizer(language))
+
+    prompts = [model.prompt("Describe the picture."), model.prompt("Is there a cow?", "It rains.")]
+    answers = captions(model, plain(model), prompts, pixels[:2], max_new_tokens=6)
+    logits = model.next_logits(plain(model), prompts, pixels[:2])
+    for prompt, picture, answer, ours in zip(prompts, pixels[:2], answers, logits, strict=True):
+        read, rows = [*prompt, *answer[:-1]], slice(len(prompt) - 1, None)
+        want = twins.transformers_logits(theirs, learnt, [read], picture[None], rows)[0]
+        np.testing.assert_array_equal(answer, want.argmax(-1))
+        np.testing.assert_allclose(ours, want[0], atol=SMOLLM2_TOLERANCE, rtol=0)
 
 
 # Batches.
@@ -321,7 +320,7 @@ def test_missing_files_and_packages_are_named(tiny_files, tmp_path, monkeypatch)
         read_vision_language(tmp_path / "no.npz", tiny_files[0])
     with pytest.raises(FileNotFoundError, match=r"no\.gguf is not a file"):
         read_vision_language(tiny_files[1], tmp_path / "no.gguf")
-    monkeypatch.setattr(vision_language.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(vision_language, "SHIPPED", tmp_path / "seed0.npz")
     with pytest.raises(FileNotFoundError, match=r"train\.py --seed 0"):
         read_vision_language(None, tiny_files[0])
     monkeypatch.setitem(sys.modules, "gguf", None)

@@ -186,7 +186,11 @@ def _swiglu(gate_up: Array) -> Array:
     half = gate_up.shape[-1] // 2
     gate, up = gate_up[..., :half], gate_up[..., half:]
     with np.errstate(over="ignore"):  # a very negative gate: exp is inf and the quotient -0
-        up *= gate / (1 + np.exp(-gate))
+        divisor = np.negative(gate)  # one array, written over: new ones cost more than the numbers
+        np.exp(divisor, out=divisor)
+        divisor += 1
+        up *= gate
+        up /= divisor
     return up
 
 

@@ -1,7 +1,7 @@
 """From pixels to image tokens: convolutions as matrix products, and a projector.
 
-Pictures are [B, S, S, channels] throughout: a window's values lie side by side in memory for each
-of its rows, and what the last convolution gives is one row for each image token already.
+A picture is [S, S, channels] throughout: of a window each row is one piece of memory, and what the
+last convolution gives has a row for each image token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2
 
 GROUPS = 8  # of channels, normalised together
 _NORM_EPS = 1e-5
-_AT_ONCE = 4  # pictures: their windows, 17 MiB at most, then stay in the last cache
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Convolution:
     --------
     >>> weight, ones = np.ones((3, 3, 3, 8), dtype=np.float32), np.ones(8, dtype=np.float32)
     >>> convolution = Convolution(weight, ones, ones, ones, pool=2)
-    >>> convolution(np.zeros((1, 120, 120, 3), dtype=np.float32)).shape
-    (1, 60, 60, 8)
+    >>> convolution(np.zeros((120, 120, 3), dtype=np.float32)).shape
+    (60, 60, 8)
     """
 
     weight: Array
@@ -51,26 +50,20 @@ class Convolution:
     pool: int = 1
 
     def __call__(self, x: Array) -> Array:
-        """Read pictures [B, S, S, in] and give [B, S / pool, S / pool, out]."""
-        size, channels = x.shape[1], self.weight.shape[-1]
+        """Read a picture [S, S, in] and give [S / pool, S / pool, out]."""
+        size, channels = len(x), self.weight.shape[-1]
         x = _windows(x, len(self.weight)) @ self.weight.reshape(-1, channels)
         x += self.bias
         x = gelu(self._normalised(x))
-        return _pooled(x.reshape(-1, size, size, channels), self.pool)
+        return _pooled(x.reshape(size, size, channels), self.pool)
 
     def _normalised(self, x: Array) -> Array:
-        """Normalise groups of channels of [B, P, C] over all of a picture, in place."""
-        x -= self._of_groups(x.mean(1))
-        variance = self._of_groups(np.einsum("bpc,bpc->bc", x, x) / x.shape[1])
+        """Normalise groups of channels of [places, C] over all places, in place."""
+        x -= _of_groups(x.mean(0))
+        variance = _of_groups(np.einsum("pc,pc->c", x, x) / len(x))
         x *= self.norm_weight / np.sqrt(variance + _NORM_EPS)
         x += self.norm_bias
         return x
-
-    def _of_groups(self, means: Array) -> Array:
-        """Turn means of channels [B, C] into those of their groups [B, 1, C]."""
-        each = means.shape[1] // GROUPS
-        groups = means.reshape(-1, 1, GROUPS, each).mean(-1)
-        return np.repeat(groups, each, axis=-1)
 
 
 class Encoder:
@@ -123,12 +116,13 @@ class Encoder:
             )
         channels = self.convolutions[-1].weight.shape[-1]
         features = np.empty((len(pixels), IMAGE_TOKENS, channels), dtype=np.float32)
-        for start in range(0, len(pixels), _AT_ONCE):
-            x = pixels[start : start + _AT_ONCE] / np.float32(127.5)
+        for picture, tokens in zip(pixels, features, strict=True):
+            # One at a time: its windows, 4 MiB, are still in a cache when they are multiplied.
+            x = picture / np.float32(127.5)
             x -= 1
             for convolution in self.convolutions:
                 x = convolution(x)
-            features[start : start + _AT_ONCE] = x.reshape(-1, IMAGE_TOKENS, channels)
+            tokens[...] = x.reshape(IMAGE_TOKENS, channels)
         return features
 
 
@@ -193,24 +187,29 @@ def gelu(x: Array) -> Array:
     return y
 
 
+def _of_groups(means: Array) -> Array:
+    """Turn the means of channels [C] into those of the groups that they are in."""
+    each = len(means) // GROUPS
+    return np.repeat(means.reshape(GROUPS, each).mean(-1), each)
+
+
 def _windows(x: Array, side: int) -> Array:
-    """Give the window around each place of [B, S, S, C] as a row, [B, S S, side side C]."""
-    batch, size, _, channels = x.shape
+    """Give the window around each place of [S, S, C] as a row, [S S, side side C]."""
+    size, _, channels = x.shape
     margin = side // 2
-    padded = np.zeros((batch, size + 2 * margin, size + 2 * margin, channels), dtype=np.float32)
-    padded[:, margin : margin + size, margin : margin + size] = x
-    image, row, column, channel = padded.strides
-    shape = (batch, size, size, side, side * channels)
-    # A row of a window is one piece of memory: its columns are not told apart.
-    windows = as_strided(padded, shape, (image, row, column, row, channel), writeable=False)
-    return windows.reshape(batch, size * size, -1)
+    padded = np.zeros((size + 2 * margin, size + 2 * margin, channels), dtype=np.float32)
+    padded[margin : margin + size, margin : margin + size] = x
+    row, column, channel = padded.strides
+    shape = (size, size, side, side * channels)  # the columns of a window's row are not told apart
+    windows = as_strided(padded, shape, (row, column, row, channel), writeable=False)
+    return windows.reshape(size * size, -1)
 
 
 def _pooled(x: Array, side: int) -> Array:
-    """Average squares of [B, S, S, C]."""
+    """Average squares of [S, S, C]."""
     if side == 1:
         return x
-    rows = sum((x[:, at::side] for at in range(1, side)), start=x[:, ::side])
-    out: Array = sum((rows[:, :, at::side] for at in range(1, side)), start=rows[:, :, ::side])
+    rows = sum((x[at::side] for at in range(1, side)), start=x[::side])
+    out: Array = sum((rows[:, at::side] for at in range(1, side)), start=rows[:, ::side])
     out *= np.float32(1 / side**2)
     return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from reattend.policy import Array
 from reattend.session import Session
 
 IMAGE = -1  # stands for each of a picture's tokens in a prompt
+SHIPPED = Path(__file__).parent.parent / "demo" / "weights" / "seed0.npz"
 
 
 class VisionLanguage:
@@ -280,7 +280,12 @@ def read_vision_language(
         ...
     FileNotFoundError: no.npz is not a file; weights are a .npz file's path
     """
-    learnt = WeightsFile(_shipped() if weights is None else weights)
+    if weights is None and not SHIPPED.is_file():
+        raise FileNotFoundError(
+            f"{SHIPPED} is not there: this copy of reattend comes without weights; train them in "
+            "its repository by python python/training/train.py --seed 0, and give the file's path"
+        )
+    learnt = WeightsFile(SHIPPED if weights is None else weights)
     file = ModelFile(find_smollm2() if language is None else language)
     _check_language(learnt, file.path)
     tokenizer = Tokenizer(file)
@@ -291,16 +296,6 @@ def read_vision_language(
     merge_changes(learnt, llama)
     learnt.end()
     return VisionLanguage(encoder, projector, llama, tokenizer, learnt.metadata)
-
-
-def _shipped() -> Path:
-    path = Path(str(resources.files("reattend"))) / "demo" / "weights" / "seed0.npz"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: this copy of reattend comes without weights; train them in its "
-            "repository by python python/training/train.py --seed 0, and give the file's path"
-        )
-    return path
 
 
 def _check_language(learnt: WeightsFile, path: Path) -> None:
