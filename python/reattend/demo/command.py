@@ -20,7 +20,7 @@ from reattend.demo.doings import what_was_done
 from reattend.demo.figure import Prompt, Told, draw_demo
 from reattend.demo.loading import Loaded, add_model_options, load
 from reattend.demo.sentences import DESCRIBE, mentioned
-from reattend.demo.settings import LABELS, LIMIT_SHARE, METHODS, PLAIN
+from reattend.demo.settings import LABELS, METHODS, PLAIN, TAU
 from reattend.demo.show import Ink, Marker, listing, smaller
 from reattend.demo.small_set import measure, show_numbers
 from reattend.demo.watching import WatchedAnswer
@@ -239,7 +239,7 @@ def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], tit
         told.append(Told(LABELS[name], spoken[name].text, notes, session.watched()))
     first = tokens.index(IMAGE)
     image = slice(first, first + tokens.count(IMAGE))
-    tau = LIMIT_SHARE * float(np.sqrt(config.hidden_size))
+    tau = TAU * float(np.sqrt(config.hidden_size))
     draw_demo(
         path, seen.pixels, told, seen.scene, Prompt(image, len(tokens), tau),
         title=f"What a model makes up, and what methods change: {title}", caption=_CAPTION,
