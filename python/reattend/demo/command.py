@@ -84,8 +84,8 @@ def add_demo(commands: Any) -> None:
     add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
     add("--difficulty", choices=tuple(DIFFICULTIES), default="dim",
         help="how well the scenes can be seen (default: dim)")  # fmt: skip
-    add("--scenes", type=at_least(int, 0), default=24, metavar="N",
-        help="how many scenes the numbers are from; 0: no numbers (default: 24)")  # fmt: skip
+    add("--scenes", type=at_least(int, 0), default=16, metavar="N",
+        help="how many scenes the numbers are from; 0: no numbers (default: 16)")  # fmt: skip
     add("--out", type=picture_path, default=Path("reattend-demo.png"), metavar="FILE",
         help="where the picture goes, as .png, .pdf or .svg (default: reattend-demo.png)",
     )  # fmt: skip
