@@ -34,6 +34,12 @@ _LOOKED_AT = 8  # scenes, of which the first is shown that something is made up 
 _LONGEST = 64  # tokens of a description
 _INDENT = 7  # columns of a setting's name
 _PIXELS = 60  # of a side of the picture in the terminal, at most
+_WHERE = {
+    "kitchen": "in a kitchen", "fruit": "among fruit", "farm": "on a farm",
+    "street": "in a street", "music": "in a band", "sport": "in sports", "office": "in an office",
+    "bedroom": "in a bedroom", "sea": "at sea", "garden": "in a garden", "weather": "in the sky",
+    "clothes": "among clothes",
+}  # fmt: skip
 _CAPTION = (
     "Attention is the mean over the rows of the answer, as softmax gave it. Blue frames: image "
     "tokens whose state is a sink's (VAR's rule). Heads: the share of each head's attention that "
@@ -127,6 +133,8 @@ def _demo(options: argparse.Namespace) -> int:
     measured = measure(loaded, names, cases, numbers)
     print()
     print(show_numbers(measured, names, ink, options.difficulty))
+    chosen = "chosen on other scenes" if loaded.tuned else "those of the papers"
+    print(ink.faint(f"The methods' strengths are {chosen}."))
     return INTERRUPTED if measured.interrupted else 0
 
 
@@ -165,10 +173,10 @@ def _title(case: Case, options: argparse.Namespace) -> str:
 
 def _truth(scene: Scene) -> str:
     names = list(CONTEXTS)
-    context = listing(names[place] for place in scene.contexts)
+    usual = listing(_WHERE[names[place]] for place in scene.contexts)
     there = listing(NOUNS[noun] for noun in sorted(scene.nouns))
     removed = listing(NOUNS[noun] for noun in scene.removed)
-    return f"In it: {there}. Usual where there is {context}, but taken out: {removed}."
+    return f"In it: {there}. Usual {usual}, but taken out: {removed}."
 
 
 def _wrapped(text: str, indent: int = 0) -> str:

@@ -131,7 +131,7 @@ def show_numbers(measured: Measured, names: Sequence[str], ink: Ink, difficulty:
         f"{count} more {difficulty} scenes with usual things replaced by others; "
         "in %, 95% intervals in brackets"
     )
-    few = "So few scenes tell big effects only; reattend evaluate measures 2,000."
+    few = "So few scenes show large effects only; reattend evaluate measures 2,000."
     return f"{ink.strong(heading)}\n{table(rows)}\n{ink.faint(few)}"
 
 
