@@ -114,7 +114,8 @@ def _demo(options: argparse.Namespace) -> int:
     else:
         case = _choose(loaded, [cases.draw(number) for number in range(_LOOKED_AT)])
         seen, title = Seen(case.scene.pixels, case.scene), _title(case, options)
-    print(ink.picture(smaller(seen.pixels, _PIXELS)), end="")
+    side = min(_PIXELS, shutil.get_terminal_size().columns)
+    print(ink.picture(smaller(seen.pixels, side)), end="")
     print(ink.strong(f"Picture: {title}"))
     if seen.scene is None:
         print("Nobody says what is in it, so nothing can be marked as made up.")

@@ -112,7 +112,7 @@ class Ink:
         Parameters
         ----------
         pixels : uint8 array [h, w, 3]
-            Of even height.
+            A last row without a second one below is left out.
 
         Examples
         --------
@@ -122,7 +122,7 @@ class Ink:
         if not self.blocks:
             return ""
         lines = []
-        for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for upper, lower in zip(pixels[::2], pixels[1::2], strict=False):
             cells = (
                 f"\033[38;{self._colour(u)};48;{self._colour(d)}m▀"
                 for u, d in zip(upper, lower, strict=True)
