@@ -24,11 +24,12 @@ from reattend.demo.summary import groups, summarise
 from reattend.demo.tables import write_tables
 from reattend.demo.tuning import tune
 from reattend.demo.world import VERSION
-from reattend.terminal import CommandError, at_least
+from reattend.extras import demand
+from reattend.terminal import INTERRUPTED, CommandError, at_least
 
 _TUNED_ON = 192  # scenes, unless --scenes says so
 _EVALUATED = 2000
-_AGREEMENT = 10  # batches in which VHR's heads are compared
+_AGREEMENT = 12  # batches in which VHR's heads are compared
 _TOLD_EVERY = 25  # pieces, where there is no terminal to show a bar
 
 
@@ -77,6 +78,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _tune(options, loaded) if options.tune else _measure(options, loaded)
     except JournalError as error:
         raise CommandError(str(error)) from error
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
@@ -174,13 +178,18 @@ class _Bar:
         self._told = 0
 
     def __call__(self, done: int, whole: int) -> None:
-        left = self._clock.left(done, whole)
-        text = f"{self._name}: {done} of {whole}, {left} left"
         if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="" if done < whole else "\n", file=sys.stderr, flush=True)
+            if self._bar is None:
+                self._bar = demand("tqdm").tqdm(
+                    desc=self._name, total=whole, initial=done - 1, file=sys.stderr
+                )
+            self._bar.update(done - self._bar.n)
+            if done == whole:
+                self._bar.close()
         elif done == whole or done >= self._told + _TOLD_EVERY:
             self._told = done
-            print(text, file=sys.stderr, flush=True)
+            left = self._clock.left(done, whole)
+            print(f"{self._name}: {done} of {whole}, {left} left", file=sys.stderr, flush=True)
 
 
 def _settings(text: str) -> tuple[str, ...]:
