@@ -97,8 +97,8 @@ def attention(
     query : array [B, H, N, D]
         After rotary embedding. float32, float16 or bfloat16 (of `ml_dtypes`). Any strides; a last
         axis that is not contiguous costs a copy. Sums are float32 for all types; so are products,
-        but for many rows of bfloat16 on a CPU that multiplies these: there attention weights are
-        rounded to bfloat16 before they meet the values.
+        but for bfloat16 on a CPU that multiplies these, where rows are many or share a key head:
+        there attention weights are rounded to bfloat16 before they meet the values.
     key : array [B, H_kv, M, D], or Quantized
         Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Its type may
         differ from query's: narrower keys and values are read faster.
