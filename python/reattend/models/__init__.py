@@ -2,17 +2,23 @@
 
 from reattend.models.llama import Config, Layer, Llama, generate
 from reattend.models.tokenizer import TextStream, Tokenizer
+from reattend.models.vision import Encoder
+from reattend.models.vision_language import IMAGE, VisionLanguage, read_vision_language
 from reattend.models.weights import ModelFile, ModelFileError, find_smollm2, read_llama
 
 __all__ = [
+    "IMAGE",
     "Config",
+    "Encoder",
     "Layer",
     "Llama",
     "ModelFile",
     "ModelFileError",
     "TextStream",
     "Tokenizer",
+    "VisionLanguage",
     "find_smollm2",
     "generate",
     "read_llama",
+    "read_vision_language",
 ]

@@ -113,8 +113,8 @@ class Llama:
 
         Parameters
         ----------
-        tokens : int array [B, N]
-            Token ids.
+        tokens : int array [B, N], or float32 array [B, N, C]
+            Token ids, or embeddings, where some are not of tokens (a picture's).
         cache : KVCache
             Keys and values of the M - N tokens before; these N are added.
         session : Session
@@ -129,11 +129,12 @@ class Llama:
 
         """
         sizes = self.config
-        batch, count = tokens.shape
+        batch, count = tokens.shape[:2]
         heads, num_rotated = sizes.num_heads, sizes.num_heads + sizes.num_kv_heads
         rotation = self._rotation(batch, count, len(cache), key_mask)
+        embedded = self.embed(tokens) if tokens.ndim == 2 else tokens.copy()
         # Rows of all items in one matrix [B N, C]: then weights are read once, whatever B.
-        x = np.take(self.embedding, tokens.ravel(), axis=1).T.copy()
+        x = embedded.reshape(batch * count, -1)
         for index, layer in enumerate(self.layers):
             qkv = _rms_norm(x, layer.attention_norm, sizes.norm_eps) @ layer.query_key_value
             qkv = qkv.reshape(batch, count, -1, sizes.head_dim)  # [B, N, H + 2 H_kv, D]
@@ -152,6 +153,10 @@ class Llama:
             gate_up = _rms_norm(x, layer.mlp_norm, sizes.norm_eps) @ layer.gate_up
             x += _swiglu(gate_up) @ layer.down
         return x.reshape(batch, count, -1)
+
+    def embed(self, tokens: Array) -> Array:
+        """Turn tokens [B, N] into embeddings [B, N, C]."""
+        return np.take(self.embedding, tokens, axis=1).transpose(1, 2, 0).copy()
 
     def logits(self, hidden_states: Array) -> Array:
         """Turn hidden states after the last layer [..., C] into logits [..., V].
@@ -181,7 +186,11 @@ def _swiglu(gate_up: Array) -> Array:
     half = gate_up.shape[-1] // 2
     gate, up = gate_up[..., :half], gate_up[..., half:]
     with np.errstate(over="ignore"):  # a very negative gate: exp is inf and the quotient -0
-        up *= gate / (1 + np.exp(-gate))
+        divisor = np.negative(gate)  # one array, written over: new ones cost more than the numbers
+        np.exp(divisor, out=divisor)
+        divisor += 1
+        up *= gate
+        up /= divisor
     return up
 
 
@@ -206,8 +215,8 @@ def generate(
         The model.
     session : Session
         Runs attention, with its methods; plain attention if it has none.
-    tokens : int array [B, P]
-        The prompt, padded on the left.
+    tokens : int array [B, P], or float32 array [B, P, C]
+        The prompt, padded on the left: tokens, or embeddings.
     max_new_tokens : int
         How many steps at most.
     key_mask : bool array [B, P], optional
@@ -225,7 +234,7 @@ def generate(
         The next token of each item.
     """
     rng = np.random.default_rng(seed)
-    batch, prompt_len = tokens.shape
+    batch, prompt_len = tokens.shape[:2]
     cache = KVCache(model.config.num_layers, capacity=prompt_len + max_new_tokens)
     ended = np.zeros(batch, dtype=bool)
     with session.generation(image, prompt_len=prompt_len):

@@ -267,10 +267,11 @@ def _rows(file: ModelFile, name: str, shape: tuple[int, ...]) -> Iterator[tuple[
     if found != shape:
         raise ModelFileError(f"{file.path}: {name} must have the shape {shape}, got {found}")
     dequantize = demand("gguf.quants").dequantize
-    step = _ROWS_AT_ONCE if len(shape) > 1 else len(tensor.data)
-    for first in range(0, len(tensor.data), step):
+    data = np.asarray(tensor.data)  # the package cuts it up, and a memmap's pieces cost twice that
+    step = _ROWS_AT_ONCE if len(shape) > 1 else len(data)
+    for first in range(0, len(data), step):
         try:
-            block = dequantize(tensor.data[first : first + step], tensor.tensor_type)
+            block = dequantize(data[first : first + step], tensor.tensor_type)
         except NotImplementedError as error:
             raise ModelFileError(
                 f"{file.path}: {name} is of type {tensor.tensor_type.name}, which the installed "
