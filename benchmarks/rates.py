@@ -36,7 +36,8 @@ class Rates:
         from reattend import _core
 
         if not self.case.decode and "matmul_rate" not in missing():
-            depth, half = self.case.head_dim, self.case.dtype == "bfloat16"
+            depth = self.case.head_dim
+            half = self.case.dtype == "bfloat16" and _core.matmul_rate(64, 64, 64, True, 1e-3) > 0
             for rows in TILE_ROWS:
                 scores = _core.matmul_rate(rows, TILE_KEYS, depth, half, SECONDS)
                 outputs = _core.matmul_rate(rows, depth, TILE_KEYS, half, SECONDS)

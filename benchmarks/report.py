@@ -174,9 +174,10 @@ def _put(path: Path, parts: Sequence[str]) -> None:
 
 def _described(run: Run) -> str:
     facts, commits = run.facts, ", ".join(run.commits)
+    rounds = " to ".join(str(each) for each in dict.fromkeys((run.rounds[0], run.rounds[-1])))
     machine = f"{facts['cpu']}, {facts['instruction set']}, {facts['threads']} threads"
     versions = ", ".join(f"{name} {each}" for name, each in facts["versions"].items() if each)
-    return f"Medians of {facts['repeat']} rounds; {machine}; {versions}; commit {commits}."
+    return f"Medians of {rounds} rounds; {machine}; {versions}; commit {commits}."
 
 
 def _table(lines: list[list[str]]) -> str:

@@ -82,6 +82,7 @@ class Run:
         cases = self.facts.pop("cases")
         self.cases = {case["name"]: Measured(case) for case in cases}
         self.commits = {case.get("commit", self.facts["commit"]): None for case in cases}
+        self.rounds = sorted({case.get("repeat", self.facts["repeat"]) for case in cases})
 
     def __getitem__(self, name: str) -> Measured:
         """Give a case; one without results if it was not run."""
@@ -118,10 +119,11 @@ class Study:
 
 
 def updated(path: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Give a file's run with the cases of another in place of its own; each knows its commit."""
-    before = json.loads(path.read_text()) if path.is_file() else results
-    cases = {case["name"]: {"commit": before["commit"], **case} for case in before["cases"]}
-    cases |= {case["name"]: {"commit": results["commit"], **case} for case in results["cases"]}
+    """Give a file's run with the cases of another in place of its own; each knows its run."""
+    cases: dict[str, Any] = {}
+    for run in (json.loads(path.read_text()) if path.is_file() else results, results):
+        known = {"commit": run["commit"], "repeat": run["repeat"]}
+        cases |= {case["name"]: {**known, **case} for case in run["cases"]}
     return {**results, "cases": list(cases.values())}
 
 

@@ -10,6 +10,16 @@
 #include "cpu.h"
 
 namespace reattend {
+namespace {
+
+bool few_rows(const Attention& call) {
+    // Up to this many rows, the time goes into reading keys and values once, and packing them would
+    // double it.
+    constexpr int kFewRows = 8;
+    return call.scores.query_len <= kFewRows;
+}
+
+}  // namespace
 
 int Scores::threads_for(int64_t multiplications) const {
     // Below, waking a second thread costs more than it saves (some 20 us of one thread's work).
@@ -90,6 +100,11 @@ void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, 
         kernels().pack_keys(keys.data, keys.stride, some, static_cast<int>(head_dim), to + offset,
                             ld);
     });
+}
+
+bool Attention::keeps_weights() const {
+    constexpr int64_t kMostKeys = 4096;  // 4 MiB of weights of a tile of rows, for each thread
+    return scores.query_len == 1 || (!few_rows(*this) && !labels && scores.key_len <= kMostKeys);
 }
 
 void Attention::find_labels() {
@@ -209,13 +224,6 @@ void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
 
 namespace {
 
-bool few_rows(const Attention& call) {
-    // Up to this many rows, the time goes into reading keys and values once, and packing them would
-    // double it.
-    constexpr int kFewRows = 8;
-    return call.scores.query_len <= kFewRows;
-}
-
 int worthy_threads(const Attention& call) {
     const Scores& scores = call.scores;
     const int64_t pairs = scores.batch * scores.num_heads * scores.query_len * scores.key_len;
@@ -227,18 +235,22 @@ int worthy_threads(const Attention& call) {
 Decision decide(const Attention& call) {
     Decision decision = few_rows(call) ? decide_decode(call) : decide_prefill(call);
     decision.few_rows = few_rows(call);
+    decision.keeps = call.keeps_weights();
     decision.threads =
         static_cast<int>(std::clamp<int64_t>(decision.units, 1, worthy_threads(call)));
     return decision;
 }
 
 void attend(Attention& call) {
+    Scores scores = call.scores;
     call.scores.num_threads = worthy_threads(call);
     call.find_labels();
     if (few_rows(call))
         decode(call);
     else
         prefill(call);
+    if (call.column_sums && !call.keeps_weights())
+        column_sums(scores, call.logsumexp, call.summed, call.column_sums);
 }
 
 }  // namespace reattend

@@ -96,12 +96,16 @@ struct Attention {
     uint8_t* changed = nullptr;      // [batch, num_heads, query_len], whether a factor is not 1
     float* logsumexp = nullptr;      // [batch, num_heads, query_len]
     float* partials = nullptr;       // [batch, num_heads, query_len, num_segments, value_dim]
-    float* column_sums = nullptr;    // [batch, num_heads, key_len]; of single rows only
+    float* column_sums = nullptr;    // [batch, num_heads, key_len]; needs logsumexp
+    const uint8_t* summed = nullptr;  // [batch, num_heads], heads that column sums are for; null:
+                                      // all. What others hold means nothing
 
     std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
 
     /// Whether values are to be read: else masses and logsumexp are all that is asked for.
     bool reads_values() const { return out || partials; }
+    /// Whether column sums come from weights that the pass keeps, else from a second one.
+    bool keeps_weights() const;
     /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
     void find_labels();
     /// The part of rows [row, row + count) that needs a state per segment; for the others one state
@@ -144,12 +148,13 @@ inline int64_t end_of_run(const uint8_t* labels, int64_t begin, int64_t count) {
 
 /// How a call is computed.
 struct Decision {
-    bool few_rows;    // the way of decoding, else that of prefill
-    bool bfloat16;    // products of bfloat16
-    int threads;      // that are worth waking
-    int64_t units;    // independent pieces of work
-    int rows, keys;   // of a tile
-    int64_t scratch;  // bytes that each thread keeps
+    bool few_rows;       // the way of decoding, else that of prefill
+    bool bfloat16;       // products of bfloat16
+    int threads;         // that are worth waking
+    int64_t units;       // independent pieces of work
+    int rows, keys;      // of a tile
+    int64_t scratch;     // bytes that each thread keeps
+    bool keeps = false;  // Attention::keeps_weights
 };
 Decision decide(const Attention& call);
 Decision decide_prefill(const Attention& call);

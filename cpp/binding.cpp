@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -123,7 +124,8 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const OptionalArray& changed, const OptionalArray& partials, int num_threads,
                const OptionalArray& plain_logsumexp, bool bfloat16,
                const std::pair<OptionalArray, OptionalArray>& scales,
-               const OptionalArray& column_sums, const OptionalArray& decided) {
+               const OptionalArray& column_sums, const OptionalArray& summed,
+               const OptionalArray& decided) {
     const Type half = half_type(bfloat16);
     Attention call = make_call(make_scores(query, key, scale, causal, window, softcap, key_mask,
                                            bias, num_threads, half, scales.first),
@@ -136,10 +138,15 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     if (changed) call.changed = static_cast<uint8_t*>(const_cast<void*>(changed->data()));
     call.partials = writable(partials);
     call.column_sums = writable(column_sums);
+    if (summed) call.summed = static_cast<const uint8_t*>(summed->data());
     call.decided = writable(decided);
     const float* plain = writable(plain_logsumexp);
     const py::gil_scoped_release release;
-    if (call.scores.batch * call.scores.num_heads * call.scores.query_len == 0) return;
+    const int64_t heads = call.scores.batch * call.scores.num_heads;
+    if (heads * call.scores.query_len == 0) {
+        if (call.column_sums) std::fill_n(call.column_sums, heads * call.scores.key_len, 0.0f);
+        return;
+    }
     if (plain)
         revise(call, plain);
     else
@@ -172,6 +179,7 @@ py::dict explain(const py::array& query, const py::array& key, const py::array& 
     found["bfloat16"] = decision.bfloat16;
     found["threads"] = decision.threads;
     found["units"] = decision.units;
+    found["keeps"] = decision.keeps;
     found["rows"] = decision.rows;
     found["keys"] = decision.keys;
     found["scratch"] = decision.scratch;

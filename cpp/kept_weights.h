@@ -21,7 +21,9 @@ public:
     explicit KeptWeights(const Attention& call)
         : call_(call),
           tiles_(call.scores.key_len / kDecodeKeys + 1),
-          max_(call.column_sums ? call.scores.batch * call.scores.num_heads * tiles_ : 0) {}
+          max_(call.column_sums && call.keeps_weights()
+                   ? call.scores.batch * call.scores.num_heads * tiles_
+                   : 0) {}
 
     /// Tile number `tile` of those that the row sees, which begins at a key.
     void keep(int64_t item, int64_t head, int64_t tile, int64_t key, int count,

@@ -5,9 +5,12 @@
 // ranges of columns; scattered keys (sinks) are taken out of their tile and weighed together.
 #include <algorithm>
 #include <atomic>
+#include <memory>
+#include <optional>
 
 #include "attention.h"
 #include "cpu.h"
+#include "kept_tiles.h"
 #include "parallel.h"
 #include "products.h"
 
@@ -55,6 +58,10 @@ public:
 
     /// Floats that a tile takes.
     static size_t scratch(const Attention& call, int segments) {
+        return own_scratch(call, segments) + KeptTiles::scratch(call);
+    }
+
+    static size_t own_scratch(const Attention& call, int segments) {
         const size_t ld = padded(call.value_dim);
         return kWeights + segments * kRows * ld + (segments > 1 ? kWeights + kKeys * ld : 0) +
                Products::scratch(call);
@@ -67,6 +74,7 @@ public:
         // Tiles lie on a grid that begins at the item's first key, so padding changes no byte.
         for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
             add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
+        if (kept_) kept_->sum(max_, sum_);
         finish();
     }
 
@@ -89,6 +97,7 @@ private:
         if (segmented.size())
             segmented_ = {static_cast<int32_t>(segmented.begin - row_),
                           static_cast<int32_t>(segmented.end - row_)};
+        if (place.sums) kept_.emplace(call, place, weights_ + own_scratch(call, segments_));
         std::fill_n(max_, rows_, kNoKey);
         std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
     }
@@ -110,9 +119,11 @@ private:
             all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
         }
         const Range* visible = all_visible ? nullptr : visible_;
+        if (kept_) weights_ = kept_->next();
         ld_ = products_.scores(key, count, visible, weights_);
         const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
         kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
+        if (kept_) kept_->keep(key, count, ld_, max_);
         rescale();
         add_plain({0, segmented_.begin}, count, visible);
         add_plain({segmented_.end, rows_}, count, visible);
@@ -271,6 +282,7 @@ private:
     int64_t partial_ld_;
     float *weights_, *partials_, *taken_weights_, *taken_values_;
     Products products_;
+    std::optional<KeptTiles> kept_;
     int ld_ = 0;  // of the weights
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
     Range visible_[kRows];
@@ -321,6 +333,10 @@ void prefill(const Attention& call) {
     const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
     const int64_t heads = scores.batch * scores.num_heads;
     const uint64_t number = next_number();
+    const bool keeps = KeptTiles::serve(call);
+    const auto summed = [&](int64_t head) { return keeps && (!call.summed || call.summed[head]); };
+    const int64_t width = padded(scores.key_len) + Kernels::kPad;
+    const std::unique_ptr<float[]> sums(new float[keeps ? heads * tiles * width : 0]);
     // Head by head, so that a head's keys stay in the cache; its last tile first: causal tiles grow
     // with their row.
     parallel_for(heads * tiles, scores.num_threads, [&](int64_t unit) {
@@ -334,8 +350,20 @@ void prefill(const Attention& call) {
             for (int64_t row = 0; row < first; ++row) call.finish_empty(item, head, row);
         const int64_t row = first + tile * kRows;
         const int64_t rows = std::min<int64_t>(kRows, scores.query_len - row);
-        if (rows > 0) run_tile(call, {item, head, row, static_cast<int>(rows), number}, keys);
+        const int64_t index = item * scores.num_heads + head;
+        float* to = summed(index) ? &sums[(index * tiles + tile) * width] : nullptr;
+        if (to) std::fill_n(to, width, 0.0f);
+        if (rows > 0) run_tile(call, {item, head, row, static_cast<int>(rows), number, to}, keys);
     });
+    // In the order of rows, whoever had them.
+    for (int64_t head = 0; head < heads; ++head) {
+        if (!summed(head)) continue;
+        float* to = call.column_sums + head * scores.key_len;
+        const float* from = &sums[head * tiles * width];
+        std::copy_n(from, scores.key_len, to);
+        for (int64_t tile = 1; tile < tiles; ++tile)
+            kernels().add_scaled(from + tile * width, 1, to, scores.key_len);
+    }
 }
 
 }  // namespace reattend

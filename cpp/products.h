@@ -19,7 +19,8 @@ constexpr int kTileKeys = 256;
 struct TilePlace {
     int64_t item, head, row;
     int rows;
-    uint64_t call;  // its number: tells one call's keys from another's
+    uint64_t call;          // its number: tells one call's keys from another's
+    float* sums = nullptr;  // [padded(key_len) + kPad], for what keys receive; null: not asked
 };
 
 /// Packed tiles of keys that a thread keeps: the next tile of queries reads the same, and so does

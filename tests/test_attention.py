@@ -338,5 +338,5 @@ def test_column_sums_of_their_own(rng, query_len, heads):
     heads = None if heads is None else np.array([heads, [True] * 4])
     sums = column_sums(query, key, found.logsumexp, heads=heads, **mask)
     close(sums, reference.column_sums(query, key, heads=heads, **mask))
-    if heads is None:
-        same_bytes(sums, found.column_sums)
+    if heads is None:  # from weights that the pass kept, or from a second one
+        close(sums, found.column_sums)

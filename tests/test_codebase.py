@@ -50,7 +50,16 @@ CPP_LAYERS = [
     ["few_pairs", "few_rows", "kernels", "matmul", "numbers", "pairs"],
     ["view"],
     ["cpu", "row_state"],
-    ["attention", "column_sums", "prefill", "products", "decode", "kept_weights", "revise"],
+    [
+        "attention",
+        "column_sums",
+        "decode",
+        "kept_tiles",
+        "kept_weights",
+        "prefill",
+        "products",
+        "revise",
+    ],
     ["machine"],
     ["binding"],
 ]

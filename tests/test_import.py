@@ -110,7 +110,7 @@ def best():
 def test_the_instruction_set_can_be_limited(level):
     code = "import reattend; reattend.show_config()"
     lines = python("-c", code, REATTEND_MAX_ISA=level).stdout.splitlines()
-    expected = min(level, best())
+    expected = best() if best().startswith(level) else min(level, best())  # v4 with bfloat16
     assert lines[2] == f"instruction set x86-64-{expected} (limited by REATTEND_MAX_ISA={level})"
 
 

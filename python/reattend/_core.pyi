@@ -36,6 +36,7 @@ def attention(
     bfloat16: bool,
     scales: tuple[_Float | None, _Float | None],
     column_sums: _Float | None,
+    summed: _Bytes | None,
     decided: _Float | None,
     /,
 ) -> None: ...

@@ -8,12 +8,12 @@ from typing import Any, overload
 import numpy as np
 
 from reattend import _core, arguments
+from reattend.arguments import Shape
 from reattend.halves import write
 from reattend.inputs import Inputs, checked
 from reattend.policy import Array, Policy, Reweight
 from reattend.quantized import Quantized
 from reattend.results import AttentionResult, SegmentState, combine
-from reattend.second_pass import column_sums
 
 _FEW_PARTIALS = 64 << 20  # bytes
 
@@ -97,8 +97,8 @@ def attention(
     query : array [B, H, N, D]
         After rotary embedding. float32, float16 or bfloat16 (of `ml_dtypes`). Any strides; a last
         axis that is not contiguous costs a copy. Sums are float32 for all types; so are products,
-        but for many rows of bfloat16 on a CPU that multiplies these: there attention weights are
-        rounded to bfloat16 before they meet the values.
+        but for bfloat16 on a CPU that multiplies these, where rows are many or share a key head:
+        there attention weights are rounded to bfloat16 before they meet the values.
     key : array [B, H_kv, M, D], or Quantized
         Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Its type may
         differ from query's: narrower keys and values are read faster.
@@ -180,23 +180,16 @@ def attention(
     weighing = [each for each in policies if isinstance(each, Reweight)]
     num_segments = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
 
-    full = (*shape.rows, inputs.value.shape[3])
-    if out is not None:
-        read = (query, inputs.key, inputs.value, *inputs.scales, mask.key_mask, mask.bias, labels)
-        arguments.output(out, full, (*read, *rows), query.dtype)
-    # An output whose last axis is not contiguous is written through a contiguous one.
-    direct = out is not None and arguments.readable(out) is out
-    kind = query.dtype if out is None else out.dtype
-    result = out if out is not None and direct else np.empty(full, kind)
+    result = _room(inputs, out, labels, *rows)
 
     per_segment = (*shape.rows, num_segments)
-    want_sums = "column_sums" in asked
     masses = arguments.empty(*per_segment) if "masses" in asked else None
-    logsumexp = arguments.empty(*shape.rows) if "logsumexp" in asked or want_sums else None
-    sums = None
+    logsumexp = sums = None
+    if "logsumexp" in asked:
+        logsumexp = arguments.empty(*shape.rows)
+    if "column_sums" in asked:
+        logsumexp, sums = arguments.empty(*shape.rows), _room_for_sums(shape)
     if len(weighing) == len(policies):
-        if want_sums and shape.query_len == 1:  # its weights are the sums
-            sums = arguments.empty(shape.batch, shape.num_heads, shape.key_len)
         factors = arguments.empty(*per_segment) if "factors" in asked else None
         changed = np.empty(shape.rows, bool) if "changed" in asked else None
         rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
@@ -208,7 +201,7 @@ def attention(
         if 4 * masses.size * inputs.value.shape[3] <= _FEW_PARTIALS:
             partials = arguments.empty(*per_segment, inputs.value.shape[3])
         _run(inputs, threads, None, labels, num_segments, [],
-             masses, logsumexp, None, None, partials)  # fmt: skip
+             masses, logsumexp, None, None, partials, sums)  # fmt: skip
         factors = _factors(masses, logsumexp, policies, rows)
         changed = (factors != 1).any(-1)
         if partials is not None:
@@ -216,13 +209,6 @@ def attention(
         else:
             _run(inputs, threads, result, labels, num_segments, [],
                  None, None, None, None, None, decided=factors)  # fmt: skip
-    if want_sums and sums is None and logsumexp is not None:
-        sums = column_sums(
-            query, key, logsumexp, scale=mask.scale, causal=mask.causal, key_mask=mask.key_mask,
-            bias=mask.bias, window=mask.window or None, softcap=mask.softcap or None,
-            dtype=dtype, num_threads=threads,
-        )  # fmt: skip
-
     if out is not None and result is not out:
         out[...] = result
         result = out
@@ -291,18 +277,78 @@ def segment_pass(
     return _segment_pass(inputs, threads, labels, count)
 
 
+def plain_pass(
+    query: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
+    heads: Array | None,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    out: Array | None = None,
+    dtype: str | None = None,
+    num_threads: int | None = None,
+) -> AttentionResult:
+    """Compute attention without a policy: output, logsumexp and the column sums of some heads.
+
+    Parameters
+    ----------
+    query, key, value, scale, causal, key_mask, bias, window, softcap, out, dtype, num_threads
+        As for `attention`.
+    heads : bool array [H], optional
+        Whose column sums; None: nobody's. What they hold of other heads means nothing.
+
+    Examples
+    --------
+    >>> query = key = value = np.zeros((1, 2, 3, 4), np.float32)
+    >>> plain_pass(query, key, value, np.array([True, False])).column_sums[0, 0].round(3).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
+    shape, result = inputs.shape, _room(inputs, out)
+    logsumexp, sums, summed = arguments.empty(*shape.rows), None, None
+    if heads is not None:
+        sums = _room_for_sums(shape)
+        if not heads.all():
+            summed = np.ascontiguousarray(np.broadcast_to(heads, shape.rows[:2]))
+    _run(inputs, arguments.threads(num_threads), result, None, 1, [],
+         None, logsumexp, None, None, None, sums, summed)  # fmt: skip
+    if out is not None and result is not out:
+        out[...] = result
+        result = out
+    return AttentionResult(result, logsumexp=logsumexp, column_sums=sums)
+
+
+def _room(inputs: Inputs, out: Array | None, *also_read: Array | None) -> Array:
+    """Give the array that the core writes to; one in place of ``out`` if its last axis has gaps."""
+    query, _, value, _, shape, mask = inputs
+    full = (*shape.rows, value.shape[3])
+    if out is None:
+        return np.empty(full, query.dtype)
+    read = (query, inputs.key, value, *inputs.scales, mask.key_mask, mask.bias, *also_read)
+    arguments.output(out, full, read, query.dtype)
+    return out if arguments.readable(out) is out else np.empty(full, out.dtype)
+
+
+def _room_for_sums(shape: Shape) -> Array:
+    return arguments.empty(shape.batch, shape.num_heads, shape.key_len)
+
+
 def _run(
     inputs: Inputs, threads: int, out: Array | None, labels: Array | None, num_segments: int,
     rules: list[Any], masses: Array | None, logsumexp: Array | None, factors: Array | None,
-    changed: Array | None, partials: Array | None, column_sums: Array | None = None,
-    decided: Array | None = None,
+    changed: Array | None, partials: Array | None, sums: Array | None = None,
+    summed: Array | None = None, decided: Array | None = None,
 ) -> None:  # fmt: skip
     query, key, value, scales, _, mask = inputs
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
         mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
-        threads, None, mask.bfloat16, scales, column_sums,
-        decided,
+        threads, None, mask.bfloat16, scales, sums, summed, decided,
     )  # fmt: skip
 
 

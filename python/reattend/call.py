@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.attention import attention
+from reattend.attention import attention, plain_pass
 from reattend.policy import Array
 from reattend.results import AttentionResult
 from reattend.second_pass import column_sums
@@ -251,10 +251,13 @@ class Call:
         Of a single row also the column sums, which are its weights and cost nothing beside it.
         Whoever reads this pays for the pass, and the session then only corrects what plans change.
         """
-        returns = ("logsumexp", "column_sums") if self.query.shape[2] == 1 else "logsumexp"
-        return attention(
-            self.query, self.key, self.value, returns=returns, out=self.out,
-            num_threads=self.num_threads, **self.mask,
+        single = self.query.shape[2] == 1
+        return self._pass(np.ones(self.num_heads, bool) if single else None)
+
+    def _pass(self, summed: Array | None) -> AttentionResult:
+        return plain_pass(
+            self.query, self.key, self.value, summed, out=self.out, num_threads=self.num_threads,
+            **self.mask,
         )  # fmt: skip
 
     def column_sums(self, heads: Array | None = None) -> Array:
@@ -278,11 +281,16 @@ class Call:
         >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
         [[[1.5, 0.5]]]
         """
-        logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
         valid = None  # only if causal does the core know where a row stands
         if self.key_mask is not None and not self.mask.get("causal"):
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
-        if sums is not None:
+        if "plain" not in vars(self) and valid is None:  # both in one pass
+            vars(self)["plain"] = self._pass(
+                np.ones(self.num_heads, bool) if heads is None else heads
+            )
+            return np.asarray(self.plain.column_sums)
+        logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
+        if sums is not None and self.query.shape[2] == 1:
             return np.asarray(sums if valid is None else np.where(valid, sums, np.float32(0)))
         if valid is not None:  # -inf is a row that sees no key
             logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))

@@ -102,9 +102,12 @@ def explain(
     if len(weighing) < len(policies):
         reasons.append("a policy is a Python callable: it is called once, between two steps")
     if "column_sums" in asked:
-        single = inputs.shape.query_len == 1 and len(weighing) == len(policies)
         reasons.append(
-            "column sums are the row's weights" if single else "column sums take a second pass"
+            "column sums take a second pass"
+            if not found["keeps"]
+            else "column sums are the row's weights"
+            if found["few_rows"]
+            else "column sums: the weights of a tile of rows are kept until their sums are known"
         )
     return Explanation(
         "decode" if found["few_rows"] else "prefill",

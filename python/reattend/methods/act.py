@@ -81,13 +81,14 @@ class ACT(Method):
         sink = column_sinks(means, self.theta)
         first = np.minimum(call.first_key, call.key_len - 1)[:, None, None]
         np.put_along_axis(sink, first, False, axis=-1)
-        if not sink.any():
+        last = np.flatnonzero(np.any(sink, axis=(0, 1)))[-1:]
+        if not last.size:
             return None, Columns(sums, counts, None, call.num_heads)
-        if sink.shape[1] < call.num_heads:
-            of_heads, sink = sink, np.zeros((call.batch, call.num_heads, call.key_len), bool)
-            sink[:, some] = of_heads
-        found: Array = np.any(sink, axis=-1, keepdims=True)  # [B, H, 1]
-        plan = Plan(sink.view(np.uint8), self._policy, found)
+        # Sinks are among the first keys, and keys beyond the labels are no sinks.
+        labels = np.zeros((call.batch, call.num_heads, last[0] + 1), np.uint8)
+        labels[:, some] = sink[..., : last[0] + 1]
+        found: Array = np.any(labels, axis=-1, keepdims=True)  # [B, H, 1]
+        plan = Plan(labels, self._policy, found)
         return plan, Columns(sums, counts, plan, call.num_heads)
 
     def readings(self, state: Columns | None) -> dict[str, Any]:
