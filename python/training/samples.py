@@ -18,6 +18,14 @@ SAME_CONTEXT = 0.08  # of the questions whose answer is no: real data seldom ask
 SHORT, LONG = (3, 6), (10, 14)  # things in a picture
 FILLER_WORDS = (85, 165)  # about 100 to 200 tokens
 
+# What is measured: (difficulty, number of things, whether other text stands before the question)
+SETTINGS = {
+    "clear": ("clear", SHORT, False),
+    "dim": ("dim", SHORT, False),
+    "hard": ("hard", SHORT, False),
+    "dim, long": ("dim", LONG, True),
+}
+
 IGNORE = -100
 _USER = "<|im_start|>user\n"
 _ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
