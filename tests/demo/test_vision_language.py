@@ -177,6 +177,8 @@ def test_next_logits_are_those_of_the_first_step(model, pixels):
         logits = model.next_logits(session, prompts, pixels)
         first = next(model.generate(session, prompts, pixels, max_new_tokens=1))
         np.testing.assert_array_equal(logits.argmax(-1), first)
+        again = model.next_logits(session, prompts, model.encode(pixels))
+        np.testing.assert_array_equal(again, logits)
 
 
 # Methods.

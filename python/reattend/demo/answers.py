@@ -82,8 +82,8 @@ def describe_scenes(
         What describes.
     methods : Method or sequence of Method
         At work in its attention.
-    pixels : uint8 array [B, 120, 120, 3]
-        The pictures.
+    pixels : uint8 array [B, 120, 120, 3], or float32 array [B, 100, C]
+        The pictures; or what ``model.encode`` gave of them.
     before : sequence of B str or None
         Other text between each picture and the question.
     max_new_tokens : int

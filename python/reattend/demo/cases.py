@@ -24,6 +24,7 @@ from reattend.demo.sentences import filler
 from reattend.demo.world import DIFFICULTIES, Scene, World
 from reattend.method import Method
 from reattend.models import VisionLanguage
+from reattend.policy import Array
 
 _OBJECTS = {False: (3, 6), True: (10, 14)}  # of short and of long descriptions
 _LONGEST = {False: 48, True: 96}  # tokens
@@ -116,13 +117,34 @@ class Cases:
             inquiries = tuple(draw_inquiries(scene, self.popular, (self.world.seed, number)))
         return Case(number, cell, scene, before, inquiries)
 
+    def only_described(self) -> Cases:
+        """Give the same cases without questions."""
+        return Cases(self.world.split, self.world.seed, cells=self.cells)
+
     def _scene(self, number: int, difficulty: str) -> Scene:
         objects = _OBJECTS[self.cells[number % len(self.cells)].long]
         return self.world.scene(number, difficulty=difficulty, conflict=True, objects=objects)
 
 
+def encode_cases(model: VisionLanguage, cases: Sequence[Case]) -> Array:
+    """Encode the pictures of cases once, for all that is asked about them.
+
+    Parameters
+    ----------
+    model : VisionLanguage
+        What sees.
+    cases : sequence of B Case
+        Whose pictures.
+
+    Returns
+    -------
+    float32 array [B, 100, C]
+    """
+    return model.encode(np.stack([case.scene.pixels for case in cases]))
+
+
 def answer_cases(
-    model: VisionLanguage, methods: Sequence[Method], cases: Sequence[Case]
+    model: VisionLanguage, methods: Sequence[Method], cases: Sequence[Case], pictures: Array
 ) -> tuple[list[Record], dict[str, float]]:
     """Describe cases of one cell side by side, and answer what is asked about them.
 
@@ -134,6 +156,8 @@ def answer_cases(
         At work in its attention.
     cases : sequence of Case
         All of one cell.
+    pictures : float32 array [B, 100, C]
+        Of `encode_cases`.
 
     Returns
     -------
@@ -142,11 +166,10 @@ def answer_cases(
     dict of str to float
         Seconds that it took to ``describe`` and to ``ask``.
     """
-    pixels = np.stack([case.scene.pixels for case in cases])
     before = [case.before for case in cases]
     start = time.perf_counter()
     answers = describe_scenes(
-        model, methods, pixels, before, max_new_tokens=_LONGEST[cases[0].cell.long]
+        model, methods, pictures, before, max_new_tokens=_LONGEST[cases[0].cell.long]
     )
     described = time.perf_counter()
     found: list[list[float]] = [[] for _ in cases]
@@ -154,7 +177,7 @@ def answer_cases(
         rows = [row for row, case in enumerate(cases) if place < len(case.inquiries)]
         if rows:
             nouns = [cases[row].inquiries[place].noun for row in rows]
-            said = margins(model, methods, pixels[rows], nouns, [before[row] for row in rows])
+            said = margins(model, methods, pictures[rows], nouns, [before[row] for row in rows])
             for row, margin in zip(rows, said.tolist(), strict=True):
                 found[row].append(margin)
     seconds = {"describe": described - start, "ask": time.perf_counter() - described}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reattend.demo.answers import new_session
-from reattend.demo.cases import Case, Cases, Record, answer_cases, from_json, to_json
+from reattend.demo.cases import Case, Cases, Record, answer_cases, encode_cases, from_json, to_json
 from reattend.demo.contenders import OnePassVHR
 from reattend.demo.journal import Journal
 from reattend.demo.loading import Loaded
@@ -86,9 +86,12 @@ def run_settings(
     whole = len(todo) * len(settings)
     for place, numbers in enumerate(todo):
         left = [name for name in settings if [name, numbers[0]] not in journal]
-        drawn = [cases.draw(number) for number in numbers] if left else []
+        if not left:
+            continue
+        drawn = [cases.draw(number) for number in numbers]
+        pictures = encode_cases(loaded.model, drawn)
         for name in left:
-            records, seconds = answer_cases(loaded.model, settings[name], drawn)
+            records, seconds = answer_cases(loaded.model, settings[name], drawn, pictures)
             entry = {"records": [to_json(record) for record in records], "seconds": seconds}
             journal.add([name, numbers[0]], entry)
             progress(place * len(settings) + [*settings].index(name) + 1, whole)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reattend.demo.answers import KINDS
-from reattend.demo.cases import Case, Cases, Record, answer_cases, count_case
+from reattend.demo.cases import Case, Cases, Record, answer_cases, count_case, encode_cases
 from reattend.demo.loading import Loaded
 from reattend.demo.measures import (
     DESCRIPTION_MEASURES,
@@ -64,7 +64,10 @@ def measure(loaded: Loaded, names: Sequence[str], cases: Cases, numbers: Sequenc
         for batch, name in progress(turns, "Measuring"):
             if name == names[0]:
                 drawn, answered = [cases.draw(number) for number in batch], {}
-            answered[name], seconds = answer_cases(loaded.model, loaded.methods(name), drawn)
+                pictures = encode_cases(loaded.model, drawn)
+            answered[name], seconds = answer_cases(
+                loaded.model, loaded.methods(name), drawn, pictures
+            )
             measured.seconds[name] += seconds["describe"]
             if name == names[-1]:  # kept when all have answered
                 measured.cases += drawn

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reattend.demo.answers import KINDS, margins, new_session
-from reattend.demo.cases import Case, Cases, Record, count_case
+from reattend.demo.cases import Case, Cases, Cell, Record, count_case, encode_cases
 from reattend.demo.evaluation import collect, run_settings
 from reattend.demo.journal import Journal
 from reattend.demo.loading import Loaded
@@ -22,6 +22,7 @@ Progress = Callable[[str, int, int], None]  # what, done, whole
 
 _ASKED = ("there", "adversarial")  # what heads are searched with
 _LEAST_GAIN = 1.0  # standard errors that a head's gain must reach
+_SEARCHED = (Cell("dim"), Cell("dim", long=True))  # where heads are searched: prompts are short
 _PROBABILITIES = np.arange(0.05, 1.0, 0.05)
 
 
@@ -52,10 +53,9 @@ def tune(
     dict
         Strengths of every setting that has any.
     """
-    heads = search_heads(
-        loaded, cases, todo[: len(cases.cells)], journal, lambda *at: progress("ACT's heads", *at)
-    )
-    tried: dict[str, tuple[str, dict[str, Any]]] = {PLAIN: (PLAIN, {})}
+    searched = [n for n in todo if cases.cells[n[0] % len(cases.cells)] in _SEARCHED]
+    heads = search_heads(loaded, cases, searched, journal, lambda *at: progress("ACT's heads", *at))
+    tried: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, setting in SETTINGS.items():
         for values in setting.tried:
             full = {**values, "heads": heads} if name == "act" else values
@@ -64,15 +64,18 @@ def tune(
         key: build_methods(name, {name: values}, loaded.sink_dims)
         for key, (name, values) in tried.items()
     }
-    run_settings(loaded, methods, cases, todo, journal, lambda *at: progress("strengths", *at))
-    answers = collect(journal, methods, cases, todo)
+    run_settings(loaded, {PLAIN: []}, cases, todo, journal, lambda *at: progress("plain", *at))
+    plain = collect(journal, [PLAIN], cases, todo)
+    described = cases.only_described()
+    run_settings(loaded, methods, described, todo, journal, lambda *at: progress("strengths", *at))
+    answers = collect(journal, methods, described, todo)
     best: dict[str, tuple[float, dict[str, Any]]] = {}
     for key, (name, values) in tried.items():
         score = named_f1(answers.cases, answers.records[key])
-        if name != PLAIN and (name not in best or score > best[name][0]):
+        if name not in best or score > best[name][0]:
             best[name] = score, values
     chosen = {name: values for name, (_, values) in best.items()}
-    return {**chosen, UNSURE: _least_sure(answers.cases, answers.records[PLAIN])}
+    return {**chosen, UNSURE: _least_sure(plain.cases, plain.records[PLAIN])}
 
 
 def named_f1(cases: Sequence[Case], records: Sequence[Record], probability: float = 0.0) -> float:
@@ -129,9 +132,12 @@ def search_heads(
         Heads of each layer.
     """
     drawn = [[cases.draw(number) for number in numbers] for numbers in todo]
+    pictures = [encode_cases(loaded.model, batch) for batch in drawn]
     key = ["heads with sinks"]
     if key not in journal:
-        found = np.any([_with_sinks(loaded, batch) for batch in drawn], axis=0)
+        found = np.any(
+            [_with_sinks(loaded, *batch) for batch in zip(drawn, pictures, strict=True)], axis=0
+        )
         journal.add(key, np.argwhere(found).tolist())
     heads = journal.get(key)
     plain = None
@@ -139,8 +145,8 @@ def search_heads(
     for place, (layer, head) in enumerate(heads):
         if ["head", layer, head] not in journal:
             if plain is None:
-                plain = _right(loaded, None, drawn)
-            gains = _right(loaded, ACT(heads={layer: (head,)}), drawn) - plain
+                plain = _right(loaded, None, drawn, pictures)
+            gains = _right(loaded, ACT(heads={layer: (head,)}), drawn, pictures) - plain
             error = float(gains.std(ddof=1) / len(gains) ** 0.5)
             journal.add(["head", layer, head], [float(gains.mean()), error])
         gain, error = journal.get(["head", layer, head])
@@ -150,36 +156,38 @@ def search_heads(
     return chosen
 
 
-def _with_sinks(loaded: Loaded, cases: Sequence[Case]) -> Array:
+def _with_sinks(loaded: Loaded, cases: Sequence[Case], pictures: Array) -> Array:
     """Say which heads have a sink behind the first key, bool [L, H]."""
     model = loaded.model
     session = new_session(model, ACT(beta=1.0))
     prompts = [model.prompt(DESCRIBE, case.before) for case in cases]
-    model.next_logits(session, prompts, np.stack([case.scene.pixels for case in cases]))
+    model.next_logits(session, prompts, pictures)
     found = np.zeros((session.num_layers, model.llama.config.num_heads), dtype=bool)
     for reading in session.report().readings:
         found[reading.layer] = np.any(reading.found["counts"] > 0, axis=0)
     return found
 
 
-def _right(loaded: Loaded, method: ACT | None, drawn: Sequence[Sequence[Case]]) -> Array:
+def _right(
+    loaded: Loaded, method: ACT | None, drawn: Sequence[Sequence[Case]], pictures: Sequence[Array]
+) -> Array:
     """Log-probability of the right answer, among yes and no, to each question."""
     found: list[Array] = []
-    for batch in drawn:
+    for batch, seen in zip(drawn, pictures, strict=True):
         asked = [
-            (case, inquiry)
-            for case in batch
+            (row, case, inquiry)
+            for row, case in enumerate(batch)
             for inquiry in case.inquiries
             if inquiry.kind in _ASKED
         ]
         yes = margins(
             loaded.model,
             [] if method is None else method,
-            np.stack([case.scene.pixels for case, _ in asked]),
-            [inquiry.noun for _, inquiry in asked],
-            [case.before for case, _ in asked],
+            seen[[row for row, *_ in asked]],
+            [inquiry.noun for *_, inquiry in asked],
+            [case.before for _, case, _ in asked],
         )
-        there = np.array([inquiry.kind == "there" for _, inquiry in asked])
+        there = np.array([inquiry.kind == "there" for *_, inquiry in asked])
         found.append(-np.logaddexp(0, np.where(there, -yes, yes)))
     return np.concatenate(found)
 

@@ -158,8 +158,8 @@ class VisionLanguage:
             Runs attention, with its methods; plain attention if it has none.
         prompts : sequence of B sequences of int
             As `prompt` writes them; they may differ in length.
-        pixels : uint8 array [B, 120, 120, 3]
-            The picture of each prompt.
+        pixels : uint8 array [B, 120, 120, 3], or float32 array [B, 100, C]
+            The picture of each prompt; or what `encode` gave of it, to ask about it again.
         max_new_tokens : int
             How many steps at most.
         stop : collection of int, optional
@@ -235,10 +235,13 @@ class VisionLanguage:
         tokens, key_mask = _padded(prompts)
         image = tokens == IMAGE
         inputs = self.llama.embed(np.where(image, 0, tokens))
-        inputs[image] = self.encode(pixels).reshape(-1, inputs.shape[-1])
+        inputs[image] = self._encoded(pixels).reshape(-1, inputs.shape[-1])
         if any(method.needs_text_only for method in session.methods):
             self._read_without_image(session, prompts)
         return inputs, key_mask, image
+
+    def _encoded(self, pixels: Array) -> Array:
+        return pixels if pixels.ndim == 3 and pixels.dtype == np.float32 else self.encode(pixels)
 
     def _read_without_image(self, session: Session, prompts: Sequence[Sequence[int]]) -> None:
         tokens, key_mask = _padded([[t for t in prompt if t != IMAGE] for prompt in prompts])
