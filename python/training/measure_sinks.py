@@ -96,8 +96,9 @@ def main() -> None:
     if arguments.scenes < 1:
         parser.error(f"--scenes must be at least 1, got {arguments.scenes}")
     path = find_smollm2()
-    network = Network(read_language(path), 0, torch.float32).eval()
     with np.load(arguments.weights) as file:
+        registers = len(file["registers"]) if "registers" in file else 0
+        network = Network(read_language(path), 0, torch.float32, registers).eval()
         network.restore(file)
     network.language.set_attn_implementation("eager")  # gives its weights
     texts = Texts(Tokenizer(ModelFile(path)))

@@ -115,9 +115,12 @@ def draw_question(rng: np.random.Generator, scene: Scene) -> tuple[int, bool]:
 
 
 def draw_batch(
-    rng: np.random.Generator, texts: Texts, world: World, number: int, size: int | None = None
+    rng: np.random.Generator, texts: Texts, world: World, number: int, size: int = 0
 ) -> Batch:
-    """Draw the batch of a step: everything in it follows from ``rng``'s seed and ``number``."""
+    """Draw the batch of a step, of ``size`` samples, or 0: as many as are of its kind.
+
+    Everything in it follows from the seed of ``rng`` and from ``number``.
+    """
     weights = np.array([kind.share / kind.size for kind in KINDS])
     kind = KINDS[int(rng.choice(len(KINDS), p=weights / weights.sum()))]
     scenes, starts, branches = [], [], []

@@ -112,6 +112,21 @@ def test_logits_equal_transformers(twins, model, tiny_files, pixels):
     assert np.abs(got - before).max() > 100 * LOGITS_TOLERANCE  # what was learnt matters
 
 
+def test_registers_stand_at_the_blankest_patches(twins, model, tiny_files, tmp_path, pixels, rng):
+    gguf, _, language, learnt = tiny_files
+    registers = rng.standard_normal((3, tiny.HIDDEN)).astype(np.float16)
+    named = {**learnt, "registers": registers}
+    ours = read_vision_language(tiny_vision.write(tmp_path / "weights.npz", named), gguf)
+    changed = np.any(ours.encode(pixels) != model.encode(pixels), axis=-1)
+    np.testing.assert_array_equal(changed.sum(-1), [3] * len(pixels))
+    theirs = tiny.transformers_model(language)
+    twins.add_changes(theirs, learnt)
+    prompts = [model.prompt(question) for question in QUESTIONS]
+    want = twins.transformers_logits(theirs, named, prompts, pixels)
+    got = ours.next_logits(plain(ours), prompts, pixels)
+    np.testing.assert_allclose(got, want, atol=LOGITS_TOLERANCE, rtol=0)
+
+
 def test_smollm2_takes_the_same_steps_as_transformers(twins, rng, tmp_path, pixels):
     """With the weights that are shipped, or random ones where there are none."""
     try:

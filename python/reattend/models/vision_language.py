@@ -12,12 +12,13 @@ import numpy as np
 from reattend.cache import KVCache
 from reattend.models.llama import Llama, generate
 from reattend.models.tokenizer import Tokenizer
-from reattend.models.vision import IMAGE_TOKENS, Encoder, Projector
+from reattend.models.vision import IMAGE_TOKENS, Encoder, Projector, Registers
 from reattend.models.vision_weights import (
     WeightsFile,
     merge_changes,
     read_encoder,
     read_projector,
+    read_registers,
 )
 from reattend.models.weights import ModelFile, ModelFileError, find_smollm2, read_llama
 from reattend.policy import Array
@@ -40,6 +41,8 @@ class VisionLanguage:
         The language model, what it learnt merged.
     tokenizer : Tokenizer
         Its tokens.
+    registers : Registers, optional
+        What stands in the place of a picture's blankest tokens.
     metadata : dict, optional
         How the weights were learnt.
 
@@ -76,12 +79,14 @@ class VisionLanguage:
         projector: Projector,
         llama: Llama,
         tokenizer: Tokenizer,
+        registers: Registers | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.encoder = encoder
         self.projector = projector
         self.llama = llama
         self.tokenizer = tokenizer
+        self.registers = registers
         self.metadata = metadata or {}
 
     def prompt(self, question: str, before: str | None = None) -> list[int]:
@@ -136,7 +141,8 @@ class VisionLanguage:
         --------
         See the example of the class.
         """
-        return self.projector(self.encoder(pixels))
+        tokens = self.projector(self.encoder(pixels))
+        return tokens if self.registers is None else self.registers.fill(pixels, tokens)
 
     def generate(
         self,
@@ -296,9 +302,10 @@ def read_vision_language(
     llama = read_llama(file, progress)
     features = encoder.convolutions[-1].weight.shape[-1]
     projector = read_projector(learnt, features, llama.config.hidden_size)
+    registers = read_registers(learnt, llama.config.hidden_size)
     merge_changes(learnt, llama)
     learnt.end()
-    return VisionLanguage(encoder, projector, llama, tokenizer, learnt.metadata)
+    return VisionLanguage(encoder, projector, llama, tokenizer, registers, learnt.metadata)
 
 
 def _check_language(learnt: WeightsFile, path: Path) -> None:
