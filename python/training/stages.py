@@ -180,7 +180,7 @@ class RegisterStage(LanguageStage):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         registers = self.network.registers
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             first = self.texts.start()[:1]
             out = self.network.language.model(
                 inputs_embeds=self.network.embedding[first][None], output_hidden_states=True

@@ -24,7 +24,7 @@ PLAIN, UNSURE = "plain", "unsure"
 # are at about 15 and whose sinks are above 22: the paper's own share, 20/64, would take in all.
 TAU = 5 / 6
 
-_TAUS, _KEPT = (TAU, 2 / 3, 5 / 8), (0.6, 0.0)
+_KEPT = (0.6, 0.3, 0.0)
 
 Strengths = dict[str, dict[str, Any]]  # setting -> its method's parameters
 
@@ -39,11 +39,9 @@ class Setting(NamedTuple):
 
 SETTINGS: dict[str, Setting] = {
     PLAIN: Setting("plain", None),
-    "var": Setting("VAR", VAR, tuple({"p": p, "tau": t} for t in _TAUS for p in _KEPT)),
+    "var": Setting("VAR", VAR, tuple({"p": p} for p in _KEPT)),
     "var-ungated": Setting(
-        "VAR without its rho gate",
-        VAR,
-        tuple({"p": p, "rho": 0.0, "tau": t} for t in _TAUS for p in _KEPT),
+        "VAR without its rho gate", VAR, tuple({"p": p, "rho": 0.0} for p in _KEPT)
     ),
     "vhr": Setting("VHR", VHR, tuple({"alpha": a} for a in (2.0, 1.5, 1.25, 1.1))),
     "vhr-one-pass": Setting(
