@@ -138,6 +138,14 @@ class Network(nn.Module):
         head = self.language.lm_head.weight
         return functional.linear(states.to(head.dtype), head).float()
 
+    def merge(self) -> None:
+        """Add what was learnt to the matrices, which leaves an ordinary model of transformers."""
+        for layer, changes in zip(self.language.model.layers, self.lora, strict=True):
+            for name, change in changes.items():
+                with torch.no_grad():
+                    change.linear.weight += SCALE * change.up @ change.down
+                setattr(layer.self_attn, _PROJECTIONS[name], change.linear)
+
     def learnt(self) -> dict[str, nn.Parameter]:
         """Give everything that is learnt, by the names of the weights file."""
         named: dict[str, Any] = {}

@@ -338,7 +338,7 @@ def test_missing_files_and_packages_are_named(tiny_files, tmp_path, monkeypatch)
     with pytest.raises(FileNotFoundError, match=r"no\.gguf is not a file"):
         read_vision_language(tiny_files[1], tmp_path / "no.gguf")
     monkeypatch.setattr(vision_language, "SHIPPED", tmp_path / "seed0.npz")
-    with pytest.raises(FileNotFoundError, match=r"train\.py --seed 0"):
+    with pytest.raises(FileNotFoundError, match=r"python/training/README\.md"):
         read_vision_language(None, tiny_files[0])
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(MissingPackageError, match=r'pip install "reattend\[demo\]"'):

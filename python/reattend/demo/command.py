@@ -81,7 +81,7 @@ def add_demo(commands: Any) -> None:
         help="describe a picture, and show what is made up of it with each method and without",
         description="A small vision-language model describes a picture without and with VAR, VHR "
         "and ACT. What it makes up is marked, counted on some scenes, and drawn. "
-        "About a minute on two cores.",
+        "A minute and a half on two cores.",
     )
     add = parser.add_argument
     add("--image", type=Path, metavar="FILE",
@@ -90,8 +90,8 @@ def add_demo(commands: Any) -> None:
     add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
     add("--difficulty", choices=tuple(DIFFICULTIES), default="dim",
         help="how well the scenes can be seen (default: dim)")  # fmt: skip
-    add("--scenes", type=at_least(int, 0), default=16, metavar="N",
-        help="how many scenes the numbers are from; 0: no numbers (default: 16)")  # fmt: skip
+    add("--scenes", type=at_least(int, 0), default=12, metavar="N",
+        help="how many scenes the numbers are from; 0: no numbers (default: 12)")  # fmt: skip
     add("--out", type=picture_path, default=Path("reattend-demo.png"), metavar="FILE",
         help="where the picture goes, as .png, .pdf or .svg (default: reattend-demo.png)",
     )  # fmt: skip

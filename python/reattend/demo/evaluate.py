@@ -18,7 +18,7 @@ from reattend.demo.cases import CELLS, Cases
 from reattend.demo.easy_vqa import KINDS, read_questions, run_questions, write_table
 from reattend.demo.evaluation import Clock, batches, collect, head_agreement, run_settings
 from reattend.demo.journal import Journal, JournalError
-from reattend.demo.loading import SHIPPED, Loaded, add_model_options, load, strengths_file
+from reattend.demo.loading import Loaded, add_model_options, load, strengths_file
 from reattend.demo.measures import estimate, resample
 from reattend.demo.settings import PLAIN, SETTINGS, UNSURE, default_strengths
 from reattend.demo.summary import groups, summarise
@@ -26,6 +26,7 @@ from reattend.demo.tables import write_tables
 from reattend.demo.tuning import tune
 from reattend.demo.world import VERSION
 from reattend.extras import demand
+from reattend.models.vision_language import SHIPPED
 from reattend.terminal import INTERRUPTED, CommandError, at_least
 
 _TUNED_ON = 192  # scenes, unless --scenes says so

@@ -16,9 +16,8 @@ from reattend.demo.settings import (
 from reattend.demo.world import World
 from reattend.method import Method
 from reattend.models import VisionLanguage, read_vision_language
+from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError, progress
-
-SHIPPED = Path(__file__).parent / "weights" / "seed0.npz"
 
 
 class Loaded(NamedTuple):

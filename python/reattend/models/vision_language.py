@@ -25,7 +25,7 @@ from reattend.policy import Array
 from reattend.session import Session
 
 IMAGE = -1  # stands for each of a picture's tokens in a prompt
-SHIPPED = Path(__file__).parent.parent / "demo" / "weights" / "seed0.npz"
+SHIPPED = Path(__file__).parent.parent / "demo" / "weights" / "registers0.npz"
 
 
 class VisionLanguage:
@@ -292,7 +292,7 @@ def read_vision_language(
     if weights is None and not SHIPPED.is_file():
         raise FileNotFoundError(
             f"{SHIPPED} is not there: this copy of reattend comes without weights; train them in "
-            "its repository by python python/training/train.py --seed 0, and give the file's path"
+            "its repository as python/training/README.md says, and give the file's path"
         )
     learnt = WeightsFile(SHIPPED if weights is None else weights)
     file = ModelFile(find_smollm2() if language is None else language)
