@@ -11,6 +11,7 @@ P640, P2048 = "llava-1.5-7b prefill 640", "llava-1.5-7b prefill 2048"
 SMALL, D64 = "smollm2-135m prefill 512", "smollm2-135m decode 64"
 D4096 = "llava-1.5-7b decode 4096"
 DECODES = (D4096, "llama3-llava-next-8b decode 4096", "smollm2-135m decode 4096")
+PLAIN = ("reattend", "plain")
 Value = Callable[[Run, Study | None], float | None]
 
 
@@ -32,12 +33,12 @@ class Goal(NamedTuple):
 
 def against(case: str, peer: str, ours: str = "plain", theirs: str = "plain") -> Value:
     """How many times longer a peer takes."""
-    return lambda run, _: over(run[case].time(peer, theirs), run[case].time("reattend", ours))
+    return lambda run, _: run[case].ratio((peer, theirs), ("reattend", ours))
 
 
 def cost(case: str, method: str) -> Value:
     """How many times longer than plain attention ours takes with a method."""
-    return lambda run, _: over(run[case].time("reattend", method), run[case].time())
+    return lambda run, _: run[case].ratio(("reattend", method), PLAIN)
 
 
 def share(case: str) -> Value:

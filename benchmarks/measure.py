@@ -14,10 +14,10 @@ from expected import TOLERANCE, error
 from machine import Bystanders
 from peers import PEERS
 from rates import Rates
+from results import DECODE_CALLS, SLOW_EVERY
 
 WARM_CALLS = 2  # of a decode candidate in front of those that are timed
-DECODE_CALLS = 4  # timed ones in its turn: they are short
-SLOW = 1000.0  # ms; slower candidates sit three rounds of four out
+SLOW = 1000.0  # ms; slower candidates do not have their turn in every round
 
 
 def measure(
@@ -39,7 +39,7 @@ def measure(
         for i in range(len(rows)):
             place = (i + round_) % len(rows)
             times = rows[place]["times"]
-            if round_ % 4 == 0 or times[0] < SLOW:
+            if round_ % SLOW_EVERY == 0 or times[0] < SLOW:
                 times += _turn(case, candidates[place])
     others = bystanders.share()
     for row in rows if peaks else []:

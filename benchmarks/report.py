@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import plots
-from goals import GOALS
-from results import Measured, Run, Study, over
+from goals import GOALS, PLAIN
+from results import Measured, Run, Study
 
 HERE = Path(__file__).resolve().parent
 PEERS = {  # columns of the README's table
@@ -89,11 +89,11 @@ def speed_table(run: Run, narrow: Run | None) -> str:
     for case in run.cases.values():
         ours = case.time()
         line = [case.name, f"**{_short(ours)}**", _percent(case.share())]
-        line += [_times(over(case.time(peer), ours)) for peer in peers]
+        line += [_times(case.ratio((peer, "plain"), PLAIN)) for peer in peers]
         line.append(f"{_error(case.error())} ({_error(case.eager_error())})")
         if narrow:
             same = narrow[case.name]
-            line += [_short(same.time()), _times(over(same.time("torch-sdpa"), same.time()))]
+            line += [_short(same.time()), _times(same.ratio(("torch-sdpa", "plain"), PLAIN))]
         lines.append(line)
     return _table(lines)
 
@@ -129,9 +129,9 @@ def methods_table(run: Run) -> str:
     lines = [[*heading, *MATRIX_METHODS.values(), "peak memory, MB"]]
     for case in run.cases.values():
         line = [case.name, _short(case.time())]
-        line += [_added(over(case.time("reattend", each), case.time())) for each in METHODS]
+        line += [_added(case.ratio(("reattend", each), PLAIN)) for each in METHODS]
         for peer, method in MATRIX_METHODS:
-            line.append(_times(over(case.time(peer, method), case.time("reattend", method))))
+            line.append(_times(case.ratio((peer, method), ("reattend", method))))
         peaks = [peak for each in ("plain", *METHODS) if (peak := case.memory("reattend", each))]
         lines.append([*line, f"{max(peaks) / 1e6:.1f}" if peaks else ""])
     return _table(lines)

@@ -9,11 +9,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+DECODE_CALLS = 4  # timed ones of a decode candidate in its turn: they are short
+SLOW_EVERY = 4  # rounds; slower candidates have their turn in the first and then in every fourth
+
+Name = tuple[str, str]  # peer, method
+
 
 class Measured:
     """One case of a run. What was not measured is None, and so is what follows from it."""
 
-    def __init__(self, case: dict[str, Any]) -> None:
+    def __init__(self, case: dict[str, Any], repeat: int) -> None:
+        self.repeat = repeat
         self.name: str = case["name"]
         self.fields: dict[str, Any] = case["case"]
         self.flops: int = case["flops"]
@@ -30,6 +36,23 @@ class Measured:
         """Give the median time in ms."""
         times = self.rows.get((peer, method), {}).get("times")
         return of(times) if times else None
+
+    def ratio(self, one: Name, other: Name) -> float | None:
+        """Give how many times longer one takes: the median of the ratios round by round.
+
+        What slows the machine for a while slows both, and cancels.
+        """
+        ones, others = self._turns(one), self._turns(other)
+        ratios = [ones[turn] / others[turn] for turn in ones.keys() & others.keys()]
+        return median(ratios) if ratios else None
+
+    def _turns(self, name: Name) -> dict[int, float]:
+        """Give the time of each turn by its round; of several calls in a turn the median."""
+        times = self.rows.get(name, {}).get("times", [])
+        calls = DECODE_CALLS if self.decode else 1
+        turns = [median(times[at : at + calls]) for at in range(0, len(times), calls)]
+        every = 1 if len(turns) == self.repeat else SLOW_EVERY
+        return {every * place: time for place, time in enumerate(turns)}
 
     def error(self, peer: str = "reattend", method: str = "plain") -> float | None:
         """Give the largest error against float64."""
@@ -65,7 +88,8 @@ _NOT_RUN = Measured(
     {
         "name": "", "case": {"query_len": 0, "dtype": ""}, "flops": 0, "cache bytes": 0,
         "rates": {}, "other processes": None, "results": [],
-    }
+    },
+    repeat=0,
 )  # fmt: skip
 
 
@@ -80,9 +104,12 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.facts: dict[str, Any] = json.loads(path.read_text())
         cases = self.facts.pop("cases")
-        self.cases = {case["name"]: Measured(case) for case in cases}
+        rounds = [case.get("repeat", self.facts["repeat"]) for case in cases]
+        self.cases = {
+            case["name"]: Measured(case, repeat) for case, repeat in zip(cases, rounds, strict=True)
+        }
         self.commits = {case.get("commit", self.facts["commit"]): None for case in cases}
-        self.rounds = sorted({case.get("repeat", self.facts["repeat"]) for case in cases})
+        self.rounds = sorted(set(rounds))
 
     def __getitem__(self, name: str) -> Measured:
         """Give a case; one without results if it was not run."""

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         peaks = not (options.quick or options.no_memory)
         some = [name for name in peers if not options.isa or case.dtype in PEERS[name].held]
         results["cases"].append(measure(case, some, methods, repeat, options.threads, peaks))
-        print(case_table(results["cases"][-1]), flush=True)
+        print(case_table(results["cases"][-1], repeat), flush=True)
         if options.json:
             write(options.json, updated(options.json, results) if options.update else results)
     wrong = [r for case in results["cases"] for r in case["results"] if not r["right"]]

@@ -9,9 +9,9 @@ from results import Measured, over
 BASE = "torch-sdpa"  # what every candidate is compared with
 
 
-def case_table(case: dict[str, Any]) -> str:
+def case_table(case: dict[str, Any], repeat: int) -> str:
     """Write what was measured of one case, a line for each candidate."""
-    measured = Measured(case)
+    measured = Measured(case, repeat)
     heading = "candidate", "min ms", "median", "vs torch", "(minima)", "vs plain", "(minima)"
     lines: list[tuple[str, ...]] = [(*heading, "error", "MB")]
     for (peer, method), row in measured.rows.items():
@@ -20,13 +20,15 @@ def case_table(case: dict[str, Any]) -> str:
         best, own = measured.time(peer, method, min), measured.time(peer, method)
         of_plain = ("", "")
         if method != "plain":
-            of_plain = (_added(measured, peer, method), _added(measured, peer, method, min))
+            plain = (peer, "plain")
+            least = over(best, measured.time(*plain, min))
+            of_plain = (_added(measured.ratio((peer, method), plain)), _added(least))
         lines.append(
             (
                 f"{peer} {method}" + ("" if row["right"] else "  WRONG"),
                 f"{best:.3f}",
                 f"{own:.3f}",
-                _times(over(measured.time(BASE), own)),
+                _times(measured.ratio((BASE, "plain"), (peer, method))),
                 _times(over(measured.time(BASE, of=min), best)),
                 *of_plain,
                 f"{row['error']:.0e}",
@@ -57,8 +59,7 @@ def _bounds(case: Measured) -> list[tuple[str, str]]:
     return [(f"{name.split(',')[0]} ({case.rates[name]:.4g})", name) for name in rates]
 
 
-def _added(case: Measured, peer: str, method: str, *of: Any) -> str:
-    ratio = over(case.time(peer, method, *of), case.time(peer, "plain", *of))
+def _added(ratio: float | None) -> str:
     return "" if ratio is None else f"{100 * (ratio - 1):+.1f}%"
 
 
