@@ -43,10 +43,9 @@ def compare_captions(model, method, prompts, pixels, *, batch=16, max_new_tokens
 
 
 def main():
-    """Compare each method at its tuned strength, and exit with 1 if a caption differs."""
+    """Compare each method at its paper's strength, and exit with 1 if a caption differs."""
     from reattend.demo import DESCRIBE, World
-    from reattend.demo.settings import build_methods, find_sink_dims, read_strengths
-    from reattend.models.vision_language import SHIPPED
+    from reattend.demo.settings import build_methods, default_strengths, find_sink_dims
     from tqdm import tqdm
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -55,10 +54,9 @@ def main():
     options = parser.parse_args()
     model, world = read_vision_language(), World(split="test")
     dims = find_sink_dims(model, world.scene(0).pixels)
-    strengths = read_strengths(SHIPPED.with_suffix(".json"))
     wrong = 0
     for name in ("var", "vhr", "act-all"):
-        (method,) = build_methods(name, strengths, dims)
+        (method,) = build_methods(name, default_strengths(), dims)
         different, changed = [], 0
         for start in tqdm(range(0, options.count, options.batch), name, unit="batch"):
             some = range(start, min(start + options.batch, options.count))
