@@ -53,13 +53,12 @@ def main() -> int:
     from reattend.models.vision_language import SHIPPED
 
     path = (options.model or SHIPPED).resolve()
-    found: dict[str, Any] = {**machine.described(options.threads), "cases": []}
-    workers = {
-        name: generate.start(__file__, name, policy, path, options.threads)
-        for name, policy in CANDIDATES.items()
-    }
+    found: dict[str, Any] = {**machine.described(options.threads), "load": {}, "cases": []}
+    workers: dict[str, Any] = {}
     try:
-        found["load"] = {name: generate.ask(w, {"batch": 1})["load"] for name, w in workers.items()}
+        for name, policy in CANDIDATES.items():  # the next one loads when this one is ready
+            workers[name] = generate.start(__file__, name, policy, path, options.threads)
+            found["load"][name] = generate.ask(workers[name], {"batch": 1})["load"]
         for batch in options.batch:
             found["cases"].append(measure(generate.ask, workers, batch, options.repeat))
     finally:

@@ -153,7 +153,7 @@ def _draw_attention(figure: Any, at: Any, pixels: Array, plain: Watched, prompt:
     at.set_title(f"Where its answer looks, in layers {middle.start} to {middle.stop - 1}",
                  fontsize=11)  # fmt: skip
     at.set_axis_off()
-    for token in visual_sinks(plain, prompt, middle):
+    for token in visual_sinks(plain, prompt, slice(2, len(plain.keys) - 1)):  # where VAR works
         y, x = divmod(token, side)
         cell = len(pixels) / side
         _frame(at, (x * cell - 0.5, y * cell - 0.5), cell, cell, _BLUE)
