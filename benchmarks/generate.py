@@ -66,7 +66,10 @@ def main() -> int:
         "steps": options.steps,
         "cases": [],
     }
-    workers = {name: start(name, path, options.threads) for name in CANDIDATES}
+    workers = {
+        name: start(__file__, name, policy, path, options.threads)
+        for name, (_, policy) in CANDIDATES.items()
+    }
     same = True
     try:
         for length in options.prompt:
@@ -137,15 +140,15 @@ def table(case: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def start(name: str, path: Path, threads: int) -> Any:
+def start(script: str, name: str, policy: str | None, path: Path, threads: int) -> Any:
     """Start a candidate's process."""
-    count, policy = str(threads), CANDIDATES[name][1]
+    count = str(threads)
     settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
     settings |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | settings
     if policy is not None:
         environment["OMP_WAIT_POLICY"] = policy
-    command = [sys.executable, __file__, "--candidate", name, "--model", str(path)]
+    command = [sys.executable, script, "--candidate", name, "--model", str(path)]
     return subprocess.Popen(
         [*command, "--threads", count],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

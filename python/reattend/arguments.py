@@ -125,18 +125,18 @@ def readable(array: Array) -> Array:
 def sizes(query: Array, key: Array) -> Shape:
     """Check query and key against each other."""
     batch, num_heads, query_len, head_dim = query.shape
-    if key.shape[0] != batch:
-        raise ValueError(f"key must have the batch size of query, {batch}, got {key.shape[0]}")
-    if key.shape[3] != head_dim:
-        raise ValueError(f"key must have the head size of query, {head_dim}, got {key.shape[3]}")
+    key_batch, num_kv_heads, key_len, key_dim = key.shape
+    if key_batch != batch:
+        raise ValueError(f"key must have the batch size of query, {batch}, got {key_batch}")
+    if key_dim != head_dim:
+        raise ValueError(f"key must have the head size of query, {head_dim}, got {key_dim}")
     if head_dim == 0:
         raise ValueError(f"query must have a head size of at least 1, got shape {query.shape}")
-    num_kv_heads = key.shape[1]
     if num_heads % num_kv_heads if num_kv_heads else num_heads:
         raise ValueError(
             f"query's number of heads must be a multiple of key's, {num_kv_heads}, got {num_heads}"
         )
-    return Shape(batch, num_heads, query_len, key.shape[2], head_dim)
+    return Shape(batch, num_heads, query_len, key_len, head_dim)
 
 
 def check_value(value: Array, key: Array) -> None:
@@ -221,7 +221,9 @@ def count_segments(segments: Array | None, num_segments: int | None) -> int:
 
 def policies(policy: Any) -> list[Policy]:
     """Give the policies as a list."""
-    found = [] if policy is None else [policy] if callable(policy) else policy
+    if policy is None:
+        return []
+    found = [policy] if callable(policy) else policy
     if not isinstance(found, (list, tuple)):
         raise TypeError(f"policy must be a callable or a sequence of them, got {policy!r}")
     for each in found:
@@ -235,6 +237,8 @@ def policies(policy: Any) -> list[Policy]:
 
 def wheres(shape: Shape, where: Any, count: int) -> list[Array | None]:
     """Give one bool array [B, H, N] or None for each policy."""
+    if where is None:
+        return [None] * count
     found = list(where) if isinstance(where, (list, tuple)) else [where] * count
     if len(found) != count:
         raise ValueError(
@@ -257,6 +261,8 @@ def rule(shape: Shape, policy: Reweight, where: Array | None) -> Any:
 
 def names(returns: Any) -> tuple[str, ...]:
     """Check the names of what is to be returned."""
+    if returns == ():
+        return ()
     found = (returns,) if isinstance(returns, str) else returns
     if not isinstance(found, (list, tuple, set, frozenset)):
         raise TypeError(f"returns must be a name or a sequence of names, got {returns!r}")

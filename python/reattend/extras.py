@@ -9,6 +9,7 @@ _EXTRAS = {  # of others: demo
     "torch": "transformers",
     "transformers": "transformers",
     "ml_dtypes": "bfloat16",
+    "easy_vqa": "evaluate",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,10 +148,35 @@ def draw_sinks(path: str | Path, shares: SinkShares, *, title: str, caption: str
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     draw_sinks(Path(folder, "sinks.png"), shares, title="Sinks", caption="random numbers")
     """
+    write_figure(path, lambda: _figure(shares, title, caption))
+
+
+def write_figure(path: str | Path, draw: Callable[[], Any]) -> None:
+    """Write a figure, in full or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Where to, as .png, .pdf or .svg.
+    draw : callable
+        Gives the figure, of matplotlib.
+
+    Raises
+    ------
+    ValueError
+        If the path ends otherwise.
+
+    Examples
+    --------
+    >>> write_figure("sinks.txt", lambda: None)
+    Traceback (most recent call last):
+        ...
+    ValueError: path must end in .png, .pdf, .svg, got 'sinks.txt'
+    """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {path.name!r}")
-    figure = _figure(shares, title, caption)
+    figure = draw()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     try:

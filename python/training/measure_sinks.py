@@ -17,18 +17,10 @@ from reattend.demo import DESCRIBE, World, filler
 from reattend.extras import demand
 from reattend.models import ModelFile, Tokenizer, find_smollm2
 from reattend.sinks import column_sinks, massive_activations, sink_dims, sink_score
-from samples import FILLER_WORDS, LONG, SHORT, Texts
+from samples import FILLER_WORDS, SETTINGS, Texts
 
 TAU = 20.0  # VAR's: a token whose phi is above it is a sink
 THETA = 0.1  # ACT's: a key whose mean attention is above it is a sink; the first key aside
-
-# name: (difficulty, number of things, whether other text stands before the question)
-SETTINGS = {
-    "clear": ("clear", SHORT, False),
-    "dim": ("dim", SHORT, False),
-    "hard": ("hard", SHORT, False),
-    "dim, long": ("dim", LONG, True),
-}
 
 
 class Reading(NamedTuple):
@@ -104,8 +96,9 @@ def main() -> None:
     if arguments.scenes < 1:
         parser.error(f"--scenes must be at least 1, got {arguments.scenes}")
     path = find_smollm2()
-    network = Network(read_language(path), 0, torch.float32).eval()
     with np.load(arguments.weights) as file:
+        registers = len(file["registers"]) if "registers" in file else 0
+        network = Network(read_language(path), 0, torch.float32, registers).eval()
         network.restore(file)
     network.language.set_attn_implementation("eager")  # gives its weights
     texts = Texts(Tokenizer(ModelFile(path)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from reattend.models.vision import blankest_patches
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -18,6 +19,7 @@ WIDTH = 192  # of an image token before the projector
 RANK = 8
 NORM_GROUPS = 8
 SCALE = 2.0  # of what is added to a matrix; part of `up` in the exported weights
+REGISTER_SCALE = 1000.0  # of registers; massive activations are of some 20,000
 
 _CONVOLUTIONS = ((3, 32, 5), (32, 64, 3), (64, 128, 3), (128, 192, 3), (192, 192, 3), (192, 192, 3))
 _POOLS = {0: 2, 1: 2, 3: 3}  # after which convolution, by how much
@@ -84,7 +86,11 @@ class Network(nn.Module):
     embedding: Tensor  # float32 [V, C]
 
     def __init__(
-        self, language: LlamaForCausalLM, seed: int, dtype: torch.dtype = torch.bfloat16
+        self,
+        language: LlamaForCausalLM,
+        seed: int,
+        dtype: torch.dtype = torch.bfloat16,
+        registers: int = 0,
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -96,6 +102,7 @@ class Network(nn.Module):
         self.encoder = Encoder()
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.projector = nn.ModuleList([nn.Linear(WIDTH, 512), nn.Linear(512, embedding.shape[1])])
+        self.registers = nn.Parameter(torch.zeros(registers, embedding.shape[1]))
         self.lora: list[dict[str, LowRank]] = []
         for layer in self.language.model.layers:
             changes = {}
@@ -109,7 +116,11 @@ class Network(nn.Module):
 
     def look(self, pixels: Tensor) -> Tensor:
         """Encode pixels as the language model's image tokens, [B, 100, C]."""
-        return self.project(self.encoder(pixels))
+        tokens = self.project(self.encoder(pixels)).float()
+        patches = torch.from_numpy(blankest_patches(pixels.numpy(), len(self.registers)))
+        places = patches[..., None].expand(-1, -1, tokens.shape[-1])
+        registers = REGISTER_SCALE * self.registers
+        return tokens.scatter(1, places, registers.expand(len(tokens), -1, -1))
 
     def project(self, features: Tensor) -> Tensor:
         """Project what the encoder gives to the language model's width."""
@@ -120,12 +131,20 @@ class Network(nn.Module):
     def embed(self, ids: Tensor, pixels: Tensor) -> Tensor:
         """Embed token ids [B, N], of which IMAGE is the picture's tokens in turn."""
         embedded = self.embedding[ids.clamp(min=0)]  # [B, N, C]
-        return embedded.masked_scatter((ids == IMAGE)[..., None], self.look(pixels).float())
+        return embedded.masked_scatter((ids == IMAGE)[..., None], self.look(pixels))
 
     def logits(self, states: Tensor) -> Tensor:
         """Give the logits of states [..., C] that leave the last norm."""
         head = self.language.lm_head.weight
         return functional.linear(states.to(head.dtype), head).float()
+
+    def merge(self) -> None:
+        """Add what was learnt to the matrices, which leaves an ordinary model of transformers."""
+        for layer, changes in zip(self.language.model.layers, self.lora, strict=True):
+            for name, change in changes.items():
+                with torch.no_grad():
+                    change.linear.weight += SCALE * change.up @ change.down
+                setattr(layer.self_attn, _PROJECTIONS[name], change.linear)
 
     def learnt(self) -> dict[str, nn.Parameter]:
         """Give everything that is learnt, by the names of the weights file."""
@@ -138,6 +157,8 @@ class Network(nn.Module):
         for place, linear in enumerate(self.projector):
             named[f"projector.{place}.weight"] = linear.weight
             named[f"projector.{place}.bias"] = linear.bias
+        if len(self.registers):
+            named["registers"] = self.registers
         for layer, changes in enumerate(self.lora):
             for name, change in changes.items():
                 named[f"lora.{layer}.{name}.down"] = change.down
@@ -152,9 +173,11 @@ class Network(nn.Module):
         }
 
     def restore(self, arrays: Mapping[str, Any]) -> None:
-        """Take what `export` gave."""
+        """Take what `export` gave; registers may be missing."""
         with torch.no_grad():
             for name, parameter in self.learnt().items():
+                if name == "registers" and name not in arrays:
+                    continue
                 array = torch.from_numpy(np.asarray(arrays[name], np.float32))
                 parameter.copy_(array / _scale(name))
 
@@ -185,4 +208,6 @@ def random_language() -> LlamaForCausalLM:
 
 
 def _scale(name: str) -> float:
+    if name == "registers":
+        return REGISTER_SCALE
     return SCALE if name.endswith(".up") else 1.0

@@ -18,6 +18,14 @@ SAME_CONTEXT = 0.08  # of the questions whose answer is no: real data seldom ask
 SHORT, LONG = (3, 6), (10, 14)  # things in a picture
 FILLER_WORDS = (85, 165)  # about 100 to 200 tokens
 
+# What is measured: (difficulty, number of things, whether other text stands before the question)
+SETTINGS = {
+    "clear": ("clear", SHORT, False),
+    "dim": ("dim", SHORT, False),
+    "hard": ("hard", SHORT, False),
+    "dim, long": ("dim", LONG, True),
+}
+
 IGNORE = -100
 _USER = "<|im_start|>user\n"
 _ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
@@ -107,9 +115,12 @@ def draw_question(rng: np.random.Generator, scene: Scene) -> tuple[int, bool]:
 
 
 def draw_batch(
-    rng: np.random.Generator, texts: Texts, world: World, number: int, size: int | None = None
+    rng: np.random.Generator, texts: Texts, world: World, number: int, size: int = 0
 ) -> Batch:
-    """Draw the batch of a step: everything in it follows from ``rng``'s seed and ``number``."""
+    """Draw the batch of a step, of ``size`` samples, or 0: as many as are of its kind.
+
+    Everything in it follows from the seed of ``rng`` and from ``number``.
+    """
     weights = np.array([kind.share / kind.size for kind in KINDS])
     kind = KINDS[int(rng.choice(len(KINDS), p=weights / weights.sum()))]
     scenes, starts, branches = [], [], []

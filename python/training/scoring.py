@@ -10,19 +10,11 @@ import torch
 from network import Network
 from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Scene, World, ask, filler, mentioned
 from reattend.extras import demand
-from samples import FILLER_WORDS, LONG, SHORT, Texts
+from samples import FILLER_WORDS, LONG, SETTINGS, SHORT, Texts
 from torch import Tensor
 
 TOGETHER = 32  # prompts in a batch
 LONGEST = {SHORT: 48, LONG: 96}  # tokens of a description
-
-# name: (difficulty, number of things, whether other text stands before the question)
-SETTINGS = {
-    "clear": ("clear", SHORT, False),
-    "dim": ("dim", SHORT, False),
-    "hard": ("hard", SHORT, False),
-    "dim, long": ("dim", LONG, True),
-}
 
 
 @torch.no_grad()

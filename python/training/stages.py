@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import WIDTH, Network
+from network import REGISTER_SCALE, WIDTH, Network
 from reattend.demo import NOUNS, World
 from reattend.demo.world import CELL
 from samples import IGNORE, Texts, draw_batch, draw_difficulty
@@ -163,6 +163,34 @@ class LanguageStage(Stage):
             ).last_hidden_state
             logits = self.network.logits(states[asked])
         return functional.cross_entropy(logits, batch.targets[asked])
+
+
+class RegisterStage(LanguageStage):
+    """A model that can answer already gets registers, and learns to answer with them.
+
+    They start as what the first key's state is where sinks have formed, so that they draw attention
+    as it does, and are learnt from there.
+    """
+
+    name, number = "registers", 4
+    slower = 0.3  # than the stage before
+    rate = 1e-3
+    formed = 4  # the layer that the first key enters as a sink
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        registers = self.network.registers
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            first = self.texts.start()[:1]
+            out = self.network.language.model(
+                inputs_embeds=self.network.embedding[first][None], output_hidden_states=True
+            )
+            registers[:] = out.hidden_states[self.formed][0, 0].float() / REGISTER_SCALE
+
+    def groups(self) -> Groups:
+        """Learn registers, and all else slowly."""
+        groups = [{**group, "lr": self.slower * group["lr"]} for group in super().groups()]
+        return [*groups, {"params": [self.network.registers], "lr": self.rate}]
 
 
 STAGES = (EncoderStage, ProjectorStage, LanguageStage)

@@ -22,11 +22,11 @@ from reattend.extras import demand
 from reattend.models import ModelFile, Tokenizer, find_smollm2
 from samples import Texts
 from scoring import score
-from stages import STAGES, Stage
+from stages import STAGES, RegisterStage, Stage
 
 FORMAT = 1
-STEPS = {"encoder": 1200, "projector": 300, "language": 700}
-BATCH = {"encoder": 24, "projector": 16, "language": None}  # None: by kind of sample
+STEPS = {"encoder": 1200, "projector": 300, "language": 700, "registers": 150}
+BATCH = {"encoder": 24, "projector": 16}  # of the others, by kind of sample
 WARM_UP = 0.03  # of a stage's steps
 LEAST_RATE = 0.02  # of the rate, at the end
 LARGEST_GRADIENT = 1.0
@@ -44,8 +44,13 @@ class Run:
         self.path = find_smollm2()
         self.texts = Texts(Tokenizer(ModelFile(self.path)))
         language = random_language() if self.quick else read_language(self.path)
-        self.network = Network(language, self.seed)
-        self.log: dict[str, list[tuple[int, float]]] = {stage.name: [] for stage in STAGES}
+        self.network = Network(language, self.seed, registers=arguments.registers)
+        self.stages: tuple[type[Stage], ...] = STAGES
+        if arguments.registers:
+            self.stages = (RegisterStage,)
+            with np.load(arguments.start) as file:
+                self.network.restore(file)
+        self.log: dict[str, list[tuple[int, float]]] = {stage.name: [] for stage in self.stages}
         self.seconds = dict.fromkeys(self.log, 0.0)
         self.stage_number, self.step = 0, 0
         self.kept: dict[str, Any] = {}
@@ -54,12 +59,12 @@ class Run:
 
     def train(self) -> None:
         """Run every stage that is left."""
-        for number, kind in enumerate(STAGES):
+        for number, kind in enumerate(self.stages):
             if number < self.stage_number:
                 continue
             if number > self.stage_number:
                 self.stage_number, self.step, self.kept = number, 0, {}
-            steps, batch = STEPS[kind.name], BATCH[kind.name]
+            steps, batch = STEPS[kind.name], BATCH.get(kind.name, 0)
             if self.quick:
                 steps, batch = 2, 2
             self._run(kind(self.network, self.texts, self.seed, steps, batch))
@@ -172,6 +177,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the start, scenes and questions")
     parser.add_argument("--out", type=Path, help="weights file (default: seed{SEED}.npz)")
+    parser.add_argument(
+        "--registers", type=int, default=0, metavar="K",
+        help="teach the model of --start to live with K registers, and nothing else",
+    )  # fmt: skip
+    parser.add_argument("--start", type=Path, help="weights to start from, with --registers")
     parser.add_argument("--resume", action="store_true", help="go on where the checkpoint stopped")
     parser.add_argument(
         "--quick", action="store_true", help="seconds, with random weights: a trial"
@@ -180,6 +190,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seed < 0:
         parser.error(f"--seed must be at least 0, got {arguments.seed}")
+    if arguments.registers < 0 or bool(arguments.registers) != bool(arguments.start):
+        parser.error("--registers K, at least 1, and --start FILE go together")
     arguments.out = arguments.out or Path(f"seed{arguments.seed}.npz")
     if arguments.out.suffix != ".npz":
         parser.error(f"--out must end with .npz, got {arguments.out}")

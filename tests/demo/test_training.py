@@ -83,6 +83,16 @@ def test_a_finished_run_goes_on_to_the_same_weights(train, trial, tmp_path):
         assert all((one[name] == other[name]).all() for name in SHAPES)
 
 
+def test_registers_are_learnt_from_a_trained_start(train, trial, tmp_path):
+    out = tmp_path / "registers.npz"
+    done = train("--registers", 2, "--start", trial, "--out", out)
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as file:
+        arrays = {name: file[name].shape for name in file.files if name != "metadata"}
+        assert [*json.loads(str(file["metadata"]))["log"]] == ["registers"]
+    assert arrays == {**SHAPES, "registers": (2, 576)}
+
+
 def test_a_checkpoint_of_another_run_is_refused(train, trial):
     done = train("--resume", "--seed", 1, "--out", trial)
     assert done.returncode == 1
@@ -93,6 +103,7 @@ def test_a_checkpoint_of_another_run_is_refused(train, trial):
     ("arguments", "message"),
     [
         (("--seed", -1), "--seed must be at least 0, got -1"),
+        (("--registers", 4), "--registers K, at least 1, and --start FILE go together"),
         (("--out", "weights.bin"), "--out must end with .npz, got weights.bin"),
     ],
 )

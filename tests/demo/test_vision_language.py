@@ -112,6 +112,21 @@ def test_logits_equal_transformers(twins, model, tiny_files, pixels):
     assert np.abs(got - before).max() > 100 * LOGITS_TOLERANCE  # what was learnt matters
 
 
+def test_registers_stand_at_the_blankest_patches(twins, model, tiny_files, tmp_path, pixels, rng):
+    gguf, _, language, learnt = tiny_files
+    registers = rng.standard_normal((3, tiny.HIDDEN)).astype(np.float16)
+    named = {**learnt, "registers": registers}
+    ours = read_vision_language(tiny_vision.write(tmp_path / "weights.npz", named), gguf)
+    changed = np.any(ours.encode(pixels) != model.encode(pixels), axis=-1)
+    np.testing.assert_array_equal(changed.sum(-1), [3] * len(pixels))
+    theirs = tiny.transformers_model(language)
+    twins.add_changes(theirs, learnt)
+    prompts = [model.prompt(question) for question in QUESTIONS]
+    want = twins.transformers_logits(theirs, named, prompts, pixels)
+    got = ours.next_logits(plain(ours), prompts, pixels)
+    np.testing.assert_allclose(got, want, atol=LOGITS_TOLERANCE, rtol=0)
+
+
 def test_smollm2_takes_the_same_steps_as_transformers(twins, rng, tmp_path, pixels):
     """With the weights that are shipped, or random ones where there are none."""
     try:
@@ -177,6 +192,8 @@ def test_next_logits_are_those_of_the_first_step(model, pixels):
         logits = model.next_logits(session, prompts, pixels)
         first = next(model.generate(session, prompts, pixels, max_new_tokens=1))
         np.testing.assert_array_equal(logits.argmax(-1), first)
+        again = model.next_logits(session, prompts, model.encode(pixels))
+        np.testing.assert_array_equal(again, logits)
 
 
 # Methods.
@@ -321,7 +338,7 @@ def test_missing_files_and_packages_are_named(tiny_files, tmp_path, monkeypatch)
     with pytest.raises(FileNotFoundError, match=r"no\.gguf is not a file"):
         read_vision_language(tiny_files[1], tmp_path / "no.gguf")
     monkeypatch.setattr(vision_language, "SHIPPED", tmp_path / "seed0.npz")
-    with pytest.raises(FileNotFoundError, match=r"train\.py --seed 0"):
+    with pytest.raises(FileNotFoundError, match=r"python/training/README\.md"):
         read_vision_language(None, tiny_files[0])
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(MissingPackageError, match=r'pip install "reattend\[demo\]"'):

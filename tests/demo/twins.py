@@ -26,6 +26,12 @@ def torch_embeddings(named, pixels):
     return x, features
 
 
+def patches_of(picture):
+    """Give the 100 patches of a picture, row by row."""
+    starts = range(0, 120, 12)
+    return [picture[y : y + 12, x : x + 12] for y in starts for x in starts]
+
+
 def add_changes(theirs, learnt):
     """Add what the language model learnt to its matrices."""
     with torch.no_grad():
@@ -43,6 +49,12 @@ def transformers_logits(theirs, named, prompts, pixels, rows=-1):
     embedding, logits = theirs.get_input_embeddings().weight, []
     with torch.no_grad():
         pictures = torch_embeddings(named, pixels)[0]
+        for picture, seen in zip(pictures, pixels, strict=True):
+            registers = torch.from_numpy(
+                named.get("registers", np.empty((0, 1))).astype(np.float32)
+            )
+            spread = [p.astype(float).var((0, 1)).sum() for p in patches_of(seen)]
+            picture[np.argsort(spread, kind="stable")[: len(registers)]] = registers
         for prompt, picture in zip(prompts, pictures, strict=True):
             ids = torch.tensor(prompt)
             embeds = embedding[ids.clamp(min=0)].clone()

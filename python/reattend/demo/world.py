@@ -13,7 +13,7 @@ import numpy as np
 from reattend.demo.sprites import sprite
 from reattend.policy import Array
 
-VERSION = 1  # of the scenes: grows when the same seed gives other pictures
+VERSION = 2  # of the scenes: grows when the same seed gives other pictures
 SIDE = 120  # px of a picture
 CELL = 24  # px of a cell of the 5 x 5 grid; holds one thing
 SPLITS = ("train", "tune", "test")
@@ -113,7 +113,7 @@ class Difficulty:
 DIFFICULTIES: dict[str, Difficulty] = {
     "clear": Difficulty(noise=0.05, contrast=(0.8, 1.0), size=(20, 24)),
     "dim": Difficulty(noise=0.18, contrast=(0.35, 0.8), size=(16, 24), occlusion=0.2, clutter=6),
-    "hard": Difficulty(noise=0.3, contrast=(0.25, 0.6), size=(14, 22), occlusion=0.4, clutter=12),
+    "hard": Difficulty(noise=0.26, contrast=(0.3, 0.65), size=(15, 22), occlusion=0.35, clutter=10),
 }
 
 

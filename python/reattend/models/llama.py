@@ -12,7 +12,7 @@ own, and OpenMP's, which wait by spinning, take the cores from them (`reattend g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,6 +206,7 @@ def generate(
     top_p: float = 1.0,
     seed: int | None = None,
     stop: Collection[int] = (),
+    observe: Callable[[Array], None] | None = None,
 ) -> Iterator[Array]:
     """Yield the tokens that follow a prompt, one step at a time.
 
@@ -227,6 +228,8 @@ def generate(
         As for `choose`; greedy by default. ``seed`` makes sampling repeatable.
     stop : collection of int, optional
         Tokens that end an answer. Generation ends when every item had one.
+    observe : callable, optional
+        Called with each step's logits [B, V], before its token is yielded.
 
     Yields
     ------
@@ -240,7 +243,10 @@ def generate(
     with session.generation(image, prompt_len=prompt_len):
         for _ in range(max_new_tokens):
             x = model(tokens, cache, session, key_mask)
-            new = choose(model.logits(x[:, -1]), temperature, top_p, rng)
+            logits = model.logits(x[:, -1])
+            if observe is not None:
+                observe(logits)
+            new = choose(logits, temperature, top_p, rng)
             yield new
             ended |= np.isin(new, list(stop))
             if ended.all():

@@ -165,6 +165,61 @@ class Projector:
         return self.outer(gelu(self.inner(features)))
 
 
+@dataclass(frozen=True)
+class Registers:
+    """Learnt vectors in the place of a picture's blankest tokens, for what is to be kept nowhere.
+
+    Large vision models keep global notes in tokens of blank background, which then draw attention
+    as the first key does: visual sinks. Here such tokens are given, one vector each.
+
+    Paper: Vision Transformers Need Registers (ICLR 2024), arXiv 2309.16588, which adds tokens.
+
+    Examples
+    --------
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (1, 120, 120, 3), dtype=np.uint8)
+    >>> pixels[0, 12:24, 24:36] = 200
+    >>> tokens = Registers(np.ones((1, 4), np.float32)).fill(pixels, np.zeros((1, 100, 4)))
+    >>> np.flatnonzero(tokens[0, :, 0])
+    array([12])
+    """
+
+    vectors: Array  # float32 [K, C]
+
+    def fill(self, pixels: Array, tokens: Array) -> Array:
+        """Put the vectors into tokens [B, 100, C], in place: the first at the blankest patch."""
+        patches = blankest_patches(pixels, len(self.vectors))
+        tokens[np.arange(len(tokens))[:, None], patches] = self.vectors
+        return tokens
+
+
+def blankest_patches(pixels: Array, count: int) -> Array:
+    """Find the patches whose pixels vary least.
+
+    Parameters
+    ----------
+    pixels : uint8 array [B, 120, 120, 3]
+        Pictures.
+    count : int
+        How many patches of each.
+
+    Returns
+    -------
+    int array [B, count]
+        Places among the image's tokens, the blankest first.
+
+    Examples
+    --------
+    >>> blankest_patches(np.zeros((1, 120, 120, 3), np.uint8), 3)
+    array([[0, 1, 2]])
+    """
+    side = IMAGE_SIZE // PATCH
+    patches = pixels.reshape(-1, side, PATCH, side, PATCH, 3).astype(np.int64)
+    # The variance times the number of pixels squared: in integers it is the same everywhere.
+    sums, squares = patches.sum((2, 4)), (patches * patches).sum((2, 4))
+    variance = (PATCH * PATCH * squares - sums * sums).sum(-1).reshape(-1, side * side)
+    return np.argsort(variance, axis=-1, kind="stable")[:, :count]
+
+
 def gelu(x: Array) -> Array:
     """Compute x Phi(x) in its tanh form, x / (1 + exp(-2 u)).
 

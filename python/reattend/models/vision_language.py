@@ -12,19 +12,20 @@ import numpy as np
 from reattend.cache import KVCache
 from reattend.models.llama import Llama, generate
 from reattend.models.tokenizer import Tokenizer
-from reattend.models.vision import IMAGE_TOKENS, Encoder, Projector
+from reattend.models.vision import IMAGE_TOKENS, Encoder, Projector, Registers
 from reattend.models.vision_weights import (
     WeightsFile,
     merge_changes,
     read_encoder,
     read_projector,
+    read_registers,
 )
 from reattend.models.weights import ModelFile, ModelFileError, find_smollm2, read_llama
 from reattend.policy import Array
 from reattend.session import Session
 
 IMAGE = -1  # stands for each of a picture's tokens in a prompt
-SHIPPED = Path(__file__).parent.parent / "demo" / "weights" / "seed0.npz"
+SHIPPED = Path(__file__).parent.parent / "demo" / "weights" / "registers0.npz"
 
 
 class VisionLanguage:
@@ -40,6 +41,8 @@ class VisionLanguage:
         The language model, what it learnt merged.
     tokenizer : Tokenizer
         Its tokens.
+    registers : Registers, optional
+        What stands in the place of a picture's blankest tokens.
     metadata : dict, optional
         How the weights were learnt.
 
@@ -76,12 +79,14 @@ class VisionLanguage:
         projector: Projector,
         llama: Llama,
         tokenizer: Tokenizer,
+        registers: Registers | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.encoder = encoder
         self.projector = projector
         self.llama = llama
         self.tokenizer = tokenizer
+        self.registers = registers
         self.metadata = metadata or {}
 
     def prompt(self, question: str, before: str | None = None) -> list[int]:
@@ -136,7 +141,8 @@ class VisionLanguage:
         --------
         See the example of the class.
         """
-        return self.projector(self.encoder(pixels))
+        tokens = self.projector(self.encoder(pixels))
+        return tokens if self.registers is None else self.registers.fill(pixels, tokens)
 
     def generate(
         self,
@@ -146,6 +152,7 @@ class VisionLanguage:
         *,
         max_new_tokens: int,
         stop: Collection[int] | None = None,
+        observe: Callable[[Array], None] | None = None,
     ) -> Iterator[Array]:
         """Yield the likeliest tokens that follow prompts, one step at a time.
 
@@ -157,13 +164,15 @@ class VisionLanguage:
             Runs attention, with its methods; plain attention if it has none.
         prompts : sequence of B sequences of int
             As `prompt` writes them; they may differ in length.
-        pixels : uint8 array [B, 120, 120, 3]
-            The picture of each prompt.
+        pixels : uint8 array [B, 120, 120, 3], or float32 array [B, 100, C]
+            The picture of each prompt; or what `encode` gave of it, to ask about it again.
         max_new_tokens : int
             How many steps at most.
         stop : collection of int, optional
             Tokens that end an answer; by default those of the tokenizer. Generation ends when
             every item had one.
+        observe : callable, optional
+            Called with each step's logits [B, V], before its token is yielded.
 
         Yields
         ------
@@ -182,7 +191,7 @@ class VisionLanguage:
         inputs, key_mask, image = self._read(session, prompts, pixels)
         yield from generate(
             self.llama, session, inputs, max_new_tokens=max_new_tokens, key_mask=key_mask,
-            image=image, stop=self.tokenizer.stop if stop is None else stop,
+            image=image, stop=self.tokenizer.stop if stop is None else stop, observe=observe,
         )  # fmt: skip
 
     def next_logits(
@@ -232,10 +241,13 @@ class VisionLanguage:
         tokens, key_mask = _padded(prompts)
         image = tokens == IMAGE
         inputs = self.llama.embed(np.where(image, 0, tokens))
-        inputs[image] = self.encode(pixels).reshape(-1, inputs.shape[-1])
+        inputs[image] = self._encoded(pixels).reshape(-1, inputs.shape[-1])
         if any(method.needs_text_only for method in session.methods):
             self._read_without_image(session, prompts)
         return inputs, key_mask, image
+
+    def _encoded(self, pixels: Array) -> Array:
+        return pixels if pixels.ndim == 3 and pixels.dtype == np.float32 else self.encode(pixels)
 
     def _read_without_image(self, session: Session, prompts: Sequence[Sequence[int]]) -> None:
         tokens, key_mask = _padded([[t for t in prompt if t != IMAGE] for prompt in prompts])
@@ -280,7 +292,7 @@ def read_vision_language(
     if weights is None and not SHIPPED.is_file():
         raise FileNotFoundError(
             f"{SHIPPED} is not there: this copy of reattend comes without weights; train them in "
-            "its repository by python python/training/train.py --seed 0, and give the file's path"
+            "its repository as python/training/README.md says, and give the file's path"
         )
     learnt = WeightsFile(SHIPPED if weights is None else weights)
     file = ModelFile(find_smollm2() if language is None else language)
@@ -290,9 +302,10 @@ def read_vision_language(
     llama = read_llama(file, progress)
     features = encoder.convolutions[-1].weight.shape[-1]
     projector = read_projector(learnt, features, llama.config.hidden_size)
+    registers = read_registers(learnt, llama.config.hidden_size)
     merge_changes(learnt, llama)
     learnt.end()
-    return VisionLanguage(encoder, projector, llama, tokenizer, learnt.metadata)
+    return VisionLanguage(encoder, projector, llama, tokenizer, registers, learnt.metadata)
 
 
 def _check_language(learnt: WeightsFile, path: Path) -> None:

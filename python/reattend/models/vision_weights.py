@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reattend.models.llama import Llama
-from reattend.models.vision import GROUPS, Convolution, Encoder, Linear, Projector
+from reattend.models.vision import GROUPS, Convolution, Encoder, Linear, Projector, Registers
 from reattend.models.weights import ModelFileError
 from reattend.policy import Array
 
@@ -56,6 +56,9 @@ class WeightsFile:
         except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ModelFileError(f"{self.path} cannot be read as .npz: {error}") from error
         self.metadata = self._read_metadata()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
 
     def take(self, name: str, *shape: int | None) -> Array:
         """Give an array in float32; each may be taken once.
@@ -170,6 +173,24 @@ def read_projector(file: WeightsFile, features: int, size: int) -> Projector:
     biases = (file.take(f"projector.{i}.bias", len(w)) for i, w in enumerate((inner, outer)))
     matrices = (np.ascontiguousarray(weight.T) for weight in (inner, outer))
     return Projector(*map(Linear, matrices, biases))
+
+
+def read_registers(file: WeightsFile, size: int) -> Registers | None:
+    """Read registers, if there are any.
+
+    Parameters
+    ----------
+    file : WeightsFile
+        The file.
+    size : int
+        Width of what the language model takes.
+
+    Raises
+    ------
+    ModelFileError
+        If they do not fit.
+    """
+    return Registers(file.take("registers", None, size)) if "registers" in file else None
 
 
 def merge_changes(file: WeightsFile, llama: Llama) -> None:

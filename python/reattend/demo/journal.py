@@ -1,0 +1,134 @@
+"""A journal of finished work: JSON lines, written one by one, so that a run goes on where it ended.
+
+The first line says what the run is; a run that is another one does not go on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class JournalError(ValueError):
+    """A file is no journal, or that of another run."""
+
+
+class Journal:
+    """Finished pieces of work, by key.
+
+    Parameters
+    ----------
+    path : path
+        Where its lines are, or will be.
+    run : mapping
+        What the run is, as JSON can hold it.
+
+    Raises
+    ------
+    JournalError
+        If the file is of another run, or no journal.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "run.jsonl")
+    ...     Journal(path, {"scenes": 2}).add(["plain", 0], [0.5])
+    ...     again = Journal(path, {"scenes": 2})
+    >>> ["plain", 0] in again, ["plain", 1] in again, again.get(["plain", 0])
+    (True, False, [0.5])
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+        self.path = path
+        self._found: dict[str, Any] = {}
+        first = _line(run)
+        text = path.read_bytes() if path.exists() else b""
+        *lines, broken = text.split(b"\n")  # a line that was not finished does not count
+        if lines:
+            self._read(lines, first)
+        if not lines or broken:
+            _write(path, b"".join(line + b"\n" for line in lines) or first)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, key: Sequence[Any]) -> bool:
+        return json.dumps(key) in self._found
+
+    def get(self, key: Sequence[Any]) -> Any:
+        """Give what was found.
+
+        Parameters
+        ----------
+        key : sequence
+            Of the piece of work.
+
+        Raises
+        ------
+        KeyError
+            If it is not done yet.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        return self._found[json.dumps(key)]
+
+    def add(self, key: Sequence[Any], found: Any) -> None:
+        """Write down what was found, to stay even if the machine stops now.
+
+        Parameters
+        ----------
+        key : sequence
+            Of the piece of work.
+        found
+            What JSON can hold.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        with self.path.open("ab") as file:
+            file.write(_line({"key": key, "found": found}))
+            file.flush()
+            os.fsync(file.fileno())
+        self._found[json.dumps(key)] = found
+
+    def _read(self, lines: Sequence[bytes], first: bytes) -> None:
+        try:
+            run = json.loads(lines[0])
+            for line in lines[1:]:
+                entry = json.loads(line)
+                self._found[json.dumps(entry["key"])] = entry["found"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(f"{self.path} is no journal of a run: {error!r}") from error
+        wanted = json.loads(first)
+        if run != wanted:
+            differs = [
+                f"{name} {_short(run.get(name))}, not {_short(wanted.get(name))}"
+                for name in sorted(run.keys() | wanted.keys())
+                if run.get(name) != wanted.get(name)
+            ]
+            raise JournalError(
+                f"{self.path} is of another run, with {'; '.join(differs)}: give another --out, "
+                "or delete it"
+            )
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,43 @@
+"""Journals: what is finished stays, what is broken off does not count, runs do not mix."""
+
+import json
+
+import pytest
+from reattend.demo.journal import Journal, JournalError
+
+RUN = {"scenes": 3, "strengths": {"act": {"heads": {4: (1, 2)}}}}
+
+
+def test_a_line_that_was_broken_off_is_done_again(tmp_path):
+    path = tmp_path / "run.jsonl"
+    journal = Journal(path, RUN)
+    for number in range(3):
+        journal.add(["plain", number], {"said": [number]})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    again = Journal(path, RUN)
+    assert len(again) == 2
+    assert ["plain", 2] not in again
+    again.add(["plain", 2], {"said": [2]})
+    assert path.read_bytes() == whole
+    assert [*tmp_path.iterdir()] == [path]
+    assert Journal(path, RUN).get(["plain", 1]) == {"said": [1]}
+    with pytest.raises(KeyError):
+        again.get(["plain", 3])
+
+
+def test_a_first_line_that_was_broken_off_begins_anew(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"scen')
+    assert len(Journal(path, RUN)) == 0
+    assert json.loads(path.read_text()) == json.loads(json.dumps(RUN))
+
+
+def test_another_runs_journal_is_refused(tmp_path):
+    path = tmp_path / "run.jsonl"
+    Journal(path, RUN).add(["plain", 0], 1)
+    with pytest.raises(JournalError, match="of another run, with scenes 3, not 4"):
+        Journal(path, {**RUN, "scenes": 4})
+    path.write_text("nothing of the kind\n")
+    with pytest.raises(JournalError, match="no journal"):
+        Journal(path, RUN)
