@@ -54,7 +54,9 @@ def tune(
         Strengths of every setting that has any.
     """
     searched = [n for n in todo if cases.cells[n[0] % len(cases.cells)] in _SEARCHED]
-    heads = search_heads(loaded, cases, searched, journal, lambda *at: progress("ACT's heads", *at))
+    heads = search_heads(
+        loaded, cases, searched or todo, journal, lambda *at: progress("ACT's heads", *at)
+    )
     tried: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, setting in SETTINGS.items():
         for values in setting.tried:
