@@ -38,7 +38,7 @@ def noun(word):
 
 
 def test_a_noun_is_as_sure_as_its_tokens_together():
-    pieces = ["The", " mot", "or", "cycle", ",", " a", " cow", " and", " cows", "."]
+    pieces = ["The", " mo", "tor", "cycle", ",", " a", " cow", " and", " cows", "."]
     sure = [0.9, 0.5, 0.5, 0.8, 0.9, 0.9, 0.7, 0.9, 0.1, 0.9]
     words = find_words(pieces, sure)
     assert [word.noun for word in words] == [noun("motorcycle"), noun("cow")]
