@@ -27,6 +27,7 @@ from reattend.models.vision_weights import (
     merge_changes,
     read_encoder,
     read_projector,
+    read_registers,
 )
 
 pytest.importorskip("gguf")
@@ -145,7 +146,8 @@ def test_smollm2_takes_the_same_steps_as_transformers(twins, rng, tmp_path, pixe
     merge_changes(weights, llama)
     encoder = read_encoder(weights)
     projector = read_projector(weights, 192, 576)
-    model = VisionLanguage(encoder, projector, llama, Tokenizer(language))
+    registers = read_registers(weights, 576)
+    model = VisionLanguage(encoder, projector, llama, Tokenizer(language), registers)
 
     prompts = [model.prompt("Describe the picture."), model.prompt("Is there a cow?", "It rains.")]
     answers = captions(model, plain(model), prompts, pixels[:2], max_new_tokens=6)
