@@ -261,8 +261,6 @@ def rule(shape: Shape, policy: Reweight, where: Array | None) -> Any:
 
 def names(returns: Any) -> tuple[str, ...]:
     """Check the names of what is to be returned."""
-    if returns == ():
-        return ()
     found = (returns,) if isinstance(returns, str) else returns
     if not isinstance(found, (list, tuple, set, frozenset)):
         raise TypeError(f"returns must be a name or a sequence of names, got {returns!r}")
