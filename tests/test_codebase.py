@@ -34,7 +34,7 @@ PYTHON_LAYERS = [
     ["methods/*", "report"],
     ["methods"],
     ["session"],
-    ["sample"],
+    ["sample", "observer"],
     ["testing", "calibration", "models/*", "adaptors/*"],
     ["models", "adaptors"],
     ["picture"],

@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.attention import attention
-from reattend.call import Call
 from reattend.extras import demand
 from reattend.method import Method
 from reattend.methods import ACT
-from reattend.plan import Plan, compose
-from reattend.policy import Array, Reweight
-from reattend.session import Session
+from reattend.observer import Observer
+from reattend.policy import Array
 from reattend.sinks import column_sinks
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -31,7 +28,7 @@ class SinkShares(NamedTuple):
     after: Array  # [L, H, 2], as the methods left it
 
 
-class WatchedSession(Session):
+class WatchedSession(Observer):
     """A session that also notes how much of the prompt's attention goes to sinks.
 
     A later sink of a head is a key, behind the first, whose attention is above ``theta`` in the
@@ -96,30 +93,16 @@ class WatchedSession(Session):
         return SinkShares(*self._shares.copy())
 
     def _note(self, layer: int, query: Array, key: Array, value: Array, options: Any) -> None:
-        assert self._run is not None
-        options = {"causal": True, **options}
-        states, threads = options.pop("hidden_states", None), options.pop("num_threads", None)
-        options.pop("out", None)
-        call = Call(
-            layer, self.num_layers, query, key, value, self._run.prompt, options, states, threads
-        )
+        call = self._call(layer, query, key, value, options)
         means = call.column_sums() / np.maximum(call.row_counts, 1)[:, None]
         labels = np.where(column_sinks(means, self.theta), _LATER, 0).astype(np.uint8)
         np.put_along_axis(labels, call.first_key[:, None, None], _FIRST, axis=-1)
-        # A plan that changes nothing, beside the methods' own: its segments are what we look at.
-        plans = [Plan(labels, Reweight(weight=(1, 1, 1)))]
-        plans += [plan for m in self.methods if (plan := m.plan(call, None)[0]) is not None]
-        both = compose(plans)
-        result = attention(
-            query, key, value[..., :0], segments=both.segments, policy=both.policies,
-            where=both.wheres, returns=("masses", "factors"), num_threads=threads, **options,
-        )  # fmt: skip
+        look = self._look(call, labels, 3, {})
         rows = call.rows[None] > call.first_key[:, None]  # [B, N]: the first row sees one key only
-        for masses, shares in zip((result.masses, result.masses * result.factors), self._shares,
-                                  strict=True):  # fmt: skip
+        for masses, shares in zip((look.before, look.after), self._shares, strict=True):
             mean = np.einsum("bhng,bn->hg", masses, rows) / max(int(rows.sum()), 1)
             for column, label in enumerate((_FIRST, _LATER)):
-                shares[layer, :, column] = mean[:, both.labels[0] == label].sum(-1)
+                shares[layer, :, column] = mean[:, look.labels == label].sum(-1)
 
 
 def draw_sinks(path: str | Path, shares: SinkShares, *, title: str, caption: str) -> None:

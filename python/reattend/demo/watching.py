@@ -7,12 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.attention import attention
-from reattend.call import Call
 from reattend.method import Method
-from reattend.plan import Plan, compose
-from reattend.policy import Array, Reweight
-from reattend.session import Session
+from reattend.observer import Observer
+from reattend.policy import Array
 from reattend.sinks import sink_score
 
 _OTHER, _IMAGE = range(2)
@@ -27,7 +24,7 @@ class Watched(NamedTuple):
     scores: Array  # [L, P], phi of each of the prompt's tokens, as it enters the layer
 
 
-class WatchedAnswer(Session):
+class WatchedAnswer(Observer):
     """A session that also notes where the rows of an answer attend, for one prompt at a time.
 
     Everything is read from segment masses and from the column sums of single rows, which are their
@@ -113,28 +110,12 @@ class WatchedAnswer(Session):
     def _note(
         self, layer: int, query: Array, key: Array, value: Array, options: Any, states: Any
     ) -> None:
-        assert self._run is not None
-        mask = {"causal": True, **options}
-        hidden, threads = mask.pop("hidden_states", None), mask.pop("num_threads", None)
-        mask.pop("out", None)
-        call = Call(layer, self.num_layers, query, key, value, self._run.prompt, mask, hidden,
-                    threads)  # fmt: skip
+        call = self._call(layer, query, key, value, options)
         image = np.zeros(call.key_len, bool) if call.image is None else call.image[0]
         labels = np.where(image, np.uint8(_IMAGE), np.uint8(_OTHER))[None, None]
-        # A plan that changes nothing, beside the methods' own: its segments are what we look at.
-        plans = [Plan(labels, Reweight(weight=(1, 1)))]
-        for place, method in enumerate(self.methods):
-            plan, _ = method.plan(call, states.get((place, layer)))
-            if plan is not None:
-                plans.append(plan)
-        both = compose(plans)
-        result = attention(
-            query, key, value[..., :0], segments=both.segments, policy=both.policies,
-            where=both.wheres, returns=("masses", "factors"), num_threads=threads, **mask,
-        )  # fmt: skip
-        on_image = both.labels[0] == _IMAGE
-        for masses, noted in zip((result.masses, result.masses * result.factors), self._masses,
-                                 strict=True):  # fmt: skip
+        look = self._look(call, labels, 2, states)
+        on_image = look.labels == _IMAGE
+        for masses, noted in zip((look.before, look.after), self._masses, strict=True):
             noted[layer] += masses[0, :, 0, on_image].sum(0)
         weights = call.plain.column_sums[0].mean(0)  # [M]
         self._keys[layer] += weights[: len(self._keys[layer])]
