@@ -149,17 +149,14 @@ def transformers(name: str, path: Path, threads: int) -> Describe:
     """Give the torch model, what it learnt merged: transformers' own calls, without generate()."""
     sys.path.insert(0, str(ROOT / "python" / "training"))
     import torch
-    from network import Network, read_language
+    from network import read_network
     from reattend.demo import DESCRIBE
     from reattend.models import ModelFile, Tokenizer, find_smollm2
     from samples import Texts
 
     torch.set_num_threads(threads)
     language = find_smollm2()
-    with np.load(path) as file:
-        registers = len(file["registers"]) if "registers" in file else 0
-        network = Network(read_language(language), 0, torch.float32, registers).eval()
-        network.restore(file)
+    network = read_network(language, path)
     network.merge()
     texts = Texts(Tokenizer(ModelFile(language)))
     prompt = torch.tensor([*texts.start(), *texts.question(DESCRIBE)])

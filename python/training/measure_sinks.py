@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from network import IMAGE, Network, read_language
+from network import IMAGE, Network, read_network
 from reattend.demo import DESCRIBE, World, filler
 from reattend.extras import demand
 from reattend.models import ModelFile, Tokenizer, find_smollm2
@@ -96,10 +96,7 @@ def main() -> None:
     if arguments.scenes < 1:
         parser.error(f"--scenes must be at least 1, got {arguments.scenes}")
     path = find_smollm2()
-    with np.load(arguments.weights) as file:
-        registers = len(file["registers"]) if "registers" in file else 0
-        network = Network(read_language(path), 0, torch.float32, registers).eval()
-        network.restore(file)
+    network = read_network(path, arguments.weights)
     network.language.set_attn_implementation("eager")  # gives its weights
     texts = Texts(Tokenizer(ModelFile(path)))
     results: dict[str, Any] = {}

@@ -117,6 +117,8 @@ class Network(nn.Module):
     def look(self, pixels: Tensor) -> Tensor:
         """Encode pixels as the language model's image tokens, [B, 100, C]."""
         tokens = self.project(self.encoder(pixels)).float()
+        if not len(self.registers):
+            return tokens
         patches = torch.from_numpy(blankest_patches(pixels.numpy(), len(self.registers)))
         places = patches[..., None].expand(-1, -1, tokens.shape[-1])
         registers = REGISTER_SCALE * self.registers
@@ -180,6 +182,15 @@ class Network(nn.Module):
                     continue
                 array = torch.from_numpy(np.asarray(arrays[name], np.float32))
                 parameter.copy_(array / _scale(name))
+
+
+def read_network(language: Path, weights: Path, dtype: torch.dtype = torch.float32) -> Network:
+    """Read a trained model, with its registers if it has any."""
+    with np.load(weights) as file:
+        registers = len(file["registers"]) if "registers" in file else 0
+        network = Network(read_language(language), 0, dtype, registers)
+        network.restore(file)
+    return network.eval()
 
 
 def read_language(path: Path) -> LlamaForCausalLM:

@@ -83,7 +83,7 @@ def read_pictures(questions: Sequence[Question], split: str = "test") -> Array:
 
 
 def answer_questions(
-    loaded: Loaded, methods: Sequence[Method], questions: Sequence[Question], pixels: Array
+    loaded: Loaded, methods: Sequence[Method], questions: Sequence[Question], pictures: Array
 ) -> list[str]:
     """Answer questions side by side: of all answers there are, the one whose first token leads.
 
@@ -95,14 +95,14 @@ def answer_questions(
         At work in its attention.
     questions : sequence of B Question
         What is asked.
-    pixels : uint8 array [B, 120, 120, 3]
-        About what.
+    pictures : uint8 array [B, 120, 120, 3], or float32 array [B, 100, C]
+        About what; or what ``model.encode`` gave of it.
     """
     model = loaded.model
     answers = [answer.capitalize() for answer in demand("easy_vqa").get_answers()]
     first = [model.tokenizer.encode(answer, prefix=False)[0] for answer in answers]
     prompts = [model.prompt(question.text) for question in questions]
-    logits = model.next_logits(new_session(model, methods), prompts, pixels)
+    logits = model.next_logits(new_session(model, methods), prompts, pictures)
     return [answers[place] for place in logits[:, first].argmax(-1)]
 
 
@@ -140,12 +140,13 @@ def run_questions(
     names, starts = [*settings], range(0, len(questions), together)
     for place, start in enumerate(starts):
         left = [name for name in names if [name, start] not in journal]
+        if not left:
+            continue
         some = questions[start : start + together]
-        pixels = read_pictures(some) if left else None
+        pictures = loaded.model.encode(read_pictures(some))
         for name in left:
-            assert pixels is not None
             began = time.perf_counter()
-            answers = answer_questions(loaded, settings[name], some, pixels)
+            answers = answer_questions(loaded, settings[name], some, pictures)
             took = time.perf_counter() - began
             journal.add([name, start], {"answers": answers, "seconds": took})
             progress(

@@ -148,11 +148,11 @@ def head_agreement(loaded: Loaded, cases: Sequence[Case]) -> Array:
     """
     model = loaded.model
     prompts = [model.prompt(DESCRIBE, case.before) for case in cases]
-    pixels = np.stack([case.scene.pixels for case in cases])
+    pictures = encode_cases(model, cases)
     chosen = []
     for method in (VHR(alpha=1.0), OnePassVHR(alpha=1.0)):
         session = new_session(model, method)
-        model.next_logits(session, prompts, pixels)
+        model.next_logits(session, prompts, pictures)
         layers = method.reinforced(session.num_layers)
         found = {each.layer: each.found["chosen"] for each in session.report().readings}
         chosen.append(np.stack([found[layer] for layer in layers], axis=1))  # [B, layers, H]
