@@ -18,7 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import machine
 import numpy as np
+import results
+import workers
 
 ROOT = Path(__file__).resolve().parents[1]
 CANDIDATES = {  # how OpenMP's threads wait for work: see generate.py
@@ -47,38 +50,32 @@ def main() -> int:
         serve(options.candidate, options.model, options.threads)
         return 0
 
-    import generate
-    import machine
-    import results
     from reattend.models.vision_language import SHIPPED
 
     path = (options.model or SHIPPED).resolve()
     found: dict[str, Any] = {**machine.described(options.threads), "load": {}, "cases": []}
-    workers: dict[str, Any] = {}
+    running: dict[str, Any] = {}
     try:
         for name, policy in CANDIDATES.items():  # the next one loads when this one is ready
-            workers[name] = generate.start(__file__, name, policy, path, options.threads)
-            found["load"][name] = generate.ask(workers[name], {"batch": 1})["load"]
+            running[name] = workers.start(__file__, name, policy, path, options.threads)
+            found["load"][name] = workers.ask(running[name], {"batch": 1})["load"]
         for batch in options.batch:
-            found["cases"].append(measure(generate.ask, workers, batch, options.repeat))
+            found["cases"].append(measure(running, batch, options.repeat))
     finally:
-        for worker in workers.values():
-            worker.stdin.close()  # a worker ends when there is nothing to read
-            worker.wait()
+        workers.stop(running.values())
     print(table(found))
     if options.json:
         results.write(options.json, found)
     return 0 if all(case["same tokens"] for case in found["cases"]) else 1
 
 
-def measure(ask: Any, workers: dict[str, Any], batch: int, repeat: int) -> dict[str, Any]:
+def measure(running: dict[str, Any], batch: int, repeat: int) -> dict[str, Any]:
     """Let every candidate describe the same pictures in turn; the first turn is compared."""
-    times: dict[str, Any] = {name: {"read": [], "token": []} for name in workers}
+    times: dict[str, Any] = {name: {"read": [], "token": []} for name in running}
     tokens = {}
     for turn in range(repeat + 1):
-        names = list(workers)[turn % len(workers) :] + list(workers)[: turn % len(workers)]
-        for name in names:
-            reply = ask(workers[name], {"batch": batch})
+        for name in workers.in_turn(running, turn):
+            reply = workers.ask(running[name], {"batch": batch})
             if turn == 0:
                 tokens[name] = reply["tokens"]
                 continue

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import machine
 import numpy as np
+import results
+import workers
 
 # What runs, and how OpenMP's threads wait for work. NumPy's BLAS has threads of its own, so ours
 # must sleep; torch has one pool, and is given both.
@@ -54,51 +55,45 @@ def main() -> int:
         serve(options.candidate, options.model, options.threads)
         return 0
 
-    import machine
     from reattend.models import ModelFile, Tokenizer, find_smollm2
 
     path = (options.model or find_smollm2()).resolve()
     ids = Tokenizer(ModelFile(path)).encode(TEXT * (max(options.prompt) // 10))
-    results = {
+    found: dict[str, Any] = {
         **machine.described(options.threads),
         "model": path.name,
         "transformers": version("transformers"),
         "steps": options.steps,
         "cases": [],
     }
-    workers = {
-        name: start(__file__, name, policy, path, options.threads)
+    running = {
+        name: workers.start(__file__, name, policy, path, options.threads)
         for name, (_, policy) in CANDIDATES.items()
     }
     same = True
     try:
         for length in options.prompt:
-            case = measure(workers, ids[:length], options.steps, options.repeat)
-            results["cases"].append(case)
+            case = measure(running, ids[:length], options.steps, options.repeat)
+            found["cases"].append(case)
             print(table(case), flush=True)
             same &= case["same tokens"]
     finally:
-        for worker in workers.values():
-            worker.stdin.close()  # a worker ends when there is nothing to read
-            worker.wait()
+        workers.stop(running.values())
     if options.json:
-        temporary = options.json.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-        temporary.replace(options.json)
+        results.write(options.json, found)
     return 0 if same else 1
 
 
-def measure(workers: dict[str, Any], prompt: list[int], steps: int, repeat: int) -> dict[str, Any]:
+def measure(running: dict[str, Any], prompt: list[int], steps: int, repeat: int) -> dict[str, Any]:
     """Let every candidate generate in turn; the first turn warms up and is compared."""
-    times: dict[str, Any] = {name: {"prefill": [], "decode": []} for name in workers}
+    times: dict[str, Any] = {name: {"prefill": [], "decode": []} for name in running}
     case: dict[str, Any] = {"prompt": len(prompt), "steps": steps, "times": times}
     for turn in range(repeat + 1):
-        # A new order in each turn: nobody always follows the same one.
-        names = list(workers)[turn % len(workers) :] + list(workers)[: turn % len(workers)]
-        for name, worker in ((name, workers[name]) for name in names):
+        for name in workers.in_turn(running, turn):
             with tempfile.TemporaryDirectory() as folder:
                 file = str(Path(folder, "logits.npy")) if turn == 0 else None
-                reply = ask(worker, {"prompt": prompt, "steps": steps, "logits": file})
+                request = {"prompt": prompt, "steps": steps, "logits": file}
+                reply = workers.ask(running[name], request)
                 if file:
                     times[name]["tokens"], times[name]["logits"] = reply["tokens"], np.load(file)
                 else:
@@ -138,32 +133,6 @@ def table(case: dict[str, Any]) -> str:
     else:
         lines.append("  TOKENS DIFFER")
     return "\n".join(lines)
-
-
-def start(script: str, name: str, policy: str | None, path: Path, threads: int) -> Any:
-    """Start a candidate's process."""
-    count = str(threads)
-    settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
-    settings |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | settings
-    if policy is not None:
-        environment["OMP_WAIT_POLICY"] = policy
-    command = [sys.executable, script, "--candidate", name, "--model", str(path)]
-    return subprocess.Popen(
-        [*command, "--threads", count],
-        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def ask(worker: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """Send a request and wait for the reply."""
-    worker.stdin.write(json.dumps(request) + "\n")
-    worker.stdin.flush()
-    reply = worker.stdout.readline()
-    if not reply:
-        raise SystemExit(f"{worker.args[3]} has ended, with exit status {worker.wait()}")
-    found: dict[str, Any] = json.loads(reply)
-    return found
 
 
 def serve(name: str, path: Path, threads: int) -> None:
