@@ -130,6 +130,27 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
     code, _, errors = run_here(4, "--settings", "vhr")
     assert code == 1
     assert "of another run" in errors
+    # Twice the same model: no difference but the number of descriptions.
+    journal = "evaluation.jsonl"
+    assert cli.main(["evaluate", "--pool", journal, journal, "--out", "pooled"]) == 0
+    assert "**all**: 8 scenes, 2 of them asked about" in capsys.readouterr().out
+    pooled = json.loads((tmp_path / "pooled.json").read_text())
+    assert [run["done"] for run in pooled["runs"]] == [4, 4]
+    alone, both = results["groups"]["all"], pooled["groups"]["all"]
+    assert pooled["each"] == [alone, alone]
+    assert both["settings"]["vhr"]["difference"] == alone["settings"]["vhr"]["difference"]
+    assert run_here(5, *some, "--out", "other")[0] == 0
+    assert cli.main(["evaluate", "--pool", journal, "other.jsonl"]) == 0  # more of the same
+    assert run_here(4, *some, "--seed", "1", "--out", "third")[0] == 0
+    for wrong, says in {
+        "third.jsonl": "has other scenes than evaluation.jsonl: seed 1, not 0",
+        "strengths.tune.jsonl": "No such file",
+        "evaluation.tune.jsonl": "must be the journal of an evaluation of scenes",
+        "evaluation.json": "is no journal",
+    }.items():
+        capsys.readouterr()
+        assert cli.main(["evaluate", "--pool", journal, wrong]) == 1
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")

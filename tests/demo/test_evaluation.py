@@ -92,7 +92,7 @@ def test_summary_by_hand():
     seconds = {name: np.full(48, 1.0 + (name == "vhr")) for name in settings}
     answers = Answers([drawn.draw(number) for number in numbers], records, seconds)
     strengths = {**default_strengths(), "unsure": {"probability": 0.5, "margin": 0.0}}
-    summary = summarise(answers, strengths)
+    summary = summarise([(answers, strengths)])
     assert [*summary] == [name for name, _ in groups(answers.cases)]
     assert len(summary) == 1 + 3 + 4 + 12
     assert summary["short"]["scenes"] == 24
@@ -118,7 +118,25 @@ def test_summary_by_hand():
     text = write_tables(summary, "all")
     assert "| VHR | **-" in text
     assert "**all**: 48 scenes, 24 of them asked about" in text
-    assert write_tables(summarise(answers, strengths), "all") == text
+    assert write_tables(summarise([(answers, strengths)]), "all") == text
+
+
+def test_two_models_that_say_the_same_are_no_more_certain_than_one():
+    drawn, numbers = Cases(cells=CELLS[:4], asked=8), range(16)
+    records = {"plain": answered(drawn, numbers, 0.0), "vhr": answered(drawn, numbers, 0.5)}
+    cases = [drawn.draw(number) for number in numbers]
+    one = Answers(cases, records, {name: np.ones(16) for name in records})
+    strengths = default_strengths()
+    alone, both = summarise([(one, strengths)]), summarise([(one, strengths)] * 2)
+    assert (both["all"]["scenes"], both["all"]["asked"]) == (32, 16)
+    for name in ("plain", "vhr", "unsure"):
+        for part in ("description", "adversarial"):
+            ours, theirs = (each["all"]["settings"][name][part] for each in (both, alone))
+            assert ours == theirs
+    # Settings that one of them has not are left out.
+    two = one._replace(records={"plain": records["plain"]})
+    pooled = summarise([(one, strengths), (two, strengths)])
+    assert [*pooled["all"]["settings"]] == ["plain", "unsure"]
 
 
 def test_tuning_finds_what_it_looks_for_and_is_kept(loaded, tmp_path, monkeypatch):

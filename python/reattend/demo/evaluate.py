@@ -17,11 +17,11 @@ from reattend.config import __version__
 from reattend.demo.cases import CELLS, Cases
 from reattend.demo.easy_vqa import KINDS, read_questions, run_questions, write_table
 from reattend.demo.evaluation import Clock, batches, collect, head_agreement, run_settings
-from reattend.demo.journal import Journal, JournalError
+from reattend.demo.journal import Journal, JournalError, differences
 from reattend.demo.loading import Loaded, add_model_options, load, strengths_file
 from reattend.demo.measures import estimate, resample
 from reattend.demo.settings import PLAIN, SETTINGS, UNSURE, default_strengths
-from reattend.demo.summary import groups, summarise
+from reattend.demo.summary import summarise
 from reattend.demo.tables import write_tables
 from reattend.demo.tuning import tune
 from reattend.demo.world import VERSION
@@ -33,6 +33,7 @@ _TUNED_ON = 192  # scenes, unless --scenes says so
 _EVALUATED = 2000
 _SHAPES = 200
 _AGREEMENT = 12  # batches in which VHR's heads are compared
+_DECIDE_CASES = ("world", "seed", "asked")  # of a run
 _TOLD_EVERY = 25  # pieces, where there is no terminal to show a bar
 
 
@@ -76,6 +77,9 @@ def add_evaluate(commands: Any) -> None:
         help="writes NAME.json, NAME.md and NAME.jsonl, from which it goes on (default: "
         "evaluation)",
     )  # fmt: skip
+    add("--pool", type=Path, nargs="+", metavar="JOURNAL",
+        help="answer nothing: sum up what the journals (NAME.jsonl) of several models hold so far",
+    )  # fmt: skip
     add_model_options(parser)
     parser.set_defaults(run=_evaluate, parser=parser, waits_asleep=True)
 
@@ -85,8 +89,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.parser.error("--tune needs --pictures scenes: strengths are chosen on those")
     if options.pictures == "easy-vqa":
         demand("easy_vqa")  # say so now, not after the model is read
-    loaded = load(options, tuning=options.tune)
     try:
+        if options.pool:
+            return _pool(options)
+        loaded = load(options, tuning=options.tune)
         if options.pictures == "easy-vqa":
             return _measure_shapes(options, loaded)
         return _tune(options, loaded) if options.tune else _measure(options, loaded)
@@ -112,20 +118,51 @@ def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
     methods = {name: loaded.methods(name) for name in names}
     run_settings(loaded, methods, cases, todo, journal, _Bar(options.out.name))
     answers = collect(journal, names, cases, todo)
-    summary = summarise(answers, loaded.strengths)
+    summary = summarise([(answers, loaded.strengths)])
     agreement = _agreement(loaded, cases, todo) if {"vhr", "vhr-one-pass"} <= {*names} else None
     results = {
         "run": run, "tuned": loaded.tuned, "head_agreement": agreement,
         "methods": {name: [repr(each) for each in some] for name, some in methods.items()},
         "groups": summary,
     }  # fmt: skip
-    _write(_beside(options.out, ".json"), json.dumps(results, indent=1) + "\n")
-    shown = [name for name, _ in groups(answers.cases) if "," not in name]
-    tables = "\n".join(write_tables(summary, name) for name in shown)
-    _write(_beside(options.out, ".md"), tables)
-    print(write_tables(summary, "all"))
-    print(f"Written: {options.out}.json, {options.out}.md")
+    _store(options.out, results)
     return 0
+
+
+def _pool(options: argparse.Namespace) -> int:
+    """Sum up the journals of several models."""
+    runs: list[dict[str, Any]] = []
+    first: dict[str, Any] = {}
+    parts = []
+    for path in options.pool:
+        journal = Journal(path)
+        run = journal.run
+        if "pictures" in run or run.get("split") != "test":
+            raise CommandError(f"{path} must be the journal of an evaluation of scenes")
+        own = {name: run[name] for name in _DECIDE_CASES}
+        first = first or own
+        if differs := differences(own, first):
+            raise CommandError(f"{path} has other scenes than {options.pool[0]}: {differs}")
+        cases = Cases(run["split"], run["seed"], cells=CELLS, asked=run["asked"])
+        todo = batches(run["scenes"], len(CELLS), run["batch"])
+        answers = collect(journal, run["settings"], cases, todo)
+        if not answers.cases:
+            raise CommandError(f"{path} holds no scenes yet that all settings have described")
+        parts.append((answers, {**default_strengths(), **run["strengths"]}))
+        runs.append({**run, "done": len(answers.cases)})
+    each = [summarise([part])["all"] for part in parts]
+    _store(options.out, {"runs": runs, "each": each, "groups": summarise(parts)})
+    return 0
+
+
+def _store(out: Path, results: dict[str, Any]) -> None:
+    """Write results as JSON and as tables; print those of all scenes."""
+    _write(_beside(out, ".json"), json.dumps(results, indent=1) + "\n")
+    summary = results["groups"]
+    shown = [name for name in summary if "," not in name]
+    _write(_beside(out, ".md"), "\n".join(write_tables(summary, name) for name in shown))
+    print(write_tables(summary, "all"))
+    print(f"Written: {out}.json, {out}.md")
 
 
 def _measure_shapes(options: argparse.Namespace, loaded: Loaded) -> int:

@@ -23,13 +23,23 @@ class Journal:
     ----------
     path : path
         Where its lines are, or will be.
-    run : mapping
-        What the run is, as JSON can hold it.
+    run : mapping, optional
+        What the run is, as JSON can hold it; without it the file is only read, even while another
+        process writes it.
+
+    Attributes
+    ----------
+    path : path
+        Where it is.
+    run : dict
+        What the run is.
 
     Raises
     ------
     JournalError
         If the file is of another run, or no journal.
+    FileNotFoundError
+        If it is to be read and is not there.
 
     Examples
     --------
@@ -38,18 +48,21 @@ class Journal:
     ...     path = Path(folder, "run.jsonl")
     ...     Journal(path, {"scenes": 2}).add(["plain", 0], [0.5])
     ...     again = Journal(path, {"scenes": 2})
-    >>> ["plain", 0] in again, ["plain", 1] in again, again.get(["plain", 0])
-    (True, False, [0.5])
+    ...     read = Journal(path).run
+    >>> ["plain", 0] in again, ["plain", 1] in again, again.get(["plain", 0]), read
+    (True, False, [0.5], {'scenes': 2})
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self._found: dict[str, Any] = {}
-        first = _line(run)
-        text = path.read_bytes() if path.exists() else b""
+        text = path.read_bytes() if run is None or path.exists() else b""
         *lines, broken = text.split(b"\n")  # a line that was not finished does not count
-        if lines:
-            self._read(lines, first)
+        first = b"" if run is None else _line(run)
+        self.run: dict[str, Any] = self._read(lines or [first])
+        if run is None:
+            return
+        self._compare(json.loads(first))
         if not lines or broken:
             _write(path, b"".join(line + b"\n" for line in lines) or first)
 
@@ -98,25 +111,41 @@ class Journal:
             os.fsync(file.fileno())
         self._found[json.dumps(key)] = found
 
-    def _read(self, lines: Sequence[bytes], first: bytes) -> None:
+    def _read(self, lines: Sequence[bytes]) -> dict[str, Any]:
         try:
-            run = json.loads(lines[0])
+            run: dict[str, Any] = dict(json.loads(lines[0]))
             for line in lines[1:]:
                 entry = json.loads(line)
                 self._found[json.dumps(entry["key"])] = entry["found"]
         except (ValueError, KeyError, TypeError) as error:
             raise JournalError(f"{self.path} is no journal of a run: {error!r}") from error
-        wanted = json.loads(first)
-        if run != wanted:
-            differs = [
-                f"{name} {_short(run.get(name))}, not {_short(wanted.get(name))}"
-                for name in sorted(run.keys() | wanted.keys())
-                if run.get(name) != wanted.get(name)
-            ]
+        return run
+
+    def _compare(self, wanted: Mapping[str, Any]) -> None:
+        if differs := differences(self.run, wanted):
             raise JournalError(
-                f"{self.path} is of another run, with {'; '.join(differs)}: give another --out, "
-                "or delete it"
+                f"{self.path} is of another run, with {differs}: give another --out, or delete it"
             )
+
+
+def differences(run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say in what a run differs from the one that is wanted; empty if in nothing.
+
+    Parameters
+    ----------
+    run, wanted : mapping
+        What they are.
+
+    Examples
+    --------
+    >>> differences({"scenes": 2, "seed": 0}, {"scenes": 3, "seed": 0})
+    'scenes 2, not 3'
+    """
+    return "; ".join(
+        f"{name} {_short(run.get(name))}, not {_short(wanted.get(name))}"
+        for name in sorted(run.keys() | wanted.keys())
+        if run.get(name) != wanted.get(name)
+    )
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

@@ -32,6 +32,7 @@ _LEAST_SCENES = 2
 _MATCHED_RESAMPLES = 1000  # each sorts through all words
 
 Group = tuple[str, Callable[[Case], bool]]
+Run = tuple[Answers, Strengths]  # what a model answered, and how strongly settings were at work
 
 
 def groups(cases: Sequence[Case]) -> list[Group]:
@@ -65,55 +66,65 @@ def groups(cases: Sequence[Case]) -> list[Group]:
     ]
 
 
-def summarise(answers: Answers, strengths: Strengths, *, seed: int = 0) -> dict[str, Any]:
-    """Sum an evaluation up.
+def summarise(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
+    """Sum evaluations up, those of several models as one.
+
+    Scenes are what is drawn again in the bootstrap: one that several models described stands for
+    all that they said.
 
     Parameters
     ----------
-    answers : Answers
-        Of `PLAIN` and others. The setting that leaves out unsure words follows from plain's.
-    strengths : dict
-        Which words those are.
+    runs : sequence of (Answers, Strengths)
+        What each model answered, `PLAIN` among its settings; settings that not all have are left
+        out. The one that leaves out unsure words follows from plain's, and from the strengths,
+        which say which words those are.
     seed : int, optional
         Of the bootstrap.
 
     Returns
     -------
     dict
-        By group: ``scenes``, ``asked`` and ``settings``; of each setting its measures, their
+        By group: ``scenes`` and ``asked``, how many were described and asked about, by each model
+        anew; and ``settings``; of each setting its measures, their
         ``difference`` from plain and, where it has a counterpart, from that (``against``), the
         difference of CHAIR_i at matched recall and length, each as [value, low, high]; and
         ``time``, plain = 1.
     """
-    counted = _Counted(answers, strengths)
+    counted = _Counted(runs)
     return {
-        name: _group(counted, np.flatnonzero([holds(case) for case in answers.cases]), seed)
-        for name, holds in groups(answers.cases)
+        name: _group(counted, np.flatnonzero([holds(case) for case in counted.cases]), seed)
+        for name, holds in groups(counted.cases)
     }
 
 
 class _Counted:
-    """Counts of each setting and case, and the words that were named."""
+    """Counts of each setting and case, and the words that were named; runs one after another."""
 
-    def __init__(self, answers: Answers, strengths: Strengths) -> None:
-        self.cases = answers.cases
-        self.there = [case.scene.nouns for case in answers.cases]
-        self.seconds = answers.seconds
-        self.counts: dict[str, list[dict[str, Any]]] = {}
-        self.words: dict[str, list[tuple[Word, ...]]] = {}
-        for name, records in answers.records.items():
-            self._add(name, records)
-        limits = strengths[UNSURE]
-        self._add(UNSURE, answers.records[PLAIN], limits["probability"], limits["margin"])
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.cases = [case for answers, _ in runs for case in answers.cases]
+        self.there = [case.scene.nouns for case in self.cases]
+        first = runs[0][0].records
+        names = [name for name in first if all(name in answers.records for answers, _ in runs)]
+        self.seconds = {
+            name: np.concatenate([answers.seconds[name] for answers, _ in runs]) for name in names
+        }
+        self.counts: dict[str, list[dict[str, Any]]] = {name: [] for name in (*names, UNSURE)}
+        self.words: dict[str, list[tuple[Word, ...]]] = {name: [] for name in (*names, UNSURE)}
+        for answers, strengths in runs:
+            for name in names:
+                self._add(name, answers.cases, answers.records[name])
+            limits = strengths[UNSURE]["probability"], strengths[UNSURE]["margin"]
+            self._add(UNSURE, answers.cases, answers.records[PLAIN], *limits)
 
     def _add(
-        self, name: str, records: Sequence[Record], probability: float = 0.0, margin: float = 0.0
-    ) -> None:
-        self.counts[name] = [
+        self, name: str, cases: Sequence[Case], records: Sequence[Record],
+        probability: float = 0.0, margin: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.counts[name] += [
             count_case(case, record, probability=probability, margin=margin)
-            for case, record in zip(self.cases, records, strict=True)
+            for case, record in zip(cases, records, strict=True)
         ]
-        self.words[name] = [
+        self.words[name] += [
             tuple(word for word in record.answer.words if word.probability >= probability)
             for record in records
         ]
@@ -125,10 +136,13 @@ class _Counted:
 
 
 def _group(counted: _Counted, rows: Array, seed: int) -> dict[str, Any]:
-    asked = sum(KINDS[0] in counted.counts[PLAIN][row] for row in rows)
-    weights = {len(rows): resample(len(rows), seed)}
-    if asked:
-        weights.setdefault(asked, resample(asked, seed))
+    numbers = np.array([counted.cases[row].number for row in rows])
+    asked = np.array([KINDS[0] in counted.counts[PLAIN][row] for row in rows])
+    described = _weights(numbers, seed)
+    weights = {"description": described}
+    if asked.any():
+        questions = described if asked.all() else _weights(numbers[asked], seed)
+        weights |= dict.fromkeys(KINDS, questions)
     settings = {}
     for name in SETTINGS:
         if name not in counted.counts:
@@ -137,31 +151,37 @@ def _group(counted: _Counted, rows: Array, seed: int) -> dict[str, Any]:
         if name != PLAIN:
             entry["difference"] = _differences(counted, name, PLAIN, rows, weights)
             for key, by in MATCHED.items():
-                entry[key] = _matched(counted, name, rows, weights[len(rows)], by)
+                entry[key] = _matched(counted, name, rows, described, by)
         if AGAINST.get(name) in counted.counts:
             entry["against"] = _differences(counted, name, AGAINST[name], rows, weights)
         if name in counted.seconds:
             base = counted.seconds[PLAIN][rows].sum()
             entry["time"] = round(float(counted.seconds[name][rows].sum() / base), 3)
         settings[name] = entry
-    return {"scenes": len(rows), "asked": asked, "settings": settings}
+    return {"scenes": len(rows), "asked": int(asked.sum()), "settings": settings}
+
+
+def _weights(numbers: Array, seed: int) -> Array:
+    """Draw scenes again: cases [n] of one scene, by different models, are drawn together."""
+    scenes, places = np.unique(numbers, return_inverse=True)
+    return resample(len(scenes), seed)[:, places]
 
 
 def _measures(
-    counted: _Counted, name: str, rows: Array, weights: Mapping[int, Array]
+    counted: _Counted, name: str, rows: Array, weights: Mapping[str, Array]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part, measures in _PARTS.items():
         if sums := counted.sums(name, part, rows):
             found[part] = {
-                measure: _rounded(estimate(sums[top], sums[below], weights[len(sums[below])]))
+                measure: _rounded(estimate(sums[top], sums[below], weights[part]))
                 for measure, (top, below) in measures.items()
             }
     return found
 
 
 def _differences(
-    counted: _Counted, name: str, other: str, rows: Array, weights: Mapping[int, Array]
+    counted: _Counted, name: str, other: str, rows: Array, weights: Mapping[str, Array]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part, measures in _PARTS.items():
@@ -169,9 +189,7 @@ def _differences(
             base = counted.sums(other, part, rows)
             found[part] = {
                 measure: _rounded(
-                    difference(
-                        sums[top], sums[below], base[top], base[below], weights[len(sums[below])]
-                    )
+                    difference(sums[top], sums[below], base[top], base[below], weights[part])
                 )
                 for measure, (top, below) in measures.items()
             }
