@@ -22,6 +22,10 @@ from reattend.models.sampling import choose
 from reattend.policy import Array
 from reattend.session import Session
 
+# Rows that go through a matrix at once. What they need between two matrices stays in the CPU's
+# caches, and is small enough to be used again: large arrays would come from the system each time.
+_ROWS = 1024
+
 
 @dataclass(frozen=True)
 class Config:
@@ -135,23 +139,29 @@ class Llama:
         embedded = self.embed(tokens) if tokens.ndim == 2 else tokens.copy()
         # Rows of all items in one matrix [B N, C]: then weights are read once, whatever B.
         x = embedded.reshape(batch * count, -1)
+        # Arrays of all rows are made once, not in each layer, and others hold a block of rows.
+        qkv = np.empty((batch, count, num_rotated + sizes.num_kv_heads, sizes.head_dim), x.dtype)
+        out = np.empty((batch, count, heads, sizes.head_dim), x.dtype)
+        flat_qkv, flat_out = (each.reshape(batch * count, -1) for each in (qkv, out))
+        query, key, value = np.split(qkv.transpose(0, 2, 1, 3), (heads, num_rotated), axis=1)
+        rotated = qkv[:, :, :num_rotated].view(np.complex64)  # each pair of neighbours
+        blocks = [slice(at, at + _ROWS) for at in range(0, batch * count, _ROWS)]
         for index, layer in enumerate(self.layers):
-            qkv = _rms_norm(x, layer.attention_norm, sizes.norm_eps) @ layer.query_key_value
-            qkv = qkv.reshape(batch, count, -1, sizes.head_dim)  # [B, N, H + 2 H_kv, D]
-            # A pair of neighbours is a complex number, and rotary embedding one product.
-            qkv[:, :, :num_rotated].view(np.complex64)[...] *= rotation
-            qkv = qkv.transpose(0, 2, 1, 3)
-            query, key, value = qkv[:, :heads], qkv[:, heads:num_rotated], qkv[:, num_rotated:]
+            for rows in blocks:
+                normed = _rms_norm(x[rows], layer.attention_norm, sizes.norm_eps)
+                np.matmul(normed, layer.query_key_value, out=flat_qkv[rows])
+            rotated *= rotation
             keys, values = cache.append(index, key, value)
-            out = np.empty((batch, count, heads, sizes.head_dim), dtype=np.float32)
             session.attend(
                 index, query, keys, values,
                 hidden_states=x.reshape(batch, count, -1), key_mask=key_mask,
                 out=out.transpose(0, 2, 1, 3),
             )  # fmt: skip
-            x += out.reshape(batch * count, -1) @ layer.attention_output
-            gate_up = _rms_norm(x, layer.mlp_norm, sizes.norm_eps) @ layer.gate_up
-            x += _swiglu(gate_up) @ layer.down
+            for rows in blocks:
+                some = x[rows]
+                some += flat_out[rows] @ layer.attention_output
+                gate_up = _rms_norm(some, layer.mlp_norm, sizes.norm_eps) @ layer.gate_up
+                some += _swiglu(gate_up) @ layer.down
         return x.reshape(batch, count, -1)
 
     def embed(self, tokens: Array) -> Array:
