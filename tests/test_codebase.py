@@ -288,8 +288,6 @@ def test_docstrings_have_their_sections(name, item):
 
 @pytest.mark.parametrize("path", modules(), ids=ident)
 def test_examples_run(path):
-    if path.stem == "__main__":
-        pytest.skip("running it is what importing it does")
     if path.parent.name == "models":
         pytest.importorskip("gguf")
     module = importlib.import_module(dotted(path))
