@@ -142,6 +142,8 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
     assert cli.main(["evaluate", "--pool", journal, journal, "--out", "pooled"]) == 0
     assert "**all**: 8 scenes, 2 of them asked about" in capsys.readouterr().out
     pooled = json.loads((tmp_path / "pooled.json").read_text())
+    assert "| clear, short | 2 |" in (tmp_path / "pooled.md").read_text()
+    assert (tmp_path / "pooled.png").read_bytes()[:4] == b"\x89PNG"
     assert [run["done"] for run in pooled["runs"]] == [4, 4]
     alone, both = results["groups"]["all"], pooled["groups"]["all"]
     assert pooled["each"] == [alone, alone]

@@ -17,12 +17,13 @@ from reattend.config import __version__
 from reattend.demo.cases import CELLS, Cases
 from reattend.demo.easy_vqa import KINDS, read_questions, run_questions, write_table
 from reattend.demo.evaluation import Clock, batches, collect, head_agreement, run_settings
+from reattend.demo.forest import draw_differences
 from reattend.demo.journal import Journal, JournalError, differences
 from reattend.demo.loading import Loaded, add_model_options, load, strengths_file
 from reattend.demo.measures import estimate, resample
 from reattend.demo.settings import PLAIN, SETTINGS, UNSURE, default_strengths
 from reattend.demo.summary import summarise
-from reattend.demo.tables import write_tables
+from reattend.demo.tables import write_cells, write_tables
 from reattend.demo.tuning import tune
 from reattend.demo.world import VERSION
 from reattend.extras import demand
@@ -78,7 +79,7 @@ def add_evaluate(commands: Any) -> None:
         "(default: 1)",
     )  # fmt: skip
     add("--out", type=_stem, default=Path("evaluation"), metavar="NAME",
-        help="writes NAME.json, NAME.md and NAME.jsonl, from which it goes on (default: "
+        help="writes NAME.json, NAME.md, NAME.png and NAME.jsonl, from which it goes on (default: "
         "evaluation)",
     )  # fmt: skip
     add("--pool", type=Path, nargs="+", metavar="JOURNAL",
@@ -160,13 +161,15 @@ def _pool(options: argparse.Namespace) -> int:
 
 
 def _store(out: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON and as tables; print those of all scenes."""
+    """Write results as JSON, tables and a picture; print the tables of all scenes."""
     _write(_beside(out, ".json"), json.dumps(results, indent=1) + "\n")
     summary = results["groups"]
     shown = [name for name in summary if "," not in name]
-    _write(_beside(out, ".md"), "\n".join(write_tables(summary, name) for name in shown))
-    print(write_tables(summary, "all"))
-    print(f"Written: {out}.json, {out}.md")
+    tables = [write_tables(summary, name) for name in shown]
+    _write(_beside(out, ".md"), "\n".join([*tables, write_cells(summary)]))
+    draw_differences(_beside(out, ".png"), summary)
+    print(tables[0])
+    print(f"Written: {out}.json, {out}.md, {out}.png")
 
 
 def _measure_shapes(options: argparse.Namespace, loaded: Loaded) -> int:
@@ -287,7 +290,7 @@ def _stem(text: str) -> Path:
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
-    return path.with_suffix("") if path.suffix in (".json", ".jsonl", ".md") else path
+    return path.with_suffix("") if path.suffix in (".json", ".jsonl", ".md", ".png") else path
 
 
 def _beside(stem: Path, suffix: str) -> Path:

@@ -16,6 +16,10 @@ _DIFFERENCES = (
     "setting", "CHAIR_i", "at matched recall", "at matched length", "CHAIR_s", "recall",
     "POPE F1", "POPE accuracy",
 )  # fmt: skip
+_BY_CELL = {
+    "chair_i": "Made-up words (CHAIR_i) by kind of scene",
+    "recall": "Recall by kind of scene",
+}
 
 
 def write_tables(summary: Mapping[str, Any], group: str) -> str:
@@ -46,6 +50,41 @@ def write_tables(summary: Mapping[str, Any], group: str) -> str:
         lines += ["", "Variants against one another, in percentage points:", ""]
         headings = ("", "CHAIR_i", "CHAIR_s", "recall", "POPE F1")
         lines += _table(headings, (_variants(*each) for each in pairs.items()))
+    return "\n".join(lines) + "\n"
+
+
+def write_cells(summary: Mapping[str, Any]) -> str:
+    """Write how far each setting is from plain in each kind of scene, in two tables.
+
+    Parameters
+    ----------
+    summary : mapping
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+        Markdown: CHAIR_i, then recall; empty if there is but one kind.
+    """
+    cells = {name: found["settings"] for name, found in summary.items() if "," in name}
+    names = [name for name in summary["all"]["settings"] if name != PLAIN]
+    lines = []
+    for measure, title in _BY_CELL.items() if cells else ():
+        lines += [
+            "",
+            f"**{title}** by kind of scene: plain, and how far others are from it, in points",
+            "",
+        ]
+        rows = [
+            [
+                cell,
+                str(summary[cell]["scenes"]),
+                _percent(found[PLAIN]["description"][measure]),
+                *(_points(found[name]["difference"]["description"][measure]) for name in names),
+            ]
+            for cell, found in cells.items()
+        ]
+        lines += _table(("", "scenes", "plain", *(SETTINGS[name].label for name in names)), rows)
     return "\n".join(lines) + "\n"
 
 
