@@ -1,12 +1,12 @@
 """The NumPy loop against transformers: on tiny random models, and on SmolLM2 itself."""
 
 import tracemalloc
-import warnings
 
 import numpy as np
 import pytest
 import reattend
 import tiny_llama as tiny
+import torch_smollm2
 from reattend import KVCache, Session
 from reattend.models import (
     ModelFile,
@@ -227,22 +227,9 @@ def test_tied_weights_are_held_once(rng, tmp_path):
 @pytest.fixture(scope="module")
 def smollm2():
     """Give our model and tokenizer, and transformers' model, of the same file."""
-    pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")  # transformers asks for it to read GGUF
-    torch = pytest.importorskip("torch")
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    try:
-        path = find_smollm2()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    from transformers import AutoModelForCausalLM
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
-        )
-    file = ModelFile(path)
+    theirs = torch_smollm2.read()
+    file = ModelFile(find_smollm2())
     # OpenMP threads that wait by spinning would slow NumPy's own: torch must not start them here.
     with threadpoolctl.threadpool_limits(1, user_api="openmp"):
         yield read_llama(file), Tokenizer(file), theirs

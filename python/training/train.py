@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -172,8 +173,8 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * (1 - (1 - LEAST_RATE) * step / steps)
 
 
-def main() -> None:
-    """Train, score and write the weights."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Train, score and write the weights, as a command line's words say (default: sys.argv's)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the start, scenes and questions")
     parser.add_argument("--out", type=Path, help="weights file (default: seed{SEED}.npz)")
@@ -187,7 +188,7 @@ def main() -> None:
         "--quick", action="store_true", help="seconds, with random weights: a trial"
     )
     parser.add_argument("--threads", type=int, help="for torch (default: its own choice)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.seed < 0:
         parser.error(f"--seed must be at least 0, got {arguments.seed}")
     if arguments.registers < 0 or bool(arguments.registers) != bool(arguments.start):

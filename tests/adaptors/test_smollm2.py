@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-hf = pytest.importorskip("transformers")
-pytest.importorskip("accelerate", reason="transformers reads GGUF files with it")
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("transformers")
 
+import torch_smollm2  # noqa: E402
 from models import Model  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import ACT, VAR  # noqa: E402
@@ -20,14 +19,7 @@ TEXT = (
 )
 
 
-def load():
-    path = find_smollm2()
-    return hf.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-
-
-SMOLLM2 = Model("SmolLM2-135M, its weights", load)
+SMOLLM2 = Model("SmolLM2-135M, its weights", torch_smollm2.read)
 METHODS = {
     "VAR": {"sink_dims": (507,), "tau": 0.54, "p": 0.6, "rho": 0.1, "image_mass": 0.01},
     "ACT": {"theta": 0.1, "beta": 0.4},

@@ -1,5 +1,6 @@
 """Training, as a trial of seconds: what it writes, and that it goes on where it stopped."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -39,24 +40,25 @@ pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="needs the source fo
 
 
 @pytest.fixture(scope="module")
-def train():
-    def run(*arguments):
-        command = [sys.executable, SCRIPT, "--quick", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
+def trial(tmp_path_factory):
+    """Train as users do, in a process of its own."""
     try:
         reattend.models.find_smollm2()
     except FileNotFoundError:
         pytest.skip("needs SmolLM2's tokens")
-    return run
-
-
-@pytest.fixture(scope="module")
-def trial(train, tmp_path_factory):
     out = tmp_path_factory.mktemp("training") / "weights.npz"
-    done = train("--out", out)
+    command = [sys.executable, SCRIPT, "--quick", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """Train in this process, where torch and SmolLM2's tokens are loaded already."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    main = importlib.import_module("train").main
+    return lambda *words: main(["--quick", *map(str, words)])
 
 
 def test_weights_have_their_names_and_shapes(trial):
@@ -77,16 +79,14 @@ def test_a_finished_run_goes_on_to_the_same_weights(train, trial, tmp_path):
     for suffix in (".npz", ".checkpoint"):
         (tmp_path / f"copy{suffix}").write_bytes(trial.with_suffix(suffix).read_bytes())
     out = tmp_path / "copy.npz"
-    done = train("--resume", "--out", out)
-    assert done.returncode == 0, done.stderr
+    train("--resume", "--out", out)
     with np.load(trial) as one, np.load(out) as other:
         assert all((one[name] == other[name]).all() for name in SHAPES)
 
 
 def test_registers_are_learnt_from_a_trained_start(train, trial, tmp_path):
     out = tmp_path / "registers.npz"
-    done = train("--registers", 2, "--start", trial, "--out", out)
-    assert done.returncode == 0, done.stderr
+    train("--registers", 2, "--start", trial, "--out", out)
     with np.load(out) as file:
         arrays = {name: file[name].shape for name in file.files if name != "metadata"}
         assert [*json.loads(str(file["metadata"]))["log"]] == ["registers"]
@@ -94,9 +94,8 @@ def test_registers_are_learnt_from_a_trained_start(train, trial, tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused(train, trial):
-    done = train("--resume", "--seed", 1, "--out", trial)
-    assert done.returncode == 1
-    assert "was made with seed=0, not 1" in done.stderr
+    with pytest.raises(SystemExit, match="was made with seed=0, not 1"):
+        train("--resume", "--seed", 1, "--out", trial)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_a_checkpoint_of_another_run_is_refused(train, trial):
         (("--out", "weights.bin"), "--out must end with .npz, got weights.bin"),
     ],
 )
-def test_errors_name_the_argument(train, arguments, message):
-    done = train(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_errors_name_the_argument(train, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        train(*arguments)
+    assert message in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ class ModelFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file; --model takes a GGUF file's path")
-        reader = demand("gguf").GGUFReader
+        demand("gguf")
+        state = self.path.stat()
         try:
-            read = reader(self.path)
+            read = _read(self.path.absolute(), state.st_mtime_ns, state.st_size)
         except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
             raise ModelFileError(f"{self.path} cannot be read as GGUF: {error}") from error
         self._fields = read.fields
@@ -98,6 +100,12 @@ class ModelFile:
         if value is None:
             raise ModelFileError(f"{self.path} has no metadata {key!r}")
         return value
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int, size: int) -> Any:
+    """Read a file, or give what was read if it is the same: 100,000 tokens take seconds."""
+    return demand("gguf").GGUFReader(path)
 
 
 def find_smollm2() -> Path:
