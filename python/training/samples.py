@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from network import IMAGE, IMAGE_TOKENS
 from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Difficulty, Scene, World, ask, describe, filler
+from reattend.demo.easy_vqa import Question, read_pictures
 from reattend.models import Tokenizer
+from reattend.policy import Array
 from torch import Tensor
 
 QUESTIONS = 3  # about each picture
@@ -135,20 +137,32 @@ def draw_batch(
         scenes.append(scene)
         starts.append(texts.start(before))
         branches.append(pairs)
-    return pack(scenes, starts, branches)
+    return pack(np.stack([scene.pixels for scene in scenes]), starts, branches)
+
+
+def draw_shapes(
+    rng: np.random.Generator, texts: Texts, pictures: Sequence[Sequence[Question]], size: int
+) -> Batch:
+    """Draw pictures of easy-VQA's training split, each with all that is asked about it."""
+    drawn = [pictures[place] for place in rng.integers(len(pictures), size=size)]
+    branches = [
+        [(texts.question(each.text), texts.answer(each.answer)) for each in some] for some in drawn
+    ]
+    pixels = read_pictures([some[0] for some in drawn], "train")
+    return pack(pixels, [texts.start()] * size, branches)
 
 
 def pack(
-    scenes: Sequence[Scene],
+    pixels: Array,
     starts: Sequence[Sequence[int]],
     branches: Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]],
 ) -> Batch:
-    """Put samples side by side: for each a start, and questions with answers."""
+    """Put samples side by side: for each a picture, a start, and questions with answers."""
     lengths = [
         len(start) + sum(len(question) + len(answer) - 1 for question, answer in pairs)
         for start, pairs in zip(starts, branches, strict=True)
     ]
-    shape = (len(scenes), max(lengths))
+    shape = (len(starts), max(lengths))
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     targets, branch = np.full(shape, IGNORE), np.full(shape, _NO_BRANCH)
     for row, (start, pairs) in enumerate(zip(starts, branches, strict=True)):
@@ -169,5 +183,5 @@ def pack(
         torch.from_numpy(targets),
         torch.from_numpy(positions),
         torch.from_numpy(sees)[:, None],
-        torch.from_numpy(np.stack([scene.pixels for scene in scenes])),
+        torch.from_numpy(pixels),
     )

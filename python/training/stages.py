@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from network import REGISTER_SCALE, WIDTH, Network
 from reattend.demo import NOUNS, World
+from reattend.demo.easy_vqa import read_questions
 from reattend.demo.world import CELL
-from samples import IGNORE, Texts, draw_batch, draw_difficulty
+from samples import IGNORE, Batch, Texts, draw_batch, draw_difficulty, draw_shapes
 from torch import Tensor, nn
 from torch.nn import functional
 
 BACKGROUND = len(NOUNS)  # the class of a patch that shows nothing
 PATCHES = 10  # of a side
+SHAPES = 4000  # pictures of easy-VQA's training split: all of them
 Groups = list[dict[str, Any]]
 
 
@@ -152,7 +155,7 @@ class LanguageStage(Stage):
 
     def loss(self, step: int) -> Tensor:
         """Cross-entropy of the answers' tokens."""
-        batch = draw_batch(self._rng(step), self.texts, self.world, step, self.batch)
+        batch = self._draw(step)
         asked = batch.targets != IGNORE
         with torch.autocast("cpu", torch.bfloat16):
             states = self.network.language.model(
@@ -163,6 +166,9 @@ class LanguageStage(Stage):
             ).last_hidden_state
             logits = self.network.logits(states[asked])
         return functional.cross_entropy(logits, batch.targets[asked])
+
+    def _draw(self, step: int) -> Batch:
+        return draw_batch(self._rng(step), self.texts, self.world, step, self.batch)
 
 
 class RegisterStage(LanguageStage):
@@ -191,6 +197,20 @@ class RegisterStage(LanguageStage):
         """Learn registers, and all else slowly."""
         groups = [{**group, "lr": self.slower * group["lr"]} for group in super().groups()]
         return [*groups, {"params": [self.network.registers], "lr": self.rate}]
+
+
+class ShapeStage(LanguageStage):
+    """A model that can answer learns others' pictures and questions: those of easy-VQA."""
+
+    name, number = "shapes", 5
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        asked = groupby(read_questions(SHAPES, "train"), lambda question: question.picture)
+        self.pictures = [[*questions] for _, questions in asked]
+
+    def _draw(self, step: int) -> Batch:
+        return draw_shapes(self._rng(step), self.texts, self.pictures, self.batch)
 
 
 STAGES = (EncoderStage, ProjectorStage, LanguageStage)

@@ -23,11 +23,11 @@ from reattend.extras import demand
 from reattend.models import ModelFile, Tokenizer, find_smollm2
 from samples import Texts
 from scoring import score
-from stages import STAGES, RegisterStage, Stage
+from stages import STAGES, RegisterStage, ShapeStage, Stage
 
 FORMAT = 1
-STEPS = {"encoder": 1200, "projector": 300, "language": 700, "registers": 150}
-BATCH = {"encoder": 24, "projector": 16}  # of the others, by kind of sample
+STEPS = {"encoder": 1200, "projector": 300, "language": 700, "registers": 150, "shapes": 300}
+BATCH = {"encoder": 24, "projector": 16, "shapes": 6}  # of the others, by kind of sample
 WARM_UP = 0.03  # of a stage's steps
 LEAST_RATE = 0.02  # of the rate, at the end
 LARGEST_GRADIENT = 1.0
@@ -45,12 +45,16 @@ class Run:
         self.path = find_smollm2()
         self.texts = Texts(Tokenizer(ModelFile(self.path)))
         language = random_language() if self.quick else read_language(self.path)
-        self.network = Network(language, self.seed, registers=arguments.registers)
         self.stages: tuple[type[Stage], ...] = STAGES
-        if arguments.registers:
-            self.stages = (RegisterStage,)
+        start: dict[str, Any] = {}
+        if arguments.start:
+            self.stages = (ShapeStage,) if arguments.shapes else (RegisterStage,)
             with np.load(arguments.start) as file:
-                self.network.restore(file)
+                start = dict(file)
+        registers = arguments.registers or len(start.get("registers", ()))
+        self.network = Network(language, self.seed, registers=registers)
+        if start:
+            self.network.restore(start)
         self.log: dict[str, list[tuple[int, float]]] = {stage.name: [] for stage in self.stages}
         self.seconds = dict.fromkeys(self.log, 0.0)
         self.stage_number, self.step = 0, 0
@@ -162,6 +166,8 @@ class Run:
         return metadata
 
     def _score(self) -> dict[str, dict[str, float]]:
+        if ShapeStage in self.stages:
+            return {}  # reattend evaluate --pictures easy-vqa scores it
         if self.quick:
             return score(self.network, self.texts, 2, longest=3)
         return score(self.network, self.texts, SCENES)
@@ -182,7 +188,11 @@ def main(words: Sequence[str] | None = None) -> None:
         "--registers", type=int, default=0, metavar="K",
         help="teach the model of --start to live with K registers, and nothing else",
     )  # fmt: skip
-    parser.add_argument("--start", type=Path, help="weights to start from, with --registers")
+    parser.add_argument(
+        "--shapes", action="store_true",
+        help="teach the model of --start the shapes of easy-VQA's training split, and nothing else",
+    )  # fmt: skip
+    parser.add_argument("--start", type=Path, help="weights to start from")
     parser.add_argument("--resume", action="store_true", help="go on where the checkpoint stopped")
     parser.add_argument(
         "--quick", action="store_true", help="seconds, with random weights: a trial"
@@ -191,8 +201,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     if arguments.seed < 0:
         parser.error(f"--seed must be at least 0, got {arguments.seed}")
-    if arguments.registers < 0 or bool(arguments.registers) != bool(arguments.start):
-        parser.error("--registers K, at least 1, and --start FILE go together")
+    if (arguments.registers > 0) + arguments.shapes != bool(arguments.start):
+        parser.error("--start FILE goes with either --registers K, at least 1, or --shapes")
     arguments.out = arguments.out or Path(f"seed{arguments.seed}.npz")
     if arguments.out.suffix != ".npz":
         parser.error(f"--out must end with .npz, got {arguments.out}")

@@ -93,6 +93,18 @@ def test_registers_are_learnt_from_a_trained_start(train, trial, tmp_path):
     assert arrays == {**SHAPES, "registers": (2, 576)}
 
 
+def test_shapes_are_learnt_from_a_trained_start(train, trial, tmp_path):
+    pytest.importorskip("easy_vqa")
+    out = tmp_path / "shapes.npz"
+    train("--shapes", "--start", trial, "--out", out)
+    with np.load(out) as file, np.load(trial) as start:
+        (log,) = json.loads(str(file["metadata"]))["log"].items()
+        assert {name: file[name].shape for name in file.files if name != "metadata"} == SHAPES
+        learnt = [name for name in SHAPES if (file[name] != start[name]).any()]
+    assert log[0] == "shapes"
+    assert all(any(name.startswith(part) for name in learnt) for part in ("encoder", "lora"))
+
+
 def test_a_checkpoint_of_another_run_is_refused(train, trial):
     with pytest.raises(SystemExit, match="was made with seed=0, not 1"):
         train("--resume", "--seed", 1, "--out", trial)
@@ -102,7 +114,10 @@ def test_a_checkpoint_of_another_run_is_refused(train, trial):
     ("arguments", "message"),
     [
         (("--seed", -1), "--seed must be at least 0, got -1"),
-        (("--registers", 4), "--registers K, at least 1, and --start FILE go together"),
+        (
+            ("--registers", 4),
+            "--start FILE goes with either --registers K, at least 1,",
+        ),
         (("--out", "weights.bin"), "--out must end with .npz, got weights.bin"),
     ],
 )
