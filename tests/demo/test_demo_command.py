@@ -1,6 +1,7 @@
 """`reattend demo` and `reattend evaluate`, run as a user runs them."""
 
 import functools
+import gzip
 import json
 import multiprocessing
 import os
@@ -149,7 +150,8 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
     assert pooled["each"] == [alone, alone]
     assert both["settings"]["vhr"]["difference"] == alone["settings"]["vhr"]["difference"]
     assert run_here(5, *some, "--out", "other")[0] == 0
-    assert cli.main(["evaluate", "--pool", journal, "other.jsonl"]) == 0  # more of the same
+    (tmp_path / "other.jsonl.gz").write_bytes(gzip.compress(Path("other.jsonl").read_bytes()))
+    assert cli.main(["evaluate", "--pool", journal, "other.jsonl.gz"]) == 0  # more of the same
     assert run_here(4, *some, "--seed", "1", "--out", "third")[0] == 0
     for wrong, says in {
         "third.jsonl": "has other scenes than evaluation.jsonl: seed 1, not 0",

@@ -26,6 +26,19 @@ def test_a_line_that_was_broken_off_is_done_again(tmp_path):
         again.get(["plain", 3])
 
 
+def test_what_is_only_read_stays_as_it_is(tmp_path):
+    path = tmp_path / "run.jsonl"
+    Journal(path, RUN).add(["plain", 0], 1)
+    with path.open("a") as file:
+        file.write('{"key": ["plain", 1], "fou')  # being written now
+    before = path.read_bytes()
+    read = Journal(path)
+    assert (len(read), read.run["scenes"]) == (1, 3)
+    assert path.read_bytes() == before
+    with pytest.raises(FileNotFoundError):
+        Journal(tmp_path / "no.jsonl")
+
+
 def test_a_first_line_that_was_broken_off_begins_anew(tmp_path):
     path = tmp_path / "run.jsonl"
     path.write_text('{"scen')

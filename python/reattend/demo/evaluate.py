@@ -83,7 +83,8 @@ def add_evaluate(commands: Any) -> None:
         "evaluation)",
     )  # fmt: skip
     add("--pool", type=Path, nargs="+", metavar="JOURNAL",
-        help="answer nothing: sum up what the journals (NAME.jsonl) of several models hold so far",
+        help="answer nothing: sum up what the journals of several models (NAME.jsonl, also as .gz) "
+        "hold so far",
     )  # fmt: skip
     add_model_options(parser)
     parser.set_defaults(run=_evaluate, parser=parser, waits_asleep=True)

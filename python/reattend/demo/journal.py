@@ -5,6 +5,7 @@ The first line says what the run is; a run that is another one does not go on wi
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ class Journal:
         Where its lines are, or will be.
     run : mapping, optional
         What the run is, as JSON can hold it; without it the file is only read, even while another
-        process writes it.
+        process writes it, and may be compressed, as .gz.
 
     Attributes
     ----------
@@ -57,6 +58,8 @@ class Journal:
         self.path = path
         self._found: dict[str, Any] = {}
         text = path.read_bytes() if run is None or path.exists() else b""
+        if run is None and path.suffix == ".gz":
+            text = gzip.decompress(text)
         *lines, broken = text.split(b"\n")  # a line that was not finished does not count
         first = b"" if run is None else _line(run)
         self.run: dict[str, Any] = self._read(lines or [first])
