@@ -147,7 +147,7 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
     assert (tmp_path / "pooled.png").read_bytes()[:4] == b"\x89PNG"
     assert [run["done"] for run in pooled["runs"]] == [4, 4]
     alone, both = results["groups"]["all"], pooled["groups"]["all"]
-    assert pooled["each"] == [alone, alone]
+    assert [*pooled["models"].values()] == [alone, alone]
     assert both["settings"]["vhr"]["difference"] == alone["settings"]["vhr"]["difference"]
     assert run_here(5, *some, "--out", "other")[0] == 0
     (tmp_path / "other.jsonl.gz").write_bytes(gzip.compress(Path("other.jsonl").read_bytes()))

@@ -23,7 +23,7 @@ from reattend.demo.loading import Loaded, add_model_options, load, strengths_fil
 from reattend.demo.measures import estimate, resample
 from reattend.demo.settings import PLAIN, SETTINGS, UNSURE, default_strengths
 from reattend.demo.summary import summarise
-from reattend.demo.tables import write_cells, write_tables
+from reattend.demo.tables import write_groups, write_tables
 from reattend.demo.tuning import tune
 from reattend.demo.world import VERSION
 from reattend.extras import demand
@@ -156,8 +156,11 @@ def _pool(options: argparse.Namespace) -> int:
             raise CommandError(f"{path} holds no scenes yet that all settings have described")
         parts.append((answers, {**default_strengths(), **run["strengths"]}))
         runs.append({**run, "done": len(answers.cases)})
-    each = [summarise([part])["all"] for part in parts]
-    _store(options.out, {"runs": runs, "each": each, "groups": summarise(parts)})
+    models = {
+        f"{number}: {Path(run['weights']).stem}": summarise([part])["all"]
+        for number, (run, part) in enumerate(zip(runs, parts, strict=True), start=1)
+    }
+    _store(options.out, {"runs": runs, "models": models, "groups": summarise(parts)})
     return 0
 
 
@@ -167,7 +170,10 @@ def _store(out: Path, results: dict[str, Any]) -> None:
     summary = results["groups"]
     shown = [name for name in summary if "," not in name]
     tables = [write_tables(summary, name) for name in shown]
-    _write(_beside(out, ".md"), "\n".join([*tables, write_cells(summary)]))
+    cells = {name: found for name, found in summary.items() if "," in name}
+    tables += [write_groups(cells, "kind of scene")] if cells else []
+    tables += [write_groups(results["models"], "model")] if "models" in results else []
+    _write(_beside(out, ".md"), "\n".join(tables))
     draw_differences(_beside(out, ".png"), summary)
     print(tables[0])
     print(f"Written: {out}.json, {out}.md, {out}.png")

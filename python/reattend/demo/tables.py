@@ -16,9 +16,9 @@ _DIFFERENCES = (
     "setting", "CHAIR_i", "at matched recall", "at matched length", "CHAIR_s", "recall",
     "POPE F1", "POPE accuracy",
 )  # fmt: skip
-_BY_CELL = {
-    "chair_i": "Made-up words (CHAIR_i) by kind of scene",
-    "recall": "Recall by kind of scene",
+_IN_GROUPS = {
+    "chair_i": "Made-up words (CHAIR_i)",
+    "recall": "Things found (recall)",
 }
 
 
@@ -53,39 +53,34 @@ def write_tables(summary: Mapping[str, Any], group: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_cells(summary: Mapping[str, Any]) -> str:
-    """Write how far each setting is from plain in each kind of scene, in two tables.
+def write_groups(groups: Mapping[str, Any], what: str) -> str:
+    """Write how far each setting is from plain, a line for each group, in two tables.
 
     Parameters
     ----------
-    summary : mapping
-        Of `summarise`.
+    groups : mapping
+        Groups of `summarise`, by name.
+    what : str
+        What they are.
 
     Returns
     -------
     str
-        Markdown: CHAIR_i, then recall; empty if there is but one kind.
+        Markdown: CHAIR_i, then recall; of the settings that all groups have.
     """
-    cells = {name: found["settings"] for name, found in summary.items() if "," in name}
-    names = [name for name in summary["all"]["settings"] if name != PLAIN]
+    settings = [found["settings"] for found in groups.values()]
+    names = [n for n in SETTINGS if n != PLAIN and all(n in some for some in settings)]
     lines = []
-    for measure, title in _BY_CELL.items() if cells else ():
-        lines += [
-            "",
-            f"**{title}** by kind of scene: plain, and how far others are from it, in points",
-            "",
-        ]
-        rows = [
-            [
-                cell,
-                str(summary[cell]["scenes"]),
-                _percent(found[PLAIN]["description"][measure]),
-                *(_points(found[name]["difference"]["description"][measure]) for name in names),
-            ]
-            for cell, found in cells.items()
-        ]
-        lines += _table(("", "scenes", "plain", *(SETTINGS[name].label for name in names)), rows)
-    return "\n".join(lines) + "\n"
+    for measure, title in _IN_GROUPS.items():
+        rows = []
+        for group, found in groups.items():
+            plain = found["settings"][PLAIN]["description"]
+            others = (found["settings"][name]["difference"]["description"] for name in names)
+            points = [_points(each[measure]) for each in others]
+            rows.append([group, str(found["scenes"]), _percent(plain[measure]), *points])
+        lines += [f"**{title}** by {what}, and how far from plain in percentage points:", ""]
+        lines += [*_table(("", "scenes", "plain", *(SETTINGS[n].label for n in names)), rows), ""]
+    return "\n".join(lines)
 
 
 def _levels(name: str, entry: Mapping[str, Any]) -> list[str]:
