@@ -205,6 +205,6 @@ def test_ctrl_c_ends_cleanly(model, tmp_path):
 
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="needs the package's weights")
 def test_demo_as_it_is_shipped(tmp_path):
-    done = run("demo", "--scenes", 2, cwd=tmp_path)
+    done = run("demo", "--scenes", 1, cwd=tmp_path)
     check_demo(done, tmp_path)
     assert "plain  The picture shows" in done.stdout
