@@ -20,6 +20,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from workers import in_turn
+
 IMAGE = 90  # the image token
 STEPS = 32
 PATCHES = 576
@@ -142,8 +144,7 @@ def timed(model: Any, length: int, repeat: int) -> dict[str, dict[str, Any]]:
     inputs = prompt(length)
     rows: dict[str, dict[str, Any]] = {name: {"first": [], "step": []} for name in CANDIDATES}
     for round_ in range(repeat + 1):  # the first round warms up
-        for place in range(len(CANDIDATES)):
-            name = CANDIDATES[(place + round_) % len(CANDIDATES)]
+        for name in in_turn(CANDIDATES, round_):
             with candidate(model, name, inputs["input_ids"]):
                 times = []
                 for steps in (1, 1 + STEPS) if round_ else (1, 2):

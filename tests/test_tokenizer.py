@@ -1,11 +1,10 @@
 """Tokens, chat prompts and streamed text, against transformers on the same files."""
 
-import warnings
-
 import numpy as np
 import pytest
 import tiny_llama as tiny
-from reattend.models import ModelFile, ModelFileError, TextStream, Tokenizer, find_smollm2
+import torch_smollm2
+from reattend.models import ModelFile, ModelFileError, TextStream, Tokenizer
 
 pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
@@ -30,15 +29,8 @@ BLANKS_BEFORE_DIGITS = ("List:\n\n1. one\n2. two", "  7 8", "a\n\n\n9", "٣٤ �
 @pytest.fixture(scope="module")
 def smollm2():
     """Give our tokenizer and transformers'."""
-    transformers = pytest.importorskip("transformers")
-    try:
-        path = find_smollm2()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    return Tokenizer(ModelFile(path)), theirs
+    path = torch_smollm2.find()
+    return Tokenizer(ModelFile(path)), torch_smollm2.from_file("AutoTokenizer", path)
 
 
 @pytest.fixture
@@ -142,15 +134,12 @@ def sentence_piece():
     "text", ["the and  in", "Thé é 日 x", "  a the", "the</s>and", "a\nb", "</s> the"]
 )
 def test_sentence_piece_tokens_equal_transformers(rng, tmp_path, text):
-    transformers = pytest.importorskip("transformers")
     metadata = sentence_piece()
     named = tiny.weights(rng)
     count = len(metadata["tokenizer.ggml.tokens"])
     named["token_embd.weight"] = np.zeros((count, tiny.HIDDEN), dtype=np.float32)
     path = tiny.write(tmp_path / "tiny.gguf", named, metadata=metadata)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    theirs = torch_smollm2.from_file("AutoTokenizer", path)
     ours = Tokenizer(ModelFile(path))
     tokens = ours.encode(text)
     assert tokens == theirs(text)["input_ids"]

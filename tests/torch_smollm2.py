@@ -11,15 +11,23 @@ from reattend.models import find_smollm2
 def read():
     """Give transformers' model of the same GGUF file as ours, in float32; skip if it cannot be."""
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate", reason="transformers reads GGUF files with it")
-    pytest.importorskip("gguf")
+    return from_file("AutoModelForCausalLM", find(), dtype=torch.float32)
+
+
+def find():
+    """Give the file's path, or skip."""
     try:
-        path = find_smollm2()
+        return find_smollm2()
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+def from_file(kind, path, **options):
+    """Give what a class of transformers reads from a GGUF file."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
-        )
+        reader = getattr(transformers, kind)
+        return reader.from_pretrained(path.parent, gguf_file=path.name, **options)

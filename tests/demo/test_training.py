@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_run_is_refused(train, trial):
         (("--seed", -1), "--seed must be at least 0, got -1"),
         (
             ("--registers", 4),
-            "--start FILE goes with either --registers K, at least 1,",
+            "--start FILE goes with either --registers K, at least 1, or --shapes",
         ),
         (("--out", "weights.bin"), "--out must end with .npz, got weights.bin"),
     ],

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from reattend.demo.settings import PLAIN, SETTINGS, UNSURE, default_strengths
 from reattend.demo.summary import summarise
 from reattend.demo.tables import write_groups, write_tables
 from reattend.demo.tuning import tune
+from reattend.demo.workers import Workers
 from reattend.demo.world import VERSION
 from reattend.extras import demand
+from reattend.models import read_vision_language
 from reattend.models.vision_language import SHIPPED
 from reattend.terminal import INTERRUPTED, CommandError, at_least
 
@@ -99,6 +102,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.pool:
             return _pool(options)
         loaded = load(options, tuning=options.tune)
+        if options.workers > 1:
+            read = partial(read_vision_language, options.weights, options.model)
+            loaded = loaded._replace(workers=Workers(options.workers, read))
         if options.pictures == "easy-vqa":
             return _measure_shapes(options, loaded)
         return _tune(options, loaded) if options.tune else _measure(options, loaded)
@@ -157,7 +163,7 @@ def _pool(options: argparse.Namespace) -> int:
         parts.append((answers, {**default_strengths(), **run["strengths"]}))
         runs.append({**run, "done": len(answers.cases)})
     models = {
-        f"{number}: {Path(run['weights']).stem}": summarise([part])["all"]
+        f"{number}: {Path(run['weights']).stem}": summarise([part], only="all")["all"]
         for number, (run, part) in enumerate(zip(runs, parts, strict=True), start=1)
     }
     _store(options.out, {"runs": runs, "models": models, "groups": summarise(parts)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +115,4 @@ def load(options: argparse.Namespace, *, tuning: bool = False) -> Loaded:
             build_methods(name, strengths, dims)
         except ValueError as error:
             raise CommandError(f"{path}: {error}") from error
-    count = getattr(options, "workers", 1)
-    read = partial(read_vision_language, options.weights, options.model)
-    return Loaded(model, strengths, dims, found, Workers(count, read) if count > 1 else None)
+    return Loaded(model, strengths, dims, found)

@@ -66,7 +66,7 @@ def groups(cases: Sequence[Case]) -> list[Group]:
     ]
 
 
-def summarise(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
+def summarise(runs: Sequence[Run], *, seed: int = 0, only: str | None = None) -> dict[str, Any]:
     """Sum evaluations up, those of several models as one.
 
     Scenes are what is drawn again in the bootstrap: one that several models described stands for
@@ -80,6 +80,8 @@ def summarise(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
         which say which words those are.
     seed : int, optional
         Of the bootstrap.
+    only : str, optional
+        The one group to sum up.
 
     Returns
     -------
@@ -94,6 +96,7 @@ def summarise(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     return {
         name: _group(counted, np.flatnonzero([holds(case) for case in counted.cases]), seed)
         for name, holds in groups(counted.cases)
+        if only in (None, name)
     }
 
 

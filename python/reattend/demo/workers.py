@@ -1,7 +1,7 @@
 """Processes that answer cases side by side, each with a model and a share of the CPUs of its own.
 
 Matrices of a small model keep few cores busy, and what lies between two of them keeps one. So two
-processes on two cores get through more than one process on both, and sixteen on sixteen far more.
+processes on two cores get through a sixth more than one process on both.
 """
 
 from __future__ import annotations
