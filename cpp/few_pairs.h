@@ -35,18 +35,20 @@ template <int rows, int vecs>
 void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
                   float* out, int64_t out_ld, int count) {
     constexpr int kSlots = rows == 3 ? 4 : rows, kKeys = kLanes / kSlots;
+    const int64_t far = far_ahead(keys, key_stride, vecs * kPairLanes);
     __m512bh held[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v)
             held[r][v] = load_pairs(query + r * query_ld + v * kPairLanes);
     for (int j = 0; j < count; j += kKeys) {
         const int some = smaller(kKeys, count - j);
-        float each[kLanes][kLanes];  // by way of memory, as in dot_block
+        float each[kLanes][kLanes];  // by way of memory, as in dot_row
         for (int k = 0; k < kKeys; ++k) {
             const uint16_t* key = keys + (j + smaller(k, some - 1)) * key_stride;
             Vec sum[rows];
             for (int r = 0; r < rows; ++r) sum[r] = Vec{};
             for (int v = 0; v < vecs; ++v) {
+                if constexpr (rows > 1) fetch(key + v * kPairLanes, far);
                 const __m512bh x = load_pairs(key + v * kPairLanes);
                 for (int r = 0; r < rows; ++r) sum[r] = add_products(sum[r], held[r][v], x);
             }

@@ -1,6 +1,8 @@
 // Products of few rows with keys and values where they lie: bound by memory, so that what counts is
 // the order in which it is first touched. A core reads ahead along one run of addresses: it gave 30
-// to 38 GB/s key after key, and 8 to 18 where vectors of several keys were read in turns.
+// to 38 GB/s key after key, and 8 to 18 where vectors of several keys were read in turns. A single
+// row goes key after key. With more rows arithmetic counts as well, which wants several keys in
+// turns (10 ns for a key of 128 and four rows, 16 before), and what is ahead is fetched by hand.
 //
 // Only for kernels.cpp, see simd.h.
 #pragma once
@@ -11,10 +13,9 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
-constexpr int kAhead = 16 << 10;     // bytes between what is fetched and what is used
-constexpr int kTurn = 8 << 10;       // bytes of values that the first cache keeps for more rows
-constexpr int kShortTurn = 2 << 10;  // where they are fetched ahead
-constexpr int kMostAdded = 64;       // numbers added one by one: more would cost digits
+constexpr int kAhead = 16 << 10;  // bytes between what is fetched and what is used
+constexpr int kTurn = 16 << 10;   // bytes of values that the first cache keeps for more rows
+constexpr int kMostAdded = 64;    // numbers added one by one: more would cost digits
 constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
 constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
 
@@ -34,55 +35,94 @@ inline int keys_in(int bytes, int dim, int size) {
     return keys > 1 ? keys : 1;
 }
 
-/// Fetches the keys that come kAhead bytes after the first `count` of `left`, for readers that do
-/// not go key after key.
+/// How many numbers lie between a key and the one kAhead bytes after it.
 template <class T>
-inline void fetch_ahead(const T* keys, int64_t key_stride, int count, int left, int dim) {
-    constexpr int kLine = 64 / sizeof(T);
-    const int ahead = keys_in(kAhead, dim, sizeof(T));
-    for (int k = ahead; k < smaller(ahead + count, left); ++k)
-        for (int d = 0; d < dim; d += kLine) __builtin_prefetch(keys + k * key_stride + d, 0, 2);
+inline int64_t far_ahead(const T*, int64_t key_stride, int dim) {
+    return keys_in(kAhead, dim, sizeof(T)) * key_stride;
 }
 
-/// Scores of `rows` queries with as many keys as fit: one vector of sums, lane r * kLanes / slots +
-/// key, with `slots` at least the rows.
+/// Fetches what is far ahead into the second cache, for readers that do not go key after key. Twice
+/// on the way, since a busy core drops what it is to fetch.
+template <class T>
+inline void fetch(const T* from, int64_t far) {
+    __builtin_prefetch(from + far, 0, 2);
+    __builtin_prefetch(from + far / 2, 0, 2);
+}
+
+/// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
+template <class T>
+inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim) {
+    // By way of memory: with these in registers the loop over keys would have to be unrolled, and
+    // the compiler would read vectors of several keys in turns.
+    float each[kLanes][kLanes];
+    for (int k = 0; k < kLanes; ++k) {
+        // Beyond the last key: the last again, its scores are not used.
+        const T* key = keys + smaller(k, count - 1) * key_stride;
+        Vec sum{};
+        int d = 0;
+        for (; d + kLanes <= dim; d += kLanes) sum += load(query + d) * numbers(key + d);
+        if (d < dim) sum += load(query + d) * first_numbers(key + d, dim - d);
+        store(each[k], sum);
+    }
+    Vec sums[kLanes];
+#pragma GCC unroll 16
+    for (int k = 0; k < kLanes; ++k) sums[k] = load(each[k]);
+    return sum_each(sums);
+}
+
+/// Scores of `rows` queries with as many keys as fit: lane r * kLanes / slots + key, with `slots`
+/// at least the rows. What is loaded of a query serves all these keys.
 template <int rows, int slots, class T>
 inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
                      int count, int dim) {
     constexpr int kKeys = kLanes / slots;
-    // By way of memory: with these in registers the loop over keys would have to be unrolled, and
-    // the compiler would read vectors of several keys in turns.
-    float each[kLanes][kLanes];
-    for (int k = 0; k < kKeys; ++k) {
-        // Beyond the last key: the last again, its scores are not used.
-        const T* key = keys + smaller(k, count - 1) * key_stride;
-        Vec sum[rows];
-        for (int r = 0; r < rows; ++r) sum[r] = Vec{};
-        int d = 0;
-        for (; d + kLanes <= dim; d += kLanes) {
-            const Vec x = numbers(key + d);
-            for (int r = 0; r < rows; ++r) sum[r] += load(query + r * query_ld + d) * x;
-        }
-        if (d < dim) {
-            const Vec x = first_numbers(key + d, dim - d);
-            for (int r = 0; r < rows; ++r) sum[r] += load(query + r * query_ld + d) * x;
-        }
-        for (int r = 0; r < rows; ++r) store(each[r * kKeys + k], sum[r]);
-    }
+    const int64_t far = far_ahead(keys, key_stride, dim);
+    const T* key[kKeys];
     Vec sums[kLanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) sums[i] = i < rows * kKeys ? load(each[i]) : Vec{};
+    for (int k = 0; k < kKeys; ++k) key[k] = keys + smaller(k, count - 1) * key_stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) sums[i] = Vec{};
+    int d = 0;
+    for (; d + kLanes <= dim; d += kLanes) {
+        Vec x[kKeys];
+#pragma GCC unroll 16
+        for (int k = 0; k < kKeys; ++k) {
+            fetch(key[k] + d, far);
+            x[k] = numbers(key[k] + d);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const Vec factor = load(query + r * query_ld + d);
+#pragma GCC unroll 16
+            for (int k = 0; k < kKeys; ++k) sums[r * kKeys + k] += factor * x[k];
+        }
+    }
+    if (d < dim) {
+#pragma GCC unroll 16
+        for (int k = 0; k < kKeys; ++k) {
+            const Vec x = first_numbers(key[k] + d, dim - d);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r)
+                sums[r * kKeys + k] += load(query + r * query_ld + d) * x;
+        }
+    }
     return sum_each(sums);
 }
 
+// Not inline, as weigh(): where all types and sizes are in one function, registers do not suffice.
 template <int rows, class T>
-inline void dots_of(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
-                    float* out, int64_t out_ld, int count, int dim) {
+[[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
+                               int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
     constexpr int kSlots = rows == 3 ? 4 : rows, kKeys = kLanes / kSlots;
     for (int j = 0; j < count; j += kKeys) {
+        const T* some = keys + j * key_stride;
         float lanes[kLanes];
-        store(lanes, dot_block<rows, kSlots>(query, query_ld, keys + j * key_stride, key_stride,
-                                             count - j, dim));
+        if constexpr (rows == 1)
+            store(lanes, dot_row(query, some, key_stride, count - j, dim));
+        else
+            store(lanes,
+                  dot_block<rows, kSlots>(query, query_ld, some, key_stride, count - j, dim));
         for (int r = 0; r < rows; ++r) {
             float* to = out + r * out_ld + j;
             if (j + kKeys <= count)
@@ -121,21 +161,23 @@ inline bool with_vectors(int vecs, const Use& use) {
 
 void dots(const float* query, int64_t query_ld, const void* keys, Type type, int64_t key_stride,
           float* out, int64_t out_ld, int rows, int count, int dim) {
+    const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
     as_stored(keys, type, [&](const auto* stored) {
-        for (int j = 0; j < count; j += kLanes)
+        for (int j = 0; j < count; j += step)
             by_some(rows, [&](int r, auto number) {
                 dots_of<number.value>(query + r * query_ld, query_ld, stored + j * key_stride,
                                       key_stride, out + r * out_ld + j, out_ld,
-                                      smaller(kLanes, count - j), dim);
+                                      smaller(step, count - j), dim);
             });
     });
 }
 
 /// out [rows, vecs] += weights [rows, count] * values [count, vecs], held in registers. With
-/// `partial`, the last vector has only `last` columns.
-template <int rows, int vecs, bool partial, class T>
-inline void weigh(const float* weights, int64_t ld, const T* values, int64_t value_stride,
-                  float* out, int64_t out_ld, int count, int last) {
+/// `partial`, the last vector has only `last` columns; `fetches`: what is far ahead.
+template <int rows, int vecs, bool partial, bool fetches, class T>
+[[gnu::noinline]] void weigh(const float* weights, int64_t ld, const T* values,
+                             int64_t value_stride, float* out, int64_t out_ld, int count, int last,
+                             int64_t far) {
     Vec sum[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
@@ -144,6 +186,7 @@ inline void weigh(const float* weights, int64_t ld, const T* values, int64_t val
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
             const T* from = value + v * kLanes;
+            if constexpr (fetches) fetch(from, far);
             factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
         }
         for (int r = 0; r < rows; ++r) {
@@ -167,9 +210,9 @@ inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64
         rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
     for (int j = 0; j < count; j += step)
         by_some<kMost>(rows, [&](int r, auto number) {
-            weigh<number.value, vecs, false>(weights + r * ld + j, ld, values + j * value_stride,
-                                             value_stride, out + r * out_ld, out_ld,
-                                             smaller(step, count - j), 0);
+            weigh<number.value, vecs, false, false>(
+                weights + r * ld + j, ld, values + j * value_stride, value_stride, out + r * out_ld,
+                out_ld, smaller(step, count - j), 0, 0);
         });
 }
 
@@ -177,24 +220,30 @@ inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64
 template <class T>
 inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
                           float* out, int64_t out_ld, int rows, int count, int dim) {
-    const int step = smaller(kMostAdded, keys_in(kShortTurn, dim, sizeof(T)));
+    constexpr int kWide = kVecBlock * kLanes;
+    const int64_t far = far_ahead(values, value_stride, dim);
+    const int step = smaller(kMostAdded, keys_in(kTurn, dim, sizeof(T)));
     for (int j = 0; j < count; j += step) {
         const T* near = values + j * value_stride;
         const int some = smaller(step, count - j);
-        fetch_ahead(near, value_stride, some, count - j, dim);
-        by_some(rows, [&](int r, auto number) {
+        const auto add = [&](int r, auto number, auto fetches) {
             constexpr int kRows = number.value;
+            constexpr bool kFetch = fetches.value;
             const float* from = weights + r * ld + j;
             float* to = out + r * out_ld;
             int d = 0;
-            for (; d + kVecBlock * kLanes <= dim; d += kVecBlock * kLanes)
-                weigh<kRows, kVecBlock, false>(from, ld, near + d, value_stride, to + d, out_ld,
-                                               some, 0);
+            for (; d + kWide <= dim; d += kWide)
+                weigh<kRows, kVecBlock, false, kFetch>(from, ld, near + d, value_stride, to + d,
+                                                       out_ld, some, 0, far);
             for (; d + kLanes <= dim; d += kLanes)
-                weigh<kRows, 1, false>(from, ld, near + d, value_stride, to + d, out_ld, some, 0);
+                weigh<kRows, 1, false, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
+                                               some, 0, far);
             if (d < dim)
-                weigh<kRows, 1, true>(from, ld, near + d, value_stride, to + d, out_ld, some,
-                                      dim - d);
+                weigh<kRows, 1, true, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
+                                              some, dim - d, far);
+        };
+        by_some(rows, [&](int r, auto number) {
+            r ? add(r, number, Count<false>{}) : add(r, number, Count<true>{});
         });
     }
 }
@@ -203,11 +252,16 @@ void accumulate_few(const float* weights, int64_t ld, const void* values, Type t
                     int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
                     int dim) {
     as_stored(values, type, [&](const auto* stored) {
-        const bool whole = dim % kLanes == 0 && with_vectors(dim / kLanes, [&](auto vecs) {
-                               weigh_whole<vecs.value>(weights, ld, stored, value_stride, out,
-                                                       out_ld, rows, count);
-                           });
-        if (!whole) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
+        bool cut = true;
+        if (dim % kLanes == 0)
+            with_vectors(dim / kLanes, [&](auto vecs) {
+                constexpr int kMost = held_rows(vecs.value);
+                cut = kMost < 4 && kMost < rows;  // whole, they would be read again and again
+                if (!cut)
+                    weigh_whole<vecs.value>(weights, ld, stored, value_stride, out, out_ld, rows,
+                                            count);
+            });
+        if (cut) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
     });
 }
 
