@@ -135,12 +135,13 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
     assert 0 <= results["head_agreement"]["share"][0] <= 1
     assert (tmp_path / "evaluation.md").read_text().startswith(told.splitlines()[0])
     assert run_here(4, *some) == (0, told, "")  # nothing was left to do
-    code, _, errors = run_here(4, "--settings", "vhr")
+    code, _, errors = run_here(5, *some)
     assert code == 1
-    assert "of another run" in errors
+    assert "of another run, with scenes 4, not 5" in errors
+    assert "8 of 8" in run_here(4, "--settings", "var")[2]  # one more
     # Twice the same model: no difference but the number of descriptions.
     journal = "evaluation.jsonl"
-    assert cli.main(["evaluate", "--pool", journal, journal, "--out", "pooled"]) == 0
+    assert cli.main(["evaluate", "--pool", journal, journal, *some, "--out", "pooled"]) == 0
     assert "**all**: 8 scenes, 2 of them asked about" in capsys.readouterr().out
     pooled = json.loads((tmp_path / "pooled.json").read_text())
     assert "| clear, short | 2 |" in (tmp_path / "pooled.md").read_text()

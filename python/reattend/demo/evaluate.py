@@ -70,7 +70,9 @@ def add_evaluate(commands: Any) -> None:
         help="easy-vqa: shapes that others drew and asked about, 1,000 of them (default: scenes)",
     )  # fmt: skip
     add("--settings", type=_settings, default=tuple(SETTINGS), metavar="LIST",
-        help=f"some of {', '.join(SETTINGS)} (default: all)")  # fmt: skip
+        help=f"some of {', '.join(SETTINGS)}; others can be added to the same run later (default: "
+        "all)",
+    )  # fmt: skip
     add("--tune", action="store_true",
         help="choose strengths and ACT's heads on the split tune, and store them for these weights",
     )  # fmt: skip
@@ -87,7 +89,7 @@ def add_evaluate(commands: Any) -> None:
     )  # fmt: skip
     add("--pool", type=Path, nargs="+", metavar="JOURNAL",
         help="answer nothing: sum up what the journals of several models (NAME.jsonl, also as .gz) "
-        "hold so far",
+        "hold so far, of scenes that all of the settings described",
     )  # fmt: skip
     add_model_options(parser)
     parser.set_defaults(run=_evaluate, parser=parser, waits_asleep=True)
@@ -121,11 +123,7 @@ def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
     names = _answering(options)
     cases = Cases("test", options.seed, cells=CELLS, asked=asked)
     todo = batches(count, len(CELLS), options.batch)
-    strengths = {n: loaded.strengths[n] for n in (*names, UNSURE) if n in loaded.strengths}
-    run = {
-        **_run(options, "test", count, asked), "settings": names, "strengths": strengths,
-        "sink_dims": loaded.sink_dims,
-    }  # fmt: skip
+    run = {**_run(options, "test", count, asked), **_found(loaded)}
     journal = Journal(_beside(options.out, ".jsonl"), run)
     methods = {name: loaded.methods(name) for name in names}
     run_settings(loaded, methods, cases, todo, journal, _Bar(options.out.name))
@@ -157,11 +155,13 @@ def _pool(options: argparse.Namespace) -> int:
             raise CommandError(f"{path} has other scenes than {options.pool[0]}: {differs}")
         cases = Cases(run["split"], run["seed"], cells=CELLS, asked=run["asked"])
         todo = batches(run["scenes"], len(CELLS), run["batch"])
-        answers = collect(journal, run["settings"], cases, todo)
+        begun = {name for name, _ in journal}
+        names = [name for name in _answering(options) if name in begun]
+        answers = collect(journal, names, cases, todo)
         if not answers.cases:
-            raise CommandError(f"{path} holds no scenes yet that all settings have described")
+            raise CommandError(f"{path} holds no scenes yet that {', '.join(names)} all described")
         parts.append((answers, {**default_strengths(), **run["strengths"]}))
-        runs.append({**run, "done": len(answers.cases)})
+        runs.append({**run, "settings": names, "done": len(answers.cases)})
     models = {
         f"{number}: {Path(run['weights']).stem}": summarise([part], only="all")["all"]
         for number, (run, part) in enumerate(zip(runs, parts, strict=True), start=1)
@@ -190,9 +190,9 @@ def _measure_shapes(options: argparse.Namespace, loaded: Loaded) -> int:
     questions = read_questions(options.scenes or _SHAPES)
     run = {
         **_run(options, "test", options.scenes or _SHAPES, len(questions)),
-        "pictures": "easy-vqa", "settings": names, "sink_dims": loaded.sink_dims,
-        "strengths": {n: loaded.strengths[n] for n in names if n in loaded.strengths},
-    }  # fmt: skip
+        **_found(loaded),
+        "pictures": "easy-vqa",
+    }
     journal = Journal(_beside(options.out, ".jsonl"), run)
     methods = {name: loaded.methods(name) for name in names}
     summary = run_questions(
@@ -264,6 +264,11 @@ def _run(options: argparse.Namespace, split: str, scenes: int, asked: int) -> di
         "asked": asked,
         "batch": options.batch,
     }
+
+
+def _found(loaded: Loaded) -> dict[str, Any]:
+    """Say what was found for these weights: of all settings, so that any can be added later."""
+    return {"strengths": loaded.strengths, "sink_dims": loaded.sink_dims}
 
 
 class _Bar:

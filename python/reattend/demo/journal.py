@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ class Journal:
     ...     Journal(path, {"scenes": 2}).add(["plain", 0], [0.5])
     ...     again = Journal(path, {"scenes": 2})
     ...     read = Journal(path).run
-    >>> ["plain", 0] in again, ["plain", 1] in again, again.get(["plain", 0]), read
-    (True, False, [0.5], {'scenes': 2})
+    >>> ["plain", 0] in again, ["plain", 1] in again, again.get(["plain", 0]), [*again], read
+    (True, False, [0.5], [['plain', 0]], {'scenes': 2})
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
@@ -74,6 +74,10 @@ class Journal:
 
     def __contains__(self, key: Sequence[Any]) -> bool:
         return json.dumps(key) in self._found
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go over the keys, in the order in which they were added."""
+        return map(json.loads, self._found)
 
     def get(self, key: Sequence[Any]) -> Any:
         """Give what was found.
