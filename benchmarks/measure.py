@@ -15,6 +15,7 @@ from machine import Bystanders
 from peers import PEERS
 from rates import Rates
 from results import DECODE_CALLS, SLOW_EVERY
+from workers import in_turn
 
 WARM_CALLS = 2  # of a decode candidate in front of those that are timed
 SLOW = 1000.0  # ms; slower candidates do not have their turn in every round
@@ -35,9 +36,7 @@ def measure(
     bystanders, rates = Bystanders(), Rates(case)
     for round_ in range(repeat):
         rates.measure()
-        # A new order in each round: nobody always follows the same one.
-        for i in range(len(rows)):
-            place = (i + round_) % len(rows)
+        for place in in_turn(range(len(rows)), round_):
             times = rows[place]["times"]
             if round_ % SLOW_EVERY == 0 or times[0] < SLOW:
                 times += _turn(case, candidates[place])

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def start(script: str, name: str, policy: str | None, path: Path, threads: int) -> Any:
@@ -48,8 +51,8 @@ def stop(workers: Iterable[Any]) -> None:
         worker.wait()
 
 
-def in_turn(names: Iterable[str], turn: int) -> list[str]:
-    """Give the order of a turn: a new one each time, so that nobody always follows the same."""
-    order = list(names)
-    place = turn % len(order)
-    return order[place:] + order[:place]
+def in_turn(candidates: Iterable[T], turn: int) -> list[T]:
+    """Give the order of a turn: shuffled anew each time, so that nobody always follows the same."""
+    order = list(candidates)
+    random.Random(turn).shuffle(order)
+    return order

@@ -1,6 +1,7 @@
 // Few rows, many keys: each key and value is read once, for all query heads of its head; long
 // caches are split into chunks over the threads, whose row states are merged.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -348,43 +349,38 @@ void decode(const Attention& call) {
     };
 
     KeptWeights kept(call);
-    const auto finish = [&](const Group& group, const States& states, SegmentSet present) {
-        for (int r = 0; r < rows; ++r) {
-            kept.finish(group.item, group.head(r), chunks[group.item].visible, states.row(r),
-                        states.segments);
-            finish_row(call, group, r, states, present);
-        }
-    };
     std::vector<SegmentSet> present(num_units);
-    parallel_for(num_units, scores.num_threads, [&](int64_t unit) {
-        const int64_t item =
-            std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
-        const int64_t within = unit - first_unit[item], count = chunks[item].count;
-        const int64_t index = item * scores.num_kv_heads + within / count;
+    const auto merge_chunks = [&](int64_t index) {
         const Group group = group_of(index);
-        const States states = states_of(unit, index);
-        present[unit] =
-            Reader(call, group, states, &kept, within % count * (chunks[item].size / kKeys))
-                .run(chunks[item].keys, chunks[item].chunk(within % count));
-        if (count == 1) finish(group, states, present[unit]);
-    });
-    parallel_for(num_groups, scores.num_threads, [&](int64_t index) {
-        const Group group = group_of(index);
-        const int64_t count = chunks[group.item].count;
-        if (count == 1) return;
-        const int64_t first = unit_of(index, 0);
+        const int64_t first = unit_of(index, 0), count = chunks[group.item].count;
         const States states = states_of(first, index);
         SegmentSet found = 0;
         for (int64_t chunk = 0; chunk < count; ++chunk) found |= present[first + chunk];
         for (int r = 0; r < rows; ++r) {
             const RowState state = states.row(r);
             for (int g = 0; g < states.segments; ++g)
-                if (!(present[first] >> g & 1)) state.open(g, call.value_dim);
+                if (count > 1 && !(present[first] >> g & 1)) state.open(g, call.value_dim);
             for (int64_t chunk = 1; chunk < count; ++chunk)
                 merge(state, states_of(first + chunk, index).row(r), present[first + chunk],
                       states.segments, call.value_dim);
+            kept.finish(group.item, group.head(r), chunks[group.item].visible, state,
+                        states.segments);
+            finish_row(call, group, r, states, found);
         }
-        finish(group, states, found);
+    };
+
+    // Whoever reads a group's last chunk merges them: a second loop would wake the threads again.
+    std::vector<std::atomic<int64_t>> left(num_groups);
+    for (int64_t i = 0; i < num_groups; ++i) left[i] = chunks[i / scores.num_kv_heads].count;
+    parallel_for(num_units, scores.num_threads, [&](int64_t unit) {
+        const int64_t item =
+            std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
+        const int64_t within = unit - first_unit[item], count = chunks[item].count;
+        const int64_t index = item * scores.num_kv_heads + within / count;
+        present[unit] = Reader(call, group_of(index), states_of(unit, index), &kept,
+                               within % count * (chunks[item].size / kKeys))
+                            .run(chunks[item].keys, chunks[item].chunk(within % count));
+        if (left[index].fetch_sub(1) == 1) merge_chunks(index);
     });
 }
 
