@@ -34,7 +34,7 @@ inline Vec add_products(Vec sum, __m512bh a, __m512bh b) {
 template <int rows, int vecs>
 void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
                   float* out, int64_t out_ld, int count) {
-    constexpr int kSlots = rows == 3 ? 4 : rows, kKeys = kLanes / kSlots;
+    constexpr int kKeys = kLanes / rows;
     const int64_t far = far_ahead(keys, key_stride, vecs * kPairLanes);
     __m512bh held[rows][vecs];
     for (int r = 0; r < rows; ++r)

@@ -70,12 +70,12 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
     return sum_each(sums);
 }
 
-/// Scores of `rows` queries with as many keys as fit: lane r * kLanes / slots + key, with `slots`
-/// at least the rows. What is loaded of a query serves all these keys.
-template <int rows, int slots, class T>
+/// Scores of `rows` queries with as many keys as fit, kLanes / rows: lane r * keys + key. What is
+/// loaded of a query serves all these keys.
+template <int rows, class T>
 inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
                      int count, int dim) {
-    constexpr int kKeys = kLanes / slots;
+    constexpr int kKeys = kLanes / rows;
     const int64_t far = far_ahead(keys, key_stride, dim);
     const T* key[kKeys];
     Vec sums[kLanes];
@@ -114,15 +114,14 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
 template <int rows, class T>
 [[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
                                int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
-    constexpr int kSlots = rows == 3 ? 4 : rows, kKeys = kLanes / kSlots;
+    constexpr int kKeys = kLanes / rows;
     for (int j = 0; j < count; j += kKeys) {
         const T* some = keys + j * key_stride;
         float lanes[kLanes];
         if constexpr (rows == 1)
             store(lanes, dot_row(query, some, key_stride, count - j, dim));
         else
-            store(lanes,
-                  dot_block<rows, kSlots>(query, query_ld, some, key_stride, count - j, dim));
+            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim));
         for (int r = 0; r < rows; ++r) {
             float* to = out + r * out_ld + j;
             if (j + kKeys <= count)
