@@ -124,8 +124,13 @@ void Attention::find_labels() {
 }
 
 Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
+    if (masses && labelled[item * scores.num_heads + head]) return {row, row + count};
+    return apart(item, head, row, count);
+}
+
+Interval Attention::apart(int64_t item, int64_t head, int64_t row, int64_t count) const {
     if (!labelled[item * scores.num_heads + head]) return {};
-    if (masses || partials || decided) return {row, row + count};
+    if (partials || decided) return {row, row + count};
     const auto plain = [&](int64_t r) {
         return std::none_of(policies.begin(), policies.end(),
                             [&](const PolicyStep& step) { return step.applies(item, head, r); });

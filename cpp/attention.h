@@ -108,8 +108,10 @@ struct Attention {
     bool keeps_weights() const;
     /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
     void find_labels();
-    /// The part of rows [row, row + count) that needs a state per segment; for the others one state
-    /// does.
+    /// The part of rows [row, row + count) that needs a partial output per segment; for the others
+    /// one does.
+    Interval apart(int64_t item, int64_t head, int64_t row, int64_t count) const;
+    /// The part that needs a sum per segment: the same, or all, for masses.
     Interval segmented(int64_t item, int64_t head, int64_t row, int64_t count) const;
     /// The labels of keys [key, key + count); kHidden for masked keys.
     void labels_of(int64_t item, int64_t head, int64_t key, int count, uint8_t* to) const;

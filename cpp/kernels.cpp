@@ -102,17 +102,13 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
         for (int r = 0; r < rows; r += kRowBlock) {
             const int count = smaller(kRowBlock, rows - r);
             const Range columns = seen(visible ? visible + r : nullptr, count, {0, width});
-            if (j + kWide <= columns.begin || j >= columns.end) continue;
-            const float* a = query + r * query_ld;
-            float* c = out + r * out_ld + j;
-            if (j + kWide <= width) {
-                block_of<kVecBlock, false>(count, a, query_ld, packed + j, packed_ld, c, out_ld,
-                                           dim);
-                continue;
-            }
-            for (int v = 0; j + v < width; v += kLanes)
-                block_of<1, false>(count, a, query_ld, packed + j + v, packed_ld, c + v, out_ld,
-                                   dim);
+            const int begin = bigger(j, columns.begin / kLanes * kLanes);
+            const int end = smaller(j + kWide, round_up(columns.end, kLanes));
+            if (begin >= end) continue;
+            with_vectors<kVecBlock>((end - begin) / kLanes, [&](auto vecs) {
+                block_of<vecs.value, false>(count, query + r * query_ld, query_ld, packed + begin,
+                                            packed_ld, out + r * out_ld + begin, out_ld, dim);
+            });
         }
 }
 

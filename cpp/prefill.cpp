@@ -31,6 +31,7 @@ struct Pieces {
     int num_runs = 0;
     int32_t scattered[kMaxSegments][kKeys];  // columns
     int num_scattered[kMaxSegments] = {};
+    bool whole;  // one run without anything else in it
 
     Pieces(const uint8_t* labels, int count) {
         const int long_run = std::min(kLongRun, count / 4);
@@ -46,6 +47,8 @@ struct Pieces {
             else
                 for (int j = begin; j < end; ++j) scattered[label][num_scattered[label]++] = j;
         }
+        whole = num_runs == 1 && std::all_of(num_scattered, num_scattered + kMaxSegments,
+                                             [](int number) { return number == 0; });
     }
 };
 
@@ -54,16 +57,17 @@ template <class Products>
 class QueryTile {
 public:
     QueryTile(const Attention& call, const TilePlace& place)
-        : QueryTile(call, place, call.segmented(place.item, place.head, place.row, place.rows)) {}
+        : QueryTile(call, place, call.segmented(place.item, place.head, place.row, place.rows),
+                    call.apart(place.item, place.head, place.row, place.rows)) {}
 
-    /// Floats that a tile takes.
-    static size_t scratch(const Attention& call, int segments) {
-        return own_scratch(call, segments) + KeptTiles::scratch(call);
+    /// Floats that a tile takes, with a sum for each of so many segments and so many partials.
+    static size_t scratch(const Attention& call, int segments, int partials) {
+        return own_scratch(call, segments, partials) + KeptTiles::scratch(call);
     }
 
-    static size_t own_scratch(const Attention& call, int segments) {
+    static size_t own_scratch(const Attention& call, int segments, int partials) {
         const size_t ld = padded(call.value_dim);
-        return kWeights + segments * kRows * ld + (segments > 1 ? kWeights + kKeys * ld : 0) +
+        return kWeights + partials * kRows * ld + (segments > 1 ? kWeights + kKeys * ld : 0) +
                Products::scratch(call);
     }
 
@@ -79,25 +83,25 @@ public:
     }
 
 private:
-    QueryTile(const Attention& call, const TilePlace& place, Interval segmented)
+    QueryTile(const Attention& call, const TilePlace& place, Interval segmented, Interval apart)
         : call_(call),
           scores_(call.scores),
           item_(place.item),
           head_(place.head),
           row_(place.row),
           rows_(place.rows),
-          segmented_{rows_, rows_},
+          segmented_(within(segmented)),
+          apart_(within(apart)),
           segments_(segmented.size() ? call.num_segments : 1),
+          num_partials_(apart.size() ? call.num_segments : 1),
           partial_ld_(padded(call.value_dim)),
-          weights_(Scratch::of_thread().floats(scratch(call, segments_))),
+          weights_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
           partials_(weights_ + kWeights),
-          taken_weights_(partials_ + segments_ * partial_size()),
+          taken_weights_(partials_ + num_partials_ * partial_size()),
           taken_values_(taken_weights_ + kWeights),
           products_(call, place, segments_ > 1 ? taken_values_ + taken_size() : taken_weights_) {
-        if (segmented.size())
-            segmented_ = {static_cast<int32_t>(segmented.begin - row_),
-                          static_cast<int32_t>(segmented.end - row_)};
-        if (place.sums) kept_.emplace(call, place, weights_ + own_scratch(call, segments_));
+        if (place.sums)
+            kept_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
         std::fill_n(max_, rows_, kNoKey);
         std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
     }
@@ -106,9 +110,15 @@ private:
     size_t partial_size() const { return kRows * partial_ld_; }
     size_t taken_size() const { return kKeys * partial_ld_; }
 
+    /// Rows of the call as rows of the tile.
+    Range within(Interval rows) const {
+        if (!rows.size()) return {rows_, rows_};
+        return {static_cast<int32_t>(rows.begin - row_), static_cast<int32_t>(rows.end - row_)};
+    }
+
     float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
     /// The rows that have a partial of a segment.
-    Range rows_of(int segment) const { return segment ? segmented_ : Range{0, rows_}; }
+    Range rows_of(int segment) const { return segment ? apart_ : Range{0, rows_}; }
 
     void add(int64_t key, int count, Interval keys) {
         bool all_visible = true;
@@ -125,16 +135,18 @@ private:
         kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
         if (kept_) kept_->keep(key, count, ld_, max_);
         rescale();
-        add_plain({0, segmented_.begin}, count, visible);
-        add_plain({segmented_.end, rows_}, count, visible);
-        if (segments_ > 1) add_pieces(key, count, visible);
+        for (int r = 0; r < segmented_.begin; ++r) sum_[r][0] += tile_sum_[r];
+        for (int r = segmented_.end; r < rows_; ++r) sum_[r][0] += tile_sum_[r];
+        add_values(0, {0, apart_.begin}, {0, count}, visible);
+        add_values(0, {apart_.end, rows_}, {0, count}, visible);
+        if (segments_ > 1) add_pieces(key, count, visible);  // the last: it takes weights out
     }
 
     /// Brings earlier sums and partials to the new maxima.
     void rescale() {
         for (int g = 0; g < segments_; ++g) {
             const Range rows = rows_of(g);
-            for (int r = rows.begin; r < rows.end; ++r) sum_[r][g] *= keep_[r];
+            for (int r = 0; r < rows_; ++r) sum_[r][g] *= keep_[r];
             if (present_ >> g & 1)
                 kernels().scale_rows(partial(g) + rows.begin * partial_ld_, partial_ld_,
                                      rows.end - rows.begin, static_cast<int>(call_.value_dim),
@@ -152,21 +164,15 @@ private:
             partial(segment) + round_up(rows.end, Products::kRowStep) * partial_ld_, 0.0f);
     }
 
-    /// Adds the tile to rows that keep no segments apart.
-    void add_plain(Range rows, int count, const Range* visible) {
-        if (rows.begin >= rows.end) return;
-        for (int r = rows.begin; r < rows.end; ++r) sum_[r][0] += tile_sum_[r];
-        add_values(0, rows, {0, count}, visible);
-    }
-
     /// Adds some columns of the tile to the partial of a segment.
     void add_values(int segment, Range rows, Range columns, const Range* visible) {
+        if (rows.begin >= rows.end) return;
         open(segment);
         if (!call_.reads_values()) return;
         products_.add(weights_, rows, columns, visible, partial(segment), partial_ld_);
     }
 
-    /// Adds the tile to the rows that keep segments apart, piece by piece.
+    /// Adds the tile piece by piece: to the sums of segments, and to outputs that are kept apart.
     void add_pieces(int64_t key, int count, const Range* visible) {
         uint8_t labels[kKeys];
         call_.labels_of(item_, head_, key, count, labels);
@@ -176,8 +182,12 @@ private:
                 add_scattered(g, pieces.scattered[g], pieces.num_scattered[g]);
         for (int i = 0; i < pieces.num_runs; ++i) {
             const Pieces::Run& run = pieces.runs[i];
-            sum_segment(run.segment, weights_ + segmented_.begin * ld_, ld_, run.columns);
-            add_values(run.segment, segmented_, run.columns, visible);
+            if (pieces.whole)
+                for (int r = segmented_.begin; r < segmented_.end; ++r)
+                    sum_[r][run.segment] += tile_sum_[r];
+            else
+                sum_segment(run.segment, weights_ + segmented_.begin * ld_, ld_, run.columns);
+            add_values(run.segment, apart_, run.columns, visible);
         }
     }
 
@@ -188,7 +198,6 @@ private:
 
     /// Takes some columns out of the tile and weighs their values together.
     void add_scattered(int segment, const int32_t* columns, int count) {
-        open(segment);
         const int rows = segmented_.end - segmented_.begin;
         float* weights = weights_ + segmented_.begin * ld_;
         for (int r = 0; r < rows; ++r)
@@ -197,17 +206,20 @@ private:
                 weights[r * ld_ + columns[i]] = 0;
             }
         sum_segment(segment, taken_weights_, kKeys, {0, count});
+        if (apart_.begin >= apart_.end) return;
+        open(segment);
         if (!call_.reads_values()) return;
         for (int i = 0; i < count; ++i)
             products_.value(columns[i], taken_values_ + i * partial_ld_);
-        kernels().accumulate(taken_weights_, kKeys, taken_values_, partial_ld_,
-                             partial(segment) + segmented_.begin * partial_ld_, partial_ld_, rows,
-                             {0, count}, static_cast<int>(call_.value_dim), nullptr);
+        kernels().accumulate(
+            taken_weights_ + (apart_.begin - segmented_.begin) * kKeys, kKeys, taken_values_,
+            partial_ld_, partial(segment) + apart_.begin * partial_ld_, partial_ld_,
+            apart_.end - apart_.begin, {0, count}, static_cast<int>(call_.value_dim), nullptr);
     }
 
     void finish() {
         open(0);  // rows that see no key come here too
-        const Range by_row = call_.partials ? Range{0, rows_} : segmented_;
+        const Range by_row = call_.partials ? Range{0, rows_} : apart_;
         if (all_finite()) {
             finish_plain({0, by_row.begin});
             for (int r = by_row.begin; r < by_row.end; ++r) finish_row(r);
@@ -224,7 +236,7 @@ private:
     }
 
     void finish_row(int r) {
-        const bool apart = r >= segmented_.begin && r < segmented_.end;
+        const bool apart = r >= apart_.begin && r < apart_.end;
         call_.finish(item_, head_, row_ + r, state(r), apart ? present_ : present_ & 1);
     }
 
@@ -232,7 +244,7 @@ private:
         return {&max_[r], sum_[r], partials_ + r * partial_ld_, kRows * partial_ld_};
     }
 
-    /// finish_row() of rows that keep no segments apart, all at once.
+    /// finish_row() of rows whose outputs are not kept apart, all at once.
     void finish_plain(Range rows) {
         if (rows.begin >= rows.end) return;
         float factor[kRows], scale[kMaxSegments];
@@ -249,7 +261,7 @@ private:
         for (int r = rows.begin; out && !direct && r < rows.end; ++r)
             out.store(item_, head_, row_ + r, partial(0) + r * partial_ld_);
         for (int r = rows.begin; r < rows.end; ++r)
-            if (sum_[r][0] == 0) call_.finish_empty(item_, head_, row_ + r);
+            if (total(state(r), segments_) == 0) call_.finish_empty(item_, head_, row_ + r);
     }
 
     bool all_finite() {
@@ -276,8 +288,8 @@ private:
     const Scores& scores_;
     int64_t item_, head_, row_;
     int rows_;
-    Range segmented_;  // the rows that keep segments apart
-    int segments_;
+    Range segmented_, apart_;  // the rows with a sum, and with a partial, for each segment
+    int segments_, num_partials_;
     SegmentSet present_ = 0;
     int64_t partial_ld_;
     float *weights_, *partials_, *taken_weights_, *taken_values_;
@@ -314,8 +326,8 @@ Decision decide_prefill(const Attention& call) {
     const Scores& scores = call.scores;
     const bool bfloat16 = Bfloat16Products::serve(call);
     const int segments = call.labels ? call.num_segments : 1;
-    const size_t tile = bfloat16 ? QueryTile<Bfloat16Products>::scratch(call, segments)
-                                 : QueryTile<Float32Products>::scratch(call, segments);
+    const size_t tile = bfloat16 ? QueryTile<Bfloat16Products>::scratch(call, segments, segments)
+                                 : QueryTile<Float32Products>::scratch(call, segments, segments);
     const size_t packed =
         bfloat16 ? Bfloat16Products::packed_size(call) : Float32Products::packed_size(call);
     return {.few_rows = false,
@@ -337,12 +349,8 @@ void prefill(const Attention& call) {
     const auto summed = [&](int64_t head) { return keeps && (!call.summed || call.summed[head]); };
     const int64_t width = padded(scores.key_len) + Kernels::kPad;
     const std::unique_ptr<float[]> sums(new float[keeps ? heads * tiles * width : 0]);
-    // Head by head, so that a head's keys stay in the cache; its last tile first: causal tiles grow
-    // with their row.
-    parallel_for(heads * tiles, scores.num_threads, [&](int64_t unit) {
-        const int64_t item = unit / tiles / scores.num_heads,
-                      head = unit / tiles % scores.num_heads;
-        const int64_t tile = tiles - 1 - unit % tiles;
+    const auto run = [&](int64_t index, int64_t tile) {
+        const int64_t item = index / scores.num_heads, head = index % scores.num_heads;
         const Interval keys = scores.keys_of_item(item);
         const int64_t first =
             scores.first_row(keys);  // tiles begin there: left padding changes no byte
@@ -350,10 +358,21 @@ void prefill(const Attention& call) {
             for (int64_t row = 0; row < first; ++row) call.finish_empty(item, head, row);
         const int64_t row = first + tile * kRows;
         const int64_t rows = std::min<int64_t>(kRows, scores.query_len - row);
-        const int64_t index = item * scores.num_heads + head;
         float* to = summed(index) ? &sums[(index * tiles + tile) * width] : nullptr;
         if (to) std::fill_n(to, width, 0.0f);
         if (rows > 0) run_tile(call, {item, head, row, static_cast<int>(rows), number, to}, keys);
+    };
+    // Head by head, so that a head's keys stay in the cache; its last tile first: causal tiles grow
+    // with their row. As many tiles of a head as leave work for all threads go to one of them,
+    // which packs the keys once.
+    constexpr int64_t kUnits = 8;  // for each thread, so that all end at about the same time
+    const int64_t some =
+        std::clamp<int64_t>(heads * tiles / (kUnits * scores.num_threads), 1, tiles);
+    const int64_t parts = (tiles + some - 1) / some;
+    parallel_for(heads * parts, scores.num_threads, [&](int64_t unit) {
+        const int64_t end = tiles - unit % parts * some;
+        for (int64_t tile = end; tile-- > std::max<int64_t>(0, end - some);)
+            run(unit / parts, tile);
     });
     // In the order of rows, whoever had them.
     for (int64_t head = 0; head < heads; ++head) {
