@@ -74,9 +74,8 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
 /// loaded of a query serves all these keys.
 template <int rows, class T>
 inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
-                     int count, int dim) {
+                     int count, int dim, int64_t far) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t far = far_ahead(keys, key_stride, dim);
     const T* key[kKeys];
     Vec sums[kLanes];
 #pragma GCC unroll 16
@@ -115,13 +114,14 @@ template <int rows, class T>
 [[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
                                int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
     constexpr int kKeys = kLanes / rows;
+    const int64_t far = far_ahead(keys, key_stride, dim);
     for (int j = 0; j < count; j += kKeys) {
         const T* some = keys + j * key_stride;
         float lanes[kLanes];
         if constexpr (rows == 1)
             store(lanes, dot_row(query, some, key_stride, count - j, dim));
         else
-            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim));
+            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, far));
         for (int r = 0; r < rows; ++r) {
             float* to = out + r * out_ld + j;
             if (j + kKeys <= count)

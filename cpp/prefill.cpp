@@ -135,8 +135,8 @@ private:
         kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
         if (kept_) kept_->keep(key, count, ld_, max_);
         rescale();
-        for (int r = 0; r < segmented_.begin; ++r) sum_[r][0] += tile_sum_[r];
-        for (int r = segmented_.end; r < rows_; ++r) sum_[r][0] += tile_sum_[r];
+        add_sums(0, {0, segmented_.begin});
+        add_sums(0, {segmented_.end, rows_});
         add_values(0, {0, apart_.begin}, {0, count}, visible);
         add_values(0, {apart_.end, rows_}, {0, count}, visible);
         if (segments_ > 1) add_pieces(key, count, visible);  // the last: it takes weights out
@@ -164,6 +164,11 @@ private:
             partial(segment) + round_up(rows.end, Products::kRowStep) * partial_ld_, 0.0f);
     }
 
+    /// Adds the whole tile to the sums of a segment.
+    void add_sums(int segment, Range rows) {
+        for (int r = rows.begin; r < rows.end; ++r) sum_[r][segment] += tile_sum_[r];
+    }
+
     /// Adds some columns of the tile to the partial of a segment.
     void add_values(int segment, Range rows, Range columns, const Range* visible) {
         if (rows.begin >= rows.end) return;
@@ -183,8 +188,7 @@ private:
         for (int i = 0; i < pieces.num_runs; ++i) {
             const Pieces::Run& run = pieces.runs[i];
             if (pieces.whole)
-                for (int r = segmented_.begin; r < segmented_.end; ++r)
-                    sum_[r][run.segment] += tile_sum_[r];
+                add_sums(run.segment, segmented_);
             else
                 sum_segment(run.segment, weights_ + segmented_.begin * ld_, ld_, run.columns);
             add_values(run.segment, apart_, run.columns, visible);
