@@ -17,6 +17,9 @@ constexpr int kKeys = kDecodeKeys;
 // Least keys of a chunk: merging its state costs under 1% of reading it.
 constexpr int64_t kChunk = 512;
 constexpr int64_t kMaxChunks = 64;
+// With more bytes in a call no cache keeps them until the next one. What is fetched in passing
+// leaves the caches to what runs between calls: Python took half as long after 134 MB.
+constexpr int64_t kPassing = 64 << 20;
 constexpr int kFewRows = 8;  // with more it pays to convert keys and values once, for all of them
 
 /// The rows of an item that share a key head, with their states.
@@ -60,6 +63,7 @@ public:
           states_(states),
           size_(group.size()),
           pairs_(multiplies_pairs(call, size_)),
+          passing_(size_ == 1 && bytes_read(call) > kPassing),
           kept_(kept),
           tile_(tile) {
         query_ld_ = padded(scores_.head_dim);
@@ -86,6 +90,13 @@ public:
     /// Floats that so many rows take.
     static size_t scratch(const Scores& scores, int rows) {
         return rows * (padded(scores.head_dim) + 2 * kKeys) + 5 * padded(rows);
+    }
+
+    /// Bytes of all keys and values of a call.
+    static int64_t bytes_read(const Attention& call) {
+        const Scores& scores = call.scores;
+        return scores.batch * scores.num_kv_heads * scores.key_len *
+               (scores.head_dim * scores.key.item_size() + call.value_dim * call.value.item_size());
     }
 
     /// Whether products are of bfloat16, with weights rounded to it: not with a single row, which
@@ -179,10 +190,11 @@ private:
             return read(keys, group_.item, group_.kv_head, key, count,
                         [&](Rows rows, int offset, int some) {
                             kernels().dots(query_, query_ld_, rows.data, Type::kFloat32,
-                                           rows.stride, weights_ + offset, kKeys, size_, some, dim);
+                                           rows.stride, weights_ + offset, kKeys, size_, some, dim,
+                                           false);
                         });
         kernels().dots(query_, query_ld_, keys.row(group_.item, group_.kv_head, key), keys.type,
-                       keys.row_stride, weights_, kKeys, size_, count, dim);
+                       keys.row_stride, weights_, kKeys, size_, count, dim, passing_);
         for (int r = 0; keys.scales && r < size_; ++r)
             kernels().multiply(keys.scales.row(group_.item, group_.kv_head, key),
                                weights_ + r * kKeys, count);
@@ -214,7 +226,8 @@ private:
             kernels().multiply(values.scales.row(group_.item, group_.kv_head, key),
                                weights + r * kKeys, count);
         kernels().accumulate_few(weights, kKeys, values.row(group_.item, group_.kv_head, key),
-                                 values.type, values.row_stride, out, out_ld, rows, count, dim);
+                                 values.type, values.row_stride, out, out_ld, rows, count, dim,
+                                 passing_);
     }
 
     void open(int segment) {
@@ -233,7 +246,7 @@ private:
     const Group& group_;
     const States& states_;
     int size_;
-    bool pairs_;
+    bool pairs_, passing_;
     KeptWeights* kept_;
     int64_t tile_;
     int64_t query_ld_;

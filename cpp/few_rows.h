@@ -14,6 +14,7 @@ namespace reattend::REATTEND_ISA {
 namespace {
 
 constexpr int kAhead = 16 << 10;  // bytes between what is fetched and what is used
+constexpr int kPassed = 512;      // the same where it is fetched in passing
 constexpr int kTurn = 16 << 10;   // bytes of values that the first cache keeps for more rows
 constexpr int kMostAdded = 64;    // numbers added one by one: more would cost digits
 constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
@@ -35,11 +36,13 @@ inline int keys_in(int bytes, int dim, int size) {
     return keys > 1 ? keys : 1;
 }
 
-/// How many numbers lie between a key and the one kAhead bytes after it.
+/// How many numbers lie between a key and the one so many bytes after it.
 template <class T>
-inline int64_t far_ahead(const T*, int64_t key_stride, int dim) {
-    return keys_in(kAhead, dim, sizeof(T)) * key_stride;
+inline int64_t ahead_by(int bytes, const T*, int64_t key_stride, int dim) {
+    return keys_in(bytes, dim, sizeof(T)) * key_stride;
 }
+
+enum class Fetches { kNothing, kFar, kPassing };
 
 /// Fetches what is far ahead into the second cache, for readers that do not go key after key. Twice
 /// on the way, since a busy core drops what it is to fetch.
@@ -49,9 +52,16 @@ inline void fetch(const T* from, int64_t far) {
     __builtin_prefetch(from + far / 2, 0, 2);
 }
 
-/// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
+/// Fetches what is ahead past the other caches into the first.
 template <class T>
-inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim) {
+inline void fetch_in_passing(const T* from, int64_t ahead) {
+    __builtin_prefetch(from + ahead, 0, 0);
+}
+
+/// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
+template <bool passing, class T>
+inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim,
+                   int64_t ahead) {
     // By way of memory: with these in registers the loop over keys would have to be unrolled, and
     // the compiler would read vectors of several keys in turns.
     float each[kLanes][kLanes];
@@ -60,7 +70,10 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
         const T* key = keys + smaller(k, count - 1) * key_stride;
         Vec sum{};
         int d = 0;
-        for (; d + kLanes <= dim; d += kLanes) sum += load(query + d) * numbers(key + d);
+        for (; d + kLanes <= dim; d += kLanes) {
+            if constexpr (passing) fetch_in_passing(key + d, ahead);
+            sum += load(query + d) * numbers(key + d);
+        }
         if (d < dim) sum += load(query + d) * first_numbers(key + d, dim - d);
         store(each[k], sum);
     }
@@ -110,18 +123,18 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
 }
 
 // Not inline, as weigh(): where all types and sizes are in one function, registers do not suffice.
-template <int rows, class T>
+template <int rows, bool passing, class T>
 [[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
                                int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t far = far_ahead(keys, key_stride, dim);
+    const int64_t ahead = ahead_by(passing ? kPassed : kAhead, keys, key_stride, dim);
     for (int j = 0; j < count; j += kKeys) {
         const T* some = keys + j * key_stride;
         float lanes[kLanes];
         if constexpr (rows == 1)
-            store(lanes, dot_row(query, some, key_stride, count - j, dim));
+            store(lanes, dot_row<passing>(query, some, key_stride, count - j, dim, ahead));
         else
-            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, far));
+            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, ahead));
         for (int r = 0; r < rows; ++r) {
             float* to = out + r * out_ld + j;
             if (j + kKeys <= count)
@@ -159,24 +172,26 @@ inline bool with_vectors(int vecs, const Use& use) {
 }
 
 void dots(const float* query, int64_t query_ld, const void* keys, Type type, int64_t key_stride,
-          float* out, int64_t out_ld, int rows, int count, int dim) {
+          float* out, int64_t out_ld, int rows, int count, int dim, bool passing) {
     const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
     as_stored(keys, type, [&](const auto* stored) {
+        if (passing && rows == 1)
+            return dots_of<1, true>(query, query_ld, stored, key_stride, out, out_ld, count, dim);
         for (int j = 0; j < count; j += step)
             by_some(rows, [&](int r, auto number) {
-                dots_of<number.value>(query + r * query_ld, query_ld, stored + j * key_stride,
-                                      key_stride, out + r * out_ld + j, out_ld,
-                                      smaller(step, count - j), dim);
+                dots_of<number.value, false>(
+                    query + r * query_ld, query_ld, stored + j * key_stride, key_stride,
+                    out + r * out_ld + j, out_ld, smaller(step, count - j), dim);
             });
     });
 }
 
 /// out [rows, vecs] += weights [rows, count] * values [count, vecs], held in registers. With
-/// `partial`, the last vector has only `last` columns; `fetches`: what is far ahead.
-template <int rows, int vecs, bool partial, bool fetches, class T>
+/// `partial`, the last vector has only `last` columns; `fetches`: what is ahead.
+template <int rows, int vecs, bool partial, Fetches fetches, class T>
 [[gnu::noinline]] void weigh(const float* weights, int64_t ld, const T* values,
                              int64_t value_stride, float* out, int64_t out_ld, int count, int last,
-                             int64_t far) {
+                             int64_t ahead) {
     Vec sum[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
@@ -185,7 +200,8 @@ template <int rows, int vecs, bool partial, bool fetches, class T>
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
             const T* from = value + v * kLanes;
-            if constexpr (fetches) fetch(from, far);
+            if constexpr (fetches == Fetches::kFar) fetch(from, ahead);
+            if constexpr (fetches == Fetches::kPassing) fetch_in_passing(from, ahead);
             factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
         }
         for (int r = 0; r < rows; ++r) {
@@ -203,16 +219,24 @@ template <int rows, int vecs, bool partial, bool fetches, class T>
 /// Whole values, which are read key after key.
 template <int vecs, class T>
 inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64_t value_stride,
-                        float* out, int64_t out_ld, int rows, int count) {
+                        float* out, int64_t out_ld, int rows, int count, bool passing) {
     constexpr int kMost = held_rows(vecs);
+    const int64_t ahead = ahead_by(kPassed, values, value_stride, vecs * kLanes);
     const int step =
         rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
-    for (int j = 0; j < count; j += step)
-        by_some<kMost>(rows, [&](int r, auto number) {
-            weigh<number.value, vecs, false, false>(
-                weights + r * ld + j, ld, values + j * value_stride, value_stride, out + r * out_ld,
-                out_ld, smaller(step, count - j), 0, 0);
-        });
+    for (int j = 0; j < count; j += step) {
+        const T* near = values + j * value_stride;
+        const int some = smaller(step, count - j);
+        if (passing && rows == 1)
+            weigh<1, vecs, false, Fetches::kPassing>(weights + j, ld, near, value_stride, out,
+                                                     out_ld, some, 0, ahead);
+        else
+            by_some<kMost>(rows, [&](int r, auto number) {
+                weigh<number.value, vecs, false, Fetches::kNothing>(weights + r * ld + j, ld, near,
+                                                                    value_stride, out + r * out_ld,
+                                                                    out_ld, some, 0, 0);
+            });
+    }
 }
 
 /// Some columns after the others.
@@ -220,26 +244,26 @@ template <class T>
 inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
                           float* out, int64_t out_ld, int rows, int count, int dim) {
     constexpr int kWide = kVecBlock * kLanes;
-    const int64_t far = far_ahead(values, value_stride, dim);
+    const int64_t ahead = ahead_by(kAhead, values, value_stride, dim);
     const int step = smaller(kMostAdded, keys_in(kTurn, dim, sizeof(T)));
     for (int j = 0; j < count; j += step) {
         const T* near = values + j * value_stride;
         const int some = smaller(step, count - j);
         const auto add = [&](int r, auto number, auto fetches) {
             constexpr int kRows = number.value;
-            constexpr bool kFetch = fetches.value;
+            constexpr Fetches kFetch = fetches.value ? Fetches::kFar : Fetches::kNothing;
             const float* from = weights + r * ld + j;
             float* to = out + r * out_ld;
             int d = 0;
             for (; d + kWide <= dim; d += kWide)
                 weigh<kRows, kVecBlock, false, kFetch>(from, ld, near + d, value_stride, to + d,
-                                                       out_ld, some, 0, far);
+                                                       out_ld, some, 0, ahead);
             for (; d + kLanes <= dim; d += kLanes)
                 weigh<kRows, 1, false, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
-                                               some, 0, far);
+                                               some, 0, ahead);
             if (d < dim)
                 weigh<kRows, 1, true, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
-                                              some, dim - d, far);
+                                              some, dim - d, ahead);
         };
         by_some(rows, [&](int r, auto number) {
             r ? add(r, number, Count<false>{}) : add(r, number, Count<true>{});
@@ -248,8 +272,8 @@ inline void weigh_columns(const float* weights, int64_t ld, const T* values, int
 }
 
 void accumulate_few(const float* weights, int64_t ld, const void* values, Type type,
-                    int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                    int dim) {
+                    int64_t value_stride, float* out, int64_t out_ld, int rows, int count, int dim,
+                    bool passing) {
     as_stored(values, type, [&](const auto* stored) {
         bool cut = true;
         if (dim % kLanes == 0)
@@ -258,7 +282,7 @@ void accumulate_few(const float* weights, int64_t ld, const void* values, Type t
                 cut = kMost < 4 && kMost < rows;  // whole, they would be read again and again
                 if (!cut)
                     weigh_whole<vecs.value>(weights, ld, stored, value_stride, out, out_ld, rows,
-                                            count);
+                                            count, passing);
             });
         if (cut) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
     });

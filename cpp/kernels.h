@@ -45,10 +45,11 @@ struct Kernels {
                    const Range* visible);
 
     /// The same for few rows, straight from keys as they lie, without their scales. Rows of query
-    /// are padded with zeros to kPad.
+    /// are padded with zeros to kPad. `passing`: caches shall rather keep what they hold than what
+    /// a single row reads.
     void (*dots)(const float* query, int64_t query_ld, const void* keys, Type type,
-                 int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count,
-                 int dim);
+                 int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count, int dim,
+                 bool passing);
 
     /// scores -> exp(score - max), 0 where not visible. Updates max [rows]; keep [rows] = exp(old
     /// max - new max) is what earlier sums and partials are to be multiplied by; sum [rows] is this
@@ -75,10 +76,10 @@ struct Kernels {
                        const Range* visible);
 
     /// The same for few rows, which see all columns, straight from values as they lie, without
-    /// their scales.
+    /// their scales. `passing` as for dots().
     void (*accumulate_few)(const float* weights, int64_t ld, const void* values, Type type,
                            int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                           int dim);
+                           int dim, bool passing);
 
     /// dots() and accumulate_few() where query or weights are bfloat16 as well, in the CPU's
     /// products of pairs; one weight more than `count` is read. has_pairs: whether the CPU has

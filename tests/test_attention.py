@@ -47,6 +47,14 @@ def test_lengths(rng, query_len, key_len, causal):
     agree(tensors(rng, sizes), causal=causal)
 
 
+@pytest.mark.parametrize("dim", [40, 128])
+def test_more_bytes_than_caches_hold(rng, dim):
+    """Beyond 64 MiB a single row fetches keys and values past the caches."""
+    num_keys = 64 * 2**20 // (2 * 4 * dim) + 300
+    sizes = Sizes(1, num_keys, batch=1, heads=1, kv_heads=1, dim=dim, value_dim=dim)
+    agree(tensors(rng, sizes), causal=True)
+
+
 @pytest.mark.parametrize(
     "heads",
     [

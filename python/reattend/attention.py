@@ -281,7 +281,8 @@ def plain_pass(
     query: Array,
     key: Array | Quantized,
     value: Array | Quantized,
-    heads: Array | None,
+    summed: bool,
+    heads: Array | None = None,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -299,24 +300,24 @@ def plain_pass(
     ----------
     query, key, value, scale, causal, key_mask, bias, window, softcap, out, dtype, num_threads
         As for `attention`.
+    summed : bool
+        Whether column sums are wanted.
     heads : bool array [H], optional
-        Whose column sums; None: nobody's. What they hold of other heads means nothing.
+        Whose; all heads' by default. What they hold of other heads means nothing.
 
     Examples
     --------
     >>> query = key = value = np.zeros((1, 2, 3, 4), np.float32)
-    >>> plain_pass(query, key, value, np.array([True, False])).column_sums[0, 0].round(3).tolist()
+    >>> sums = plain_pass(query, key, value, True, np.array([True, False])).column_sums
+    >>> sums[0, 0].round(3).tolist()
     [1.0, 1.0, 1.0]
     """
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     shape, result = inputs.shape, _room(inputs, out)
-    logsumexp, sums, summed = arguments.empty(*shape.rows), None, None
-    if heads is not None:
-        sums = _room_for_sums(shape)
-        if not heads.all():
-            summed = np.ascontiguousarray(np.broadcast_to(heads, shape.rows[:2]))
+    logsumexp, sums = arguments.empty(*shape.rows), _room_for_sums(shape) if summed else None
+    whose = None if heads is None else heads[None].repeat(shape.batch, axis=0)
     _run(inputs, arguments.threads(num_threads), result, None, 1, [],
-         None, logsumexp, None, None, None, sums, summed)  # fmt: skip
+         None, logsumexp, None, None, None, sums, whose)  # fmt: skip
     if out is not None and result is not out:
         out[...] = result
         result = out

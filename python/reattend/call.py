@@ -201,7 +201,7 @@ class Call:
         if bias is not None and (hides := np.asarray(bias) == -np.inf).any():
             return self._row_counts_under(hides)
         window = self.mask.get("window")
-        if len(self.rows) == 1 and window is None and self.key_mask is None:
+        if self.query.shape[2] == 1 and window is None and self.key_mask is None:
             return np.ones((self.batch, self.key_len), dtype=np.int64)
         column = np.arange(self.key_len)
         window = self.key_len + 1 if window is None else window
@@ -251,13 +251,12 @@ class Call:
         Of a single row also the column sums, which are its weights and cost nothing beside it.
         Whoever reads this pays for the pass, and the session then only corrects what plans change.
         """
-        single = self.query.shape[2] == 1
-        return self._pass(np.ones(self.num_heads, bool) if single else None)
+        return self._pass(self.query.shape[2] == 1, None)
 
-    def _pass(self, summed: Array | None) -> AttentionResult:
+    def _pass(self, summed: bool, heads: Array | None) -> AttentionResult:
         return plain_pass(
-            self.query, self.key, self.value, summed, out=self.out, num_threads=self.num_threads,
-            **self.mask,
+            self.query, self.key, self.value, summed, heads, out=self.out,
+            num_threads=self.num_threads, **self.mask,
         )  # fmt: skip
 
     def column_sums(self, heads: Array | None = None) -> Array:
@@ -285,9 +284,7 @@ class Call:
         if self.key_mask is not None and not self.mask.get("causal"):
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
         if "plain" not in vars(self) and valid is None:  # both in one pass
-            vars(self)["plain"] = self._pass(
-                np.ones(self.num_heads, bool) if heads is None else heads
-            )
+            vars(self)["plain"] = self._pass(True, heads)
             return np.asarray(self.plain.column_sums)
         logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
         if sums is not None and self.query.shape[2] == 1:

@@ -67,28 +67,34 @@ class ACT(Method):
 
     def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:
         """Calibrate with the sinks that the columns so far show."""
-        calibrated = self._calibrated(call.layer, call.num_layers, call.num_heads)
-        if calibrated is None:
+        place = call.layer, call.num_layers, call.num_heads
+        if place not in self._places:
+            self._places[place] = self._calibrated(*place)
+        calibrated, some = self._places[place]
+        if some is None:
             return None, state
         if state is not None and not (call.prefill or self.follow):
             return state.plan, state
-        some = slice(None) if calibrated.all() else np.flatnonzero(calibrated)
         sums = call.column_sums(calibrated)[:, some]
         counts = call.row_counts  # [B, M]
         if state is not None:
             sums, counts = _joined(state.sums, sums), _joined(state.counts, counts)
         means = sums / np.maximum(counts, 1)[:, None].astype(sums.dtype)
         sink = column_sinks(means, self.theta)
-        first = np.minimum(call.first_key, call.key_len - 1)[:, None, None]
-        np.put_along_axis(sink, first, False, axis=-1)
-        last = np.flatnonzero(np.any(sink, axis=(0, 1)))[-1:]
-        if not last.size:
+        first = np.minimum(call.first_key, call.key_len - 1)
+        sink[np.arange(call.batch), :, first] = False
+        at_all: Any = sink.any((0, 1))
+        keys = at_all.nonzero()[0]
+        if not keys.size:
             return None, Columns(sums, counts, None, call.num_heads)
         # Sinks are among the first keys, and keys beyond the labels are no sinks.
-        labels = np.zeros((call.batch, call.num_heads, last[0] + 1), np.uint8)
-        labels[:, some] = sink[..., : last[0] + 1]
-        found: Array = np.any(labels, axis=-1, keepdims=True)  # [B, H, 1]
-        plan = Plan(labels, self._policy, found)
+        length = keys[-1] + 1
+        labels = np.zeros((call.batch, call.num_heads, length), np.uint8)
+        labels[:, some] = sink[..., :length]
+        plan = None if state is None else state.plan
+        if plan is None or not _same(plan.segments, labels):  # mostly a step finds what is known
+            found: Any = labels.any(-1, keepdims=True)  # [B, H, 1]
+            plan = Plan(labels, self._policy, found)
         return plan, Columns(sums, counts, plan, call.num_heads)
 
     def readings(self, state: Columns | None) -> dict[str, Any]:
@@ -108,15 +114,23 @@ class ACT(Method):
     def _policy(self) -> Reweight:
         return Reweight(weight=(1, self.beta), to=(REST,))
 
-    def _calibrated(self, layer: int, num_layers: int, num_heads: int) -> Array | None:
-        """Say which heads of a layer are calibrated, bool [H]; None if no head is."""
+    @cached_property
+    def _places(self) -> dict[tuple[int, int, int], tuple[Array | None, Any]]:
+        """What `_calibrated` gave: it is asked in every step, and seldom anything new."""
+        return {}
+
+    def _calibrated(self, layer: int, num_layers: int, num_heads: int) -> tuple[Array | None, Any]:
+        """Say which heads of a layer are calibrated, bool [H] or None for all, and their index.
+
+        The index is None if no head is.
+        """
         if not 2 <= layer < num_layers - 1:
-            return None
+            return None, None
         if self.heads is None:
-            return np.ones(num_heads, dtype=bool)
+            return None, slice(None)
         heads = dict(self.heads).get(layer, ())
         if not heads:
-            return None
+            return None, None
         if max(heads) >= num_heads:
             raise ValueError(
                 f"heads must be below {num_heads}, the heads of the model, got {max(heads)} "
@@ -124,7 +138,7 @@ class ACT(Method):
             )
         calibrated = np.zeros(num_heads, dtype=bool)
         calibrated[list(heads)] = True
-        return calibrated
+        return calibrated, np.flatnonzero(calibrated)
 
 
 def _joined(before: Array, now: Array) -> Array:
@@ -134,6 +148,10 @@ def _joined(before: Array, now: Array) -> Array:
     np.add(before, now[..., :length], out=joined[..., :length])
     joined[..., length:] = now[..., length:]
     return joined
+
+
+def _same(a: Array | None, b: Array) -> bool:
+    return a is not None and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
