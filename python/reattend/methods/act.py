@@ -21,8 +21,7 @@ REST, SINK = range(2)
 class Columns(NamedTuple):
     """What ACT remembers: what each key received so far, and the sinks that follow from it."""
 
-    sums: Array  # [B, calibrated heads, M']
-    counts: Array  # [B, M'], rows that may attend to each key
+    received: Array  # [B, calibrated heads + 1, M']: sums, and last the rows that may attend
     plan: Plan | None
     num_heads: int
 
@@ -76,17 +75,18 @@ class ACT(Method):
         if state is not None and not (call.prefill or self.follow):
             return state.plan, state
         sums = call.column_sums(calibrated)[:, some]
-        counts = call.row_counts  # [B, M]
-        if state is not None:
-            sums, counts = _joined(state.sums, sums), _joined(state.counts, counts)
-        means = sums / np.maximum(counts, 1)[:, None].astype(sums.dtype)
-        sink = column_sinks(means, self.theta)
+        received = np.empty((call.batch, sums.shape[1] + 1, call.key_len), sums.dtype)
+        received[:, :-1] = sums
+        received[:, -1] = call.row_counts
+        if state is not None:  # of fewer keys
+            received[..., : state.received.shape[2]] += state.received
+        sink = column_sinks(received[:, :-1] / np.maximum(received[:, -1:], 1), self.theta)
         first = np.minimum(call.first_key, call.key_len - 1)
         sink[np.arange(call.batch), :, first] = False
         at_all: Any = sink.any((0, 1))
         keys = at_all.nonzero()[0]
         if not keys.size:
-            return None, Columns(sums, counts, None, call.num_heads)
+            return None, Columns(received, None, call.num_heads)
         # Sinks are among the first keys, and keys beyond the labels are no sinks.
         length = keys[-1] + 1
         labels = np.zeros((call.batch, call.num_heads, length), np.uint8)
@@ -95,7 +95,7 @@ class ACT(Method):
         if plan is None or not _same(plan.segments, labels):  # mostly a step finds what is known
             found: Any = labels.any(-1, keepdims=True)  # [B, H, 1]
             plan = Plan(labels, self._policy, found)
-        return plan, Columns(sums, counts, plan, call.num_heads)
+        return plan, Columns(received, plan, call.num_heads)
 
     def readings(self, state: Columns | None) -> dict[str, Any]:
         """Give each item's sinks, a list of those of any head, and their number [B, H]."""
@@ -103,8 +103,8 @@ class ACT(Method):
             return {}
         if state.plan is None or state.plan.segments is None:
             return {
-                "sinks": [[] for _ in state.sums],
-                "counts": np.zeros((len(state.sums), state.num_heads), int),
+                "sinks": [[] for _ in state.received],
+                "counts": np.zeros((len(state.received), state.num_heads), int),
             }
         sink = state.plan.segments
         found = [np.flatnonzero(item.any(0)).tolist() for item in sink]
@@ -139,15 +139,6 @@ class ACT(Method):
         calibrated = np.zeros(num_heads, dtype=bool)
         calibrated[list(heads)] = True
         return calibrated, np.flatnonzero(calibrated)
-
-
-def _joined(before: Array, now: Array) -> Array:
-    """Add up over keys of which there were fewer before: [..., M'] and [..., M]."""
-    joined = np.empty_like(now)
-    length = before.shape[-1]
-    np.add(before, now[..., :length], out=joined[..., :length])
-    joined[..., length:] = now[..., length:]
-    return joined
 
 
 def _same(a: Array | None, b: Array) -> bool:
