@@ -155,6 +155,8 @@ def test_tuning_finds_what_it_looks_for_and_is_kept(loaded, tmp_path, monkeypatc
     size = journal.path.stat().st_size
     again = tune(loaded, drawn, todo, Journal(journal.path, {}), lambda *_: None)
     assert again == strengths
+    some = tune(loaded, drawn, todo, Journal(journal.path, {}), lambda *_: None, ("plain", "vhr"))
+    assert some == {"vhr": strengths["vhr"]}
     assert journal.path.stat().st_size == size
     records = answered(drawn, range(4), 0.0)
     assert named_f1([drawn.draw(n) for n in range(4)], records) < 1

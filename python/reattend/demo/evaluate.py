@@ -74,7 +74,8 @@ def add_evaluate(commands: Any) -> None:
         "all)",
     )  # fmt: skip
     add("--tune", action="store_true",
-        help="choose strengths and ACT's heads on the split tune, and store them for these weights",
+        help="choose strengths and ACT's heads on the split tune, and store them for these "
+        "weights; what is not among --settings gets the papers' strengths",
     )  # fmt: skip
     add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
     add("--batch", type=at_least(int, 1), default=16, metavar="N",
@@ -241,7 +242,8 @@ def _tune(options: argparse.Namespace, loaded: Loaded) -> int:
     def progress(what: str, done: int, whole: int) -> None:
         bars.setdefault(what, _Bar(what))(done, whole)
 
-    strengths = {**default_strengths(), **tune(loaded, cases, todo, journal, progress)}
+    tuned = tune(loaded, cases, todo, journal, progress, options.settings)
+    strengths = {**default_strengths(), **tuned}
     stored = strengths_file(options)
     _write(stored, json.dumps({"strengths": strengths, "run": run}, indent=1) + "\n")
     for name, values in strengths.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,12 @@ _PROBABILITIES = np.arange(0.05, 1.0, 0.05)
 
 
 def tune(
-    loaded: Loaded, cases: Cases, todo: Sequence[range], journal: Journal, progress: Progress
+    loaded: Loaded,
+    cases: Cases,
+    todo: Sequence[range],
+    journal: Journal,
+    progress: Progress,
+    settings: Collection[str] = tuple(SETTINGS),
 ) -> Strengths:
     """Choose strengths: of each setting those that name things best.
 
@@ -47,27 +52,29 @@ def tune(
         Where everything that was tried is kept.
     progress : callable
         Is told what is being done, and how far it is.
+    settings : collection of str, optional
+        Which; all of them by default.
 
     Returns
     -------
     dict
-        Strengths of every setting that has any.
+        Strengths of each of the settings that has any.
     """
-    searched = [n for n in todo if cases.cells[n[0] % len(cases.cells)] in _SEARCHED]
-    heads = search_heads(
-        loaded, cases, searched or todo, journal, lambda *at: progress("ACT's heads", *at)
-    )
+    heads: dict[int, tuple[int, ...]] = {}
+    if "act" in settings:
+        searched = [n for n in todo if cases.cells[n[0] % len(cases.cells)] in _SEARCHED]
+        heads = search_heads(
+            loaded, cases, searched or todo, journal, lambda *at: progress("ACT's heads", *at)
+        )
     tried: dict[str, tuple[str, dict[str, Any]]] = {}
-    for name, setting in SETTINGS.items():
-        for values in setting.tried:
+    for name in settings:
+        for values in SETTINGS[name].tried:
             full = {**values, "heads": heads} if name == "act" else values
             tried[f"{name} {_written(values)}"] = (name, full)
     methods = {
         key: build_methods(name, {name: values}, loaded.sink_dims)
         for key, (name, values) in tried.items()
     }
-    run_settings(loaded, {PLAIN: []}, cases, todo, journal, lambda *at: progress("plain", *at))
-    plain = collect(journal, [PLAIN], cases, todo)
     described = cases.only_described()
     run_settings(loaded, methods, described, todo, journal, lambda *at: progress("strengths", *at))
     answers = collect(journal, methods, described, todo)
@@ -76,8 +83,12 @@ def tune(
         score = named_f1(answers.cases, answers.records[key])
         if name not in best or score > best[name][0]:
             best[name] = score, values
-    chosen = {name: values for name, (_, values) in best.items()}
-    return {**chosen, UNSURE: _least_sure(plain.cases, plain.records[PLAIN])}
+    chosen: Strengths = {name: values for name, (_, values) in best.items()}
+    if UNSURE in settings:
+        run_settings(loaded, {PLAIN: []}, cases, todo, journal, lambda *at: progress("plain", *at))
+        plain = collect(journal, [PLAIN], cases, todo)
+        chosen[UNSURE] = _least_sure(plain.cases, plain.records[PLAIN])
+    return chosen
 
 
 def named_f1(cases: Sequence[Case], records: Sequence[Record], probability: float = 0.0) -> float:
