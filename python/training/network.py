@@ -25,6 +25,15 @@ _CONVOLUTIONS = ((3, 32, 5), (32, 64, 3), (64, 128, 3), (128, 192, 3), (192, 192
 _POOLS = {0: 2, 1: 2, 3: 3}  # after which convolution, by how much
 _PROJECTIONS = {"query": "q_proj", "value": "v_proj", "output": "o_proj"}
 
+# What products are trained in: a CPU that cannot multiply bfloat16 imitates it, 20 times slower.
+_CPU = torch.cpu.get_capabilities()
+TRAINED_IN = torch.bfloat16 if _CPU.get("avx512_bf16") or _CPU.get("amx_bf16") else torch.float32
+
+
+def mixed() -> torch.autocast:
+    """Multiply in `TRAINED_IN`, and do all else in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=TRAINED_IN is torch.bfloat16)
+
 
 class Encoder(nn.Module):
     """Pixels to 100 image tokens, one for each patch of 12 x 12 pixels, row by row."""
@@ -79,7 +88,7 @@ class LowRank(nn.Module):
 class Network(nn.Module):
     """Encoder, projector and a language model of which only low-rank changes are learnt.
 
-    The frozen matrices are kept in bfloat16, to be used under autocast, or in float32. States
+    The frozen matrices are kept in bfloat16, to be used under `mixed`, or in float32. States
     between layers are float32: of the massive activations of 20,000, bfloat16 would keep 8 bits.
     """
 
@@ -89,7 +98,7 @@ class Network(nn.Module):
         self,
         language: LlamaForCausalLM,
         seed: int,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype = TRAINED_IN,
         registers: int = 0,
     ) -> None:
         super().__init__()

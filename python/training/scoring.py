@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import Network
+from network import Network, mixed
 from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Scene, World, ask, filler, mentioned
 from reattend.extras import demand
 from samples import FILLER_WORDS, LONG, SETTINGS, SHORT, Texts
@@ -134,7 +134,7 @@ def generate(
             if all((torch.stack(tokens, 1) == texts.end).any(1)):
                 break
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed():
                 states = network.language.model(
                     inputs_embeds=network.embedding[tokens[-1]][:, None],
                     attention_mask=mask,
@@ -154,7 +154,7 @@ def _read(
     length = max(map(len, prompts))
     ids = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed():
         out = network.language.model(
             inputs_embeds=network.embed(ids, torch.from_numpy(pixels)),
             attention_mask=mask,

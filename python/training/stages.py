@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import REGISTER_SCALE, WIDTH, Network
+from network import REGISTER_SCALE, WIDTH, Network, mixed
 from reattend.demo import NOUNS, World
 from reattend.demo.easy_vqa import read_questions
 from reattend.demo.world import CELL
@@ -94,7 +94,7 @@ class EncoderStage(Stage):
     def loss(self, step: int) -> Tensor:
         """Cross-entropy of every patch."""
         pixels, labels = self._named(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             features = self.network.encoder(pixels)
         classes = self.head(features.float())
         return functional.cross_entropy(classes.flatten(0, 1), labels.flatten(), self.weight)
@@ -128,7 +128,7 @@ class ProjectorStage(Stage):
     def loss(self, step: int) -> Tensor:
         """Squared distance, as a share of the embeddings' squared norm."""
         pixels, labels = self._named(step)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), mixed():
             features = self.network.encoder(pixels)
         given = self.network.project(features.float())
         return (given - self.wanted[labels]).square().sum(-1).mean() / self.size
@@ -157,7 +157,7 @@ class LanguageStage(Stage):
         """Cross-entropy of the answers' tokens."""
         batch = self._draw(step)
         asked = batch.targets != IGNORE
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             states = self.network.language.model(
                 inputs_embeds=self.network.embed(batch.ids, batch.pixels),
                 attention_mask=batch.mask,
@@ -186,7 +186,7 @@ class RegisterStage(LanguageStage):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         registers = self.network.registers
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), mixed():
             first = self.texts.start()[:1]
             out = self.network.language.model(
                 inputs_embeds=self.network.embedding[first][None], output_hidden_states=True
