@@ -48,7 +48,7 @@ void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys,
             Vec sum[rows];
             for (int r = 0; r < rows; ++r) sum[r] = Vec{};
             for (int v = 0; v < vecs; ++v) {
-                if constexpr (rows > 1) fetch(key + v * kPairLanes, far);
+                if constexpr (rows > 1) fetch<Fetches::kFar>(key + v * kPairLanes, far);
                 const __m512bh x = load_pairs(key + v * kPairLanes);
                 for (int r = 0; r < rows; ++r) sum[r] = add_products(sum[r], held[r][v], x);
             }

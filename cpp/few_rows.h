@@ -1,8 +1,10 @@
 // Products of few rows with keys and values where they lie: bound by memory, so that what counts is
 // the order in which it is first touched. A core reads ahead along one run of addresses: it gave 30
 // to 38 GB/s key after key, and 8 to 18 where vectors of several keys were read in turns. A single
-// row goes key after key. With more rows arithmetic counts as well, which wants several keys in
-// turns (10 ns for a key of 128 and four rows, 16 before), and what is ahead is fetched by hand.
+// row goes key after key, if need be with sums in the first cache. With more rows arithmetic counts
+// as well, which wants several keys in turns (10 ns for a key of 128 and four rows, 16 before), and
+// what is ahead is fetched by hand. Distances were measured on cores with AVX-512 (Zen 4), which
+// read ahead well, and on one with AVX2 (Zen 3), which wants help even key after key.
 //
 // Only for kernels.cpp, see simd.h.
 #pragma once
@@ -13,10 +15,11 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
-constexpr int kAhead = 16 << 10;  // bytes between what is fetched and what is used
-constexpr int kPassed = 512;      // the same where it is fetched in passing
-constexpr int kTurn = 16 << 10;   // bytes of values that the first cache keeps for more rows
-constexpr int kMostAdded = 64;    // numbers added one by one: more would cost digits
+constexpr int kAhead = 16 << 10;                  // bytes between what is fetched and what is used
+constexpr int kNear = kLanes == 16 ? 512 : 2048;  // the same of a single row
+constexpr int kTurn = (kLanes == 16 ? 16 : 4)
+                      << 10;    // bytes of values that serve more rows in turn
+constexpr int kMostAdded = 64;  // numbers added one by one: more would cost digits
 constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
 constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
 
@@ -42,24 +45,24 @@ inline int64_t ahead_by(int bytes, const T*, int64_t key_stride, int dim) {
     return keys_in(bytes, dim, sizeof(T)) * key_stride;
 }
 
-enum class Fetches { kNothing, kFar, kPassing };
+/// What is fetched ahead: nothing; far ahead into the second cache, for readers that do not go key
+/// after key; near into the first; or near and past the other caches.
+enum class Fetches { kNothing, kFar, kNear, kPassing };
 
-/// Fetches what is far ahead into the second cache, for readers that do not go key after key. Twice
-/// on the way, since a busy core drops what it is to fetch.
-template <class T>
-inline void fetch(const T* from, int64_t far) {
-    __builtin_prefetch(from + far, 0, 2);
-    __builtin_prefetch(from + far / 2, 0, 2);
-}
+constexpr Fetches kSingle = kLanes == 16 ? Fetches::kNothing : Fetches::kNear;
 
-/// Fetches what is ahead past the other caches into the first.
-template <class T>
-inline void fetch_in_passing(const T* from, int64_t ahead) {
-    __builtin_prefetch(from + ahead, 0, 0);
+template <Fetches fetches, class T>
+inline void fetch(const T* from, int64_t ahead) {
+    if constexpr (fetches == Fetches::kFar) {  // twice: a busy core drops what it is to fetch
+        __builtin_prefetch(from + ahead, 0, 2);
+        __builtin_prefetch(from + ahead / 2, 0, 2);
+    }
+    if constexpr (fetches == Fetches::kNear) __builtin_prefetch(from + ahead, 0, 3);
+    if constexpr (fetches == Fetches::kPassing) __builtin_prefetch(from + ahead, 0, 0);
 }
 
 /// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
-template <bool passing, class T>
+template <Fetches fetches, class T>
 inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim,
                    int64_t ahead) {
     // By way of memory: with these in registers the loop over keys would have to be unrolled, and
@@ -71,7 +74,7 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
         Vec sum{};
         int d = 0;
         for (; d + kLanes <= dim; d += kLanes) {
-            if constexpr (passing) fetch_in_passing(key + d, ahead);
+            fetch<fetches>(key + d, ahead);
             sum += load(query + d) * numbers(key + d);
         }
         if (d < dim) sum += load(query + d) * first_numbers(key + d, dim - d);
@@ -100,7 +103,7 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
         Vec x[kKeys];
 #pragma GCC unroll 16
         for (int k = 0; k < kKeys; ++k) {
-            fetch(key[k] + d, far);
+            fetch<Fetches::kFar>(key[k] + d, far);
             x[k] = numbers(key[k] + d);
         }
 #pragma GCC unroll 4
@@ -123,16 +126,16 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
 }
 
 // Not inline, as weigh(): where all types and sizes are in one function, registers do not suffice.
-template <int rows, bool passing, class T>
+template <int rows, Fetches fetches, class T>
 [[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
                                int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t ahead = ahead_by(passing ? kPassed : kAhead, keys, key_stride, dim);
+    const int64_t ahead = ahead_by(rows == 1 ? kNear : kAhead, keys, key_stride, dim);
     for (int j = 0; j < count; j += kKeys) {
         const T* some = keys + j * key_stride;
         float lanes[kLanes];
         if constexpr (rows == 1)
-            store(lanes, dot_row<passing>(query, some, key_stride, count - j, dim, ahead));
+            store(lanes, dot_row<fetches>(query, some, key_stride, count - j, dim, ahead));
         else
             store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, ahead));
         for (int r = 0; r < rows; ++r) {
@@ -158,9 +161,8 @@ inline void by_some(int rows, const Use& use) {
         if (rows - r == 1) use(r, Count<1>{});
 }
 
-/// use(vecs) with what `vecs` is, up to 8 and 16 where registers hold a row of them; false: they do
-/// not.
-template <int most = kHeld, int number = 1, class Use>
+/// use(vecs) with what `vecs` is, up to 8 and 16; false: it is another number.
+template <int most = 16, int number = 1, class Use>
 inline bool with_vectors(int vecs, const Use& use) {
     if constexpr (number > most) {
         return false;
@@ -176,10 +178,11 @@ void dots(const float* query, int64_t query_ld, const void* keys, Type type, int
     const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
     as_stored(keys, type, [&](const auto* stored) {
         if (passing && rows == 1)
-            return dots_of<1, true>(query, query_ld, stored, key_stride, out, out_ld, count, dim);
+            return dots_of<1, Fetches::kPassing>(query, query_ld, stored, key_stride, out, out_ld,
+                                                 count, dim);
         for (int j = 0; j < count; j += step)
             by_some(rows, [&](int r, auto number) {
-                dots_of<number.value, false>(
+                dots_of<number.value, kSingle>(
                     query + r * query_ld, query_ld, stored + j * key_stride, key_stride,
                     out + r * out_ld + j, out_ld, smaller(step, count - j), dim);
             });
@@ -200,8 +203,7 @@ template <int rows, int vecs, bool partial, Fetches fetches, class T>
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
             const T* from = value + v * kLanes;
-            if constexpr (fetches == Fetches::kFar) fetch(from, ahead);
-            if constexpr (fetches == Fetches::kPassing) fetch_in_passing(from, ahead);
+            fetch<fetches>(from, ahead);
             factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
         }
         for (int r = 0; r < rows; ++r) {
@@ -221,7 +223,7 @@ template <int vecs, class T>
 inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64_t value_stride,
                         float* out, int64_t out_ld, int rows, int count, bool passing) {
     constexpr int kMost = held_rows(vecs);
-    const int64_t ahead = ahead_by(kPassed, values, value_stride, vecs * kLanes);
+    const int64_t ahead = ahead_by(kNear, values, value_stride, vecs * kLanes);
     const int step =
         rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
     for (int j = 0; j < count; j += step) {
@@ -232,9 +234,10 @@ inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64
                                                      out_ld, some, 0, ahead);
         else
             by_some<kMost>(rows, [&](int r, auto number) {
-                weigh<number.value, vecs, false, Fetches::kNothing>(weights + r * ld + j, ld, near,
-                                                                    value_stride, out + r * out_ld,
-                                                                    out_ld, some, 0, 0);
+                constexpr Fetches kFetch = number.value == 1 ? kSingle : Fetches::kNothing;
+                weigh<number.value, vecs, false, kFetch>(weights + r * ld + j, ld, near,
+                                                         value_stride, out + r * out_ld, out_ld,
+                                                         some, 0, ahead);
             });
     }
 }
