@@ -26,7 +26,7 @@ from scoring import score
 from stages import STAGES, RegisterStage, ShapeStage, Stage
 
 FORMAT = 1
-STEPS = {"encoder": 1200, "projector": 300, "language": 700, "registers": 150, "shapes": 300}
+STEPS = {"encoder": 1200, "projector": 300, "language": 700, "registers": 150, "shapes": 200}
 BATCH = {"encoder": 24, "projector": 16, "shapes": 6}  # of the others, by kind of sample
 WARM_UP = 0.03  # of a stage's steps
 LEAST_RATE = 0.02  # of the rate, at the end
