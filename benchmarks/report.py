@@ -1,7 +1,7 @@
 """Write the tables and figures of both READMEs from results.
 
 python benchmarks/report.py                    from benchmarks/results/
-python benchmarks/report.py --results FOLDER   from speed.json, speed-v3.json and scaling.json there
+python benchmarks/report.py --results FOLDER   from speed*.json and scaling.json there
 
 Each README keeps what it says outside of its `<!-- speed -->` markers.
 """
@@ -62,6 +62,7 @@ def main() -> int:
     if run is None:
         return 1
     narrow = _read(Run, options.results / "speed-v3.json")
+    older = _read(Run, options.results / "speed-avx2.json")
     study = _read(Study, options.results / "scaling.json")
     figures = plots.draw(run, study, options.root / "benchmarks" / "figures")
 
@@ -76,6 +77,8 @@ def main() -> int:
     long += [methods_table(run), "### Accuracy and milliseconds", times_table(run)]
     if narrow is not None:
         long += ["### Held to AVX2", _described(narrow), times_table(narrow), methods_table(narrow)]
+    if older is not None:
+        long += ["### A CPU that has AVX2 alone", _described(older), speed_table(older, None)]
     long += ["### Figures", *(picture(name, "") for name in figures)] if figures else []
     _put(options.root / "benchmarks" / "README.md", long)
     return 0
@@ -90,7 +93,8 @@ def speed_table(run: Run, narrow: Run | None) -> str:
         ours = case.time()
         line = [case.name, f"**{_short(ours)}**", _percent(case.share())]
         line += [_times(case.ratio((peer, "plain"), PLAIN)) for peer in peers]
-        line.append(f"{_error(case.error())} ({_error(case.eager_error())})")
+        eager = case.eager_error()
+        line.append(_error(case.error()) + ("" if eager is None else f" ({_error(eager)})"))
         if narrow:
             same = narrow[case.name]
             line += [_short(same.time()), _times(same.ratio(("torch-sdpa", "plain"), PLAIN))]
