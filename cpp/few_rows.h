@@ -15,10 +15,11 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
-constexpr int kAhead = 16 << 10;                  // bytes between what is fetched and what is used
-constexpr int kNear = kLanes == 16 ? 512 : 2048;  // the same of a single row
-constexpr int kTurn = (kLanes == 16 ? 16 : 4)
-                      << 10;    // bytes of values that serve more rows in turn
+// Bytes between what is fetched and what is used: of some rows, and of a single one.
+constexpr int kAhead = 16 << 10;
+constexpr int kNear = kLanes == 16 ? 512 : 2 << 10;
+// Bytes of values that serve more rows in turn.
+constexpr int kTurn = (kLanes == 16 ? 16 : 4) << 10;
 constexpr int kMostAdded = 64;  // numbers added one by one: more would cost digits
 constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
 constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
