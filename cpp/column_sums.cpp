@@ -57,7 +57,8 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
         if (!any) continue;
         if (few_rows) {
             kernels().dots(operand + row * query_ld, query_ld, keys_read.data, Type::kFloat32,
-                           keys_read.stride, weights, kKeys, rows, count, dim, false);
+                           keys_read.stride, weights, kKeys, rows, count, dim,
+                           fetched_ahead(rows, false));
         } else {
             const Rows query = scores.query.rows(item, head, row, rows, buffer);
             if (all && query.stride >= dim)  // oneDNN takes no rows that overlap or run backwards

@@ -17,8 +17,7 @@ constexpr int kKeys = kDecodeKeys;
 // Least keys of a chunk: merging its state costs under 1% of reading it.
 constexpr int64_t kChunk = 512;
 constexpr int64_t kMaxChunks = 64;
-// With more bytes in a call no cache keeps them until the next one. What is fetched in passing
-// leaves the caches to what runs between calls: Python took half as long after 134 MB.
+// With more bytes in a call no cache keeps them until the next one.
 constexpr int64_t kPassing = 64 << 20;
 constexpr int kFewRows = 8;  // with more it pays to convert keys and values once, for all of them
 
@@ -63,7 +62,7 @@ public:
           states_(states),
           size_(group.size()),
           pairs_(multiplies_pairs(call, size_)),
-          passing_(size_ == 1 && bytes_read(call) > kPassing),
+          ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
           kept_(kept),
           tile_(tile) {
         query_ld_ = padded(scores_.head_dim);
@@ -191,10 +190,10 @@ private:
                         [&](Rows rows, int offset, int some) {
                             kernels().dots(query_, query_ld_, rows.data, Type::kFloat32,
                                            rows.stride, weights_ + offset, kKeys, size_, some, dim,
-                                           false);
+                                           Ahead::kNothing);
                         });
         kernels().dots(query_, query_ld_, keys.row(group_.item, group_.kv_head, key), keys.type,
-                       keys.row_stride, weights_, kKeys, size_, count, dim, passing_);
+                       keys.row_stride, weights_, kKeys, size_, count, dim, ahead_);
         for (int r = 0; keys.scales && r < size_; ++r)
             kernels().multiply(keys.scales.row(group_.item, group_.kv_head, key),
                                weights_ + r * kKeys, count);
@@ -227,7 +226,7 @@ private:
                                weights + r * kKeys, count);
         kernels().accumulate_few(weights, kKeys, values.row(group_.item, group_.kv_head, key),
                                  values.type, values.row_stride, out, out_ld, rows, count, dim,
-                                 passing_);
+                                 ahead_);
     }
 
     void open(int segment) {
@@ -246,7 +245,8 @@ private:
     const Group& group_;
     const States& states_;
     int size_;
-    bool pairs_, passing_;
+    bool pairs_;
+    Ahead ahead_;
     KeptWeights* kept_;
     int64_t tile_;
     int64_t query_ld_;

@@ -10,6 +10,7 @@
 #endif
 
 #include "few_rows.h"
+#include "few_tiles.h"
 #include "half.h"
 #include "kernels.h"
 #include "simd.h"
@@ -35,7 +36,7 @@ template <int rows, int vecs>
 void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
                   float* out, int64_t out_ld, int count) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t far = ahead_by(kAhead, keys, key_stride, vecs * kPairLanes);
+    const int64_t far = ahead_by(distance(Ahead::kFar), keys, key_stride, vecs * kPairLanes);
     __m512bh held[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v)
@@ -48,7 +49,7 @@ void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys,
             Vec sum[rows];
             for (int r = 0; r < rows; ++r) sum[r] = Vec{};
             for (int v = 0; v < vecs; ++v) {
-                if constexpr (rows > 1) fetch<Fetches::kFar>(key + v * kPairLanes, far);
+                if constexpr (rows > 1) fetch<Ahead::kFar>(key + v * kPairLanes, far);
                 const __m512bh x = load_pairs(key + v * kPairLanes);
                 for (int r = 0; r < rows; ++r) sum[r] = add_products(sum[r], held[r][v], x);
             }
@@ -70,6 +71,11 @@ bool has_pairs(int dim) {
 
 void dot_pairs(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
                float* out, int64_t out_ld, int rows, int count, int dim) {
+    const int done = dot_tiles(query, query_ld, keys, key_stride, out, out_ld, rows, count, dim);
+    if (done == count) return;
+    keys += done * key_stride;
+    out += done;
+    count -= done;
     with_vectors<kHeld / 2>(dim / kPairLanes, [&](auto vecs) {
         by_some(rows, [&](int r, auto number) {
             dot_pairs_of<number.value, vecs.value>(query + r * query_ld, query_ld, keys, key_stride,
@@ -126,6 +132,12 @@ inline void weigh_pairs(const uint16_t* weights, int64_t ld, const uint16_t* val
 void accumulate_pairs(const uint16_t* weights, int64_t ld, const uint16_t* values,
                       int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
                       int dim) {
+    const int done =
+        accumulate_tiles(weights, ld, values, value_stride, out, out_ld, rows, count, dim);
+    if (done == count) return;
+    weights += done;
+    values += done * value_stride;
+    count -= done;
     const int step = smaller(kMostAdded, 2 * keys_in(kTurn, dim, 2 * sizeof *values));
     with_vectors<kHeld / 2>(dim / kPairLanes, [&](auto vecs) {
         for (int j = 0; j < count; j += step)

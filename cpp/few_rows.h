@@ -3,8 +3,8 @@
 // to 38 GB/s key after key, and 8 to 18 where vectors of several keys were read in turns. A single
 // row goes key after key, if need be with sums in the first cache. With more rows arithmetic counts
 // as well, which wants several keys in turns (10 ns for a key of 128 and four rows, 16 before), and
-// what is ahead is fetched by hand. Distances were measured on cores with AVX-512 (Zen 4), which
-// read ahead well, and on one with AVX2 (Zen 3), which wants help even key after key.
+// what is ahead is fetched by hand. Distances were measured on a Zen 4, a Zen 3 and a Sapphire
+// Rapids; which of them wants help where a reader goes key after key, fetched_ahead() knows.
 //
 // Only for kernels.cpp, see simd.h.
 #pragma once
@@ -15,9 +15,11 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
-// Bytes between what is fetched and what is used: of some rows, and of a single one.
-constexpr int kAhead = 16 << 10;
-constexpr int kNear = kLanes == 16 ? 512 : 2 << 10;
+/// Bytes between what is fetched and what is used.
+constexpr int distance(Ahead ahead) {
+    if (ahead == Ahead::kFar) return 16 << 10;
+    return ahead == Ahead::kPassing && kLanes == 16 ? 512 : 2 << 10;
+}
 // Bytes of values that serve more rows in turn.
 constexpr int kTurn = (kLanes == 16 ? 16 : 4) << 10;
 constexpr int kMostAdded = 64;  // numbers added one by one: more would cost digits
@@ -46,26 +48,34 @@ inline int64_t ahead_by(int bytes, const T*, int64_t key_stride, int dim) {
     return keys_in(bytes, dim, sizeof(T)) * key_stride;
 }
 
-/// What is fetched ahead: nothing; far ahead into the second cache, for readers that do not go key
-/// after key; near into the first; or near and past the other caches.
-enum class Fetches { kNothing, kFar, kNear, kPassing };
-
-constexpr Fetches kSingle = kLanes == 16 ? Fetches::kNothing : Fetches::kNear;
-
-template <Fetches fetches, class T>
-inline void fetch(const T* from, int64_t ahead) {
-    if constexpr (fetches == Fetches::kFar) {  // twice: a busy core drops what it is to fetch
-        __builtin_prefetch(from + ahead, 0, 2);
-        __builtin_prefetch(from + ahead / 2, 0, 2);
+template <Ahead ahead, class T>
+inline void fetch(const T* from, int64_t by) {
+    if constexpr (ahead == Ahead::kFar) {  // twice: a busy core drops what it is to fetch
+        __builtin_prefetch(from + by, 0, 2);
+        __builtin_prefetch(from + by / 2, 0, 2);
     }
-    if constexpr (fetches == Fetches::kNear) __builtin_prefetch(from + ahead, 0, 3);
-    if constexpr (fetches == Fetches::kPassing) __builtin_prefetch(from + ahead, 0, 0);
+    if constexpr (ahead == Ahead::kNear) __builtin_prefetch(from + by, 0, 3);
+    if constexpr (ahead == Ahead::kPassing) __builtin_prefetch(from + by, 0, 0);
+}
+
+template <Ahead ahead>
+struct Fetching {
+    static constexpr Ahead value = ahead;
+};
+
+/// use(ahead as a constant); only a single row goes past the caches.
+template <int rows, class Use>
+inline void with_ahead(Ahead ahead, const Use& use) {
+    if constexpr (rows == 1)
+        if (ahead == Ahead::kPassing) return use(Fetching<Ahead::kPassing>{});
+    if (ahead == Ahead::kNothing) return use(Fetching<Ahead::kNothing>{});
+    use(Fetching<Ahead::kNear>{});
 }
 
 /// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
-template <Fetches fetches, class T>
+template <Ahead ahead, class T>
 inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim,
-                   int64_t ahead) {
+                   int64_t by) {
     // By way of memory: with these in registers the loop over keys would have to be unrolled, and
     // the compiler would read vectors of several keys in turns.
     float each[kLanes][kLanes];
@@ -75,7 +85,7 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
         Vec sum{};
         int d = 0;
         for (; d + kLanes <= dim; d += kLanes) {
-            fetch<fetches>(key + d, ahead);
+            fetch<ahead>(key + d, by);
             sum += load(query + d) * numbers(key + d);
         }
         if (d < dim) sum += load(query + d) * first_numbers(key + d, dim - d);
@@ -91,7 +101,7 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
 /// loaded of a query serves all these keys.
 template <int rows, class T>
 inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
-                     int count, int dim, int64_t far) {
+                     int count, int dim, int64_t by) {
     constexpr int kKeys = kLanes / rows;
     const T* key[kKeys];
     Vec sums[kLanes];
@@ -104,7 +114,7 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
         Vec x[kKeys];
 #pragma GCC unroll 16
         for (int k = 0; k < kKeys; ++k) {
-            fetch<Fetches::kFar>(key[k] + d, far);
+            fetch<Ahead::kFar>(key[k] + d, by);
             x[k] = numbers(key[k] + d);
         }
 #pragma GCC unroll 4
@@ -127,18 +137,18 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
 }
 
 // Not inline, as weigh(): where all types and sizes are in one function, registers do not suffice.
-template <int rows, Fetches fetches, class T>
+template <int rows, Ahead ahead, class T>
 [[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
                                int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t ahead = ahead_by(rows == 1 ? kNear : kAhead, keys, key_stride, dim);
+    const int64_t by = ahead_by(distance(ahead), keys, key_stride, dim);
     for (int j = 0; j < count; j += kKeys) {
         const T* some = keys + j * key_stride;
         float lanes[kLanes];
         if constexpr (rows == 1)
-            store(lanes, dot_row<fetches>(query, some, key_stride, count - j, dim, ahead));
+            store(lanes, dot_row<ahead>(query, some, key_stride, count - j, dim, by));
         else
-            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, ahead));
+            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, by));
         for (int r = 0; r < rows; ++r) {
             float* to = out + r * out_ld + j;
             if (j + kKeys <= count)
@@ -175,27 +185,30 @@ inline bool with_vectors(int vecs, const Use& use) {
 }
 
 void dots(const float* query, int64_t query_ld, const void* keys, Type type, int64_t key_stride,
-          float* out, int64_t out_ld, int rows, int count, int dim, bool passing) {
+          float* out, int64_t out_ld, int rows, int count, int dim, Ahead ahead) {
     const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
     as_stored(keys, type, [&](const auto* stored) {
-        if (passing && rows == 1)
-            return dots_of<1, Fetches::kPassing>(query, query_ld, stored, key_stride, out, out_ld,
-                                                 count, dim);
+        const auto add = [&](int j, int r, auto number, auto fetching) {
+            dots_of<number.value, fetching.value>(
+                query + r * query_ld, query_ld, stored + j * key_stride, key_stride,
+                out + r * out_ld + j, out_ld, smaller(step, count - j), dim);
+        };
         for (int j = 0; j < count; j += step)
             by_some(rows, [&](int r, auto number) {
-                dots_of<number.value, kSingle>(
-                    query + r * query_ld, query_ld, stored + j * key_stride, key_stride,
-                    out + r * out_ld + j, out_ld, smaller(step, count - j), dim);
+                if constexpr (number.value == 1)
+                    with_ahead<1>(ahead, [&](auto fetching) { add(j, r, number, fetching); });
+                else
+                    add(j, r, number, Fetching<Ahead::kFar>{});
             });
     });
 }
 
 /// out [rows, vecs] += weights [rows, count] * values [count, vecs], held in registers. With
-/// `partial`, the last vector has only `last` columns; `fetches`: what is ahead.
-template <int rows, int vecs, bool partial, Fetches fetches, class T>
+/// `partial`, the last vector has only `last` columns.
+template <int rows, int vecs, bool partial, Ahead ahead, class T>
 [[gnu::noinline]] void weigh(const float* weights, int64_t ld, const T* values,
                              int64_t value_stride, float* out, int64_t out_ld, int count, int last,
-                             int64_t ahead) {
+                             int64_t by) {
     Vec sum[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
@@ -204,7 +217,7 @@ template <int rows, int vecs, bool partial, Fetches fetches, class T>
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
             const T* from = value + v * kLanes;
-            fetch<fetches>(from, ahead);
+            fetch<ahead>(from, by);
             factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
         }
         for (int r = 0; r < rows; ++r) {
@@ -222,24 +235,22 @@ template <int rows, int vecs, bool partial, Fetches fetches, class T>
 /// Whole values, which are read key after key.
 template <int vecs, class T>
 inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64_t value_stride,
-                        float* out, int64_t out_ld, int rows, int count, bool passing) {
+                        float* out, int64_t out_ld, int rows, int count, Ahead ahead) {
     constexpr int kMost = held_rows(vecs);
-    const int64_t ahead = ahead_by(kNear, values, value_stride, vecs * kLanes);
     const int step =
         rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
     for (int j = 0; j < count; j += step) {
         const T* near = values + j * value_stride;
         const int some = smaller(step, count - j);
-        if (passing && rows == 1)
-            weigh<1, vecs, false, Fetches::kPassing>(weights + j, ld, near, value_stride, out,
-                                                     out_ld, some, 0, ahead);
-        else
-            by_some<kMost>(rows, [&](int r, auto number) {
-                constexpr Fetches kFetch = number.value == 1 ? kSingle : Fetches::kNothing;
-                weigh<number.value, vecs, false, kFetch>(weights + r * ld + j, ld, near,
-                                                         value_stride, out + r * out_ld, out_ld,
-                                                         some, 0, ahead);
+        by_some<kMost>(rows, [&](int r, auto number) {
+            with_ahead<number.value>(r ? Ahead::kNothing : ahead, [&](auto fetching) {
+                const int64_t by =
+                    ahead_by(distance(fetching.value), values, value_stride, vecs * kLanes);
+                weigh<number.value, vecs, false, fetching.value>(weights + r * ld + j, ld, near,
+                                                                 value_stride, out + r * out_ld,
+                                                                 out_ld, some, 0, by);
             });
+        });
     }
 }
 
@@ -248,36 +259,37 @@ template <class T>
 inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
                           float* out, int64_t out_ld, int rows, int count, int dim) {
     constexpr int kWide = kVecBlock * kLanes;
-    const int64_t ahead = ahead_by(kAhead, values, value_stride, dim);
+    const int64_t far = ahead_by(distance(Ahead::kFar), values, value_stride, dim);
     const int step = smaller(kMostAdded, keys_in(kTurn, dim, sizeof(T)));
     for (int j = 0; j < count; j += step) {
         const T* near = values + j * value_stride;
         const int some = smaller(step, count - j);
-        const auto add = [&](int r, auto number, auto fetches) {
+        const auto add = [&](int r, auto number, auto fetching) {
             constexpr int kRows = number.value;
-            constexpr Fetches kFetch = fetches.value ? Fetches::kFar : Fetches::kNothing;
+            constexpr Ahead kFetch = fetching.value;
             const float* from = weights + r * ld + j;
             float* to = out + r * out_ld;
             int d = 0;
             for (; d + kWide <= dim; d += kWide)
                 weigh<kRows, kVecBlock, false, kFetch>(from, ld, near + d, value_stride, to + d,
-                                                       out_ld, some, 0, ahead);
+                                                       out_ld, some, 0, far);
             for (; d + kLanes <= dim; d += kLanes)
                 weigh<kRows, 1, false, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
-                                               some, 0, ahead);
+                                               some, 0, far);
             if (d < dim)
                 weigh<kRows, 1, true, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
-                                              some, dim - d, ahead);
+                                              some, dim - d, far);
         };
         by_some(rows, [&](int r, auto number) {
-            r ? add(r, number, Count<false>{}) : add(r, number, Count<true>{});
+            r ? add(r, number, Fetching<Ahead::kNothing>{})
+              : add(r, number, Fetching<Ahead::kFar>{});
         });
     }
 }
 
 void accumulate_few(const float* weights, int64_t ld, const void* values, Type type,
                     int64_t value_stride, float* out, int64_t out_ld, int rows, int count, int dim,
-                    bool passing) {
+                    Ahead ahead) {
     as_stored(values, type, [&](const auto* stored) {
         bool cut = true;
         if (dim % kLanes == 0)
@@ -286,7 +298,7 @@ void accumulate_few(const float* weights, int64_t ld, const void* values, Type t
                 cut = kMost < 4 && kMost < rows;  // whole, they would be read again and again
                 if (!cut)
                     weigh_whole<vecs.value>(weights, ld, stored, value_stride, out, out_ld, rows,
-                                            count, passing);
+                                            count, ahead);
             });
         if (cut) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
     });

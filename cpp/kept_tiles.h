@@ -58,7 +58,7 @@ public:
             }
             kernels().accumulate_few(factor_, kTileRows, weights, Type::kFloat32, ld,
                                      place_.sums + key, 0, 1, place_.rows,
-                                     static_cast<int>(padded(count)), false);
+                                     static_cast<int>(padded(count)), Ahead::kNothing);
         }
     }
 

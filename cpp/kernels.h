@@ -9,6 +9,11 @@ namespace reattend {
 /// one for each row.
 enum class Type : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8 };
 
+/// What a reader of few rows fetches before it comes there: nothing; near, into the first cache;
+/// near and past the other caches, which keep what they hold; or far, into the second cache, for
+/// readers that do not go key after key.
+enum class Ahead : uint8_t { kNothing, kNear, kPassing, kFar };
+
 /// Columns begin <= j < end of a tile.
 struct Range {
     int32_t begin;
@@ -45,11 +50,10 @@ struct Kernels {
                    const Range* visible);
 
     /// The same for few rows, straight from keys as they lie, without their scales. Rows of query
-    /// are padded with zeros to kPad. `passing`: caches shall rather keep what they hold than what
-    /// a single row reads.
+    /// are padded with zeros to kPad. `ahead` is for a row that goes key after key.
     void (*dots)(const float* query, int64_t query_ld, const void* keys, Type type,
                  int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count, int dim,
-                 bool passing);
+                 Ahead ahead);
 
     /// scores -> exp(score - max), 0 where not visible. Updates max [rows]; keep [rows] = exp(old
     /// max - new max) is what earlier sums and partials are to be multiplied by; sum [rows] is this
@@ -76,10 +80,11 @@ struct Kernels {
                        const Range* visible);
 
     /// The same for few rows, which see all columns, straight from values as they lie, without
-    /// their scales. `passing` as for dots().
+    /// their scales. `ahead` is for values
+    /// that are read whole.
     void (*accumulate_few)(const float* weights, int64_t ld, const void* values, Type type,
                            int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                           int dim, bool passing);
+                           int dim, Ahead ahead);
 
     /// dots() and accumulate_few() where query or weights are bfloat16 as well, in the CPU's
     /// products of pairs; one weight more than `count` is read. has_pairs: whether the CPU has

@@ -71,11 +71,12 @@ void narrow_block(const float* from, int64_t from_ld, int height, Range rows, Ra
         for (int j = 0; j < to_ld; j += kLanes) {
             HalfVec half{};
             if (j >= columns.begin && j + kLanes <= columns.end) {
-                half = to_bfloat16(load(from + r * from_ld + j));
+                half = weights_to_bfloat16(load(from + r * from_ld + j));
             } else if (j + kLanes > columns.begin && j < columns.end) {
                 const IntVec column = kIota + j;
                 const Vec v = load(from + r * from_ld + j);
-                half = to_bfloat16(column >= columns.begin && column < columns.end ? v : Vec{});
+                half = weights_to_bfloat16(column >= columns.begin && column < columns.end ? v
+                                                                                           : Vec{});
             }
             memcpy(out + j, &half, sizeof half);
         }

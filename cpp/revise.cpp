@@ -141,7 +141,7 @@ private:
         }
         const Tensor& query = scores_.query;
         kernels().dots(keys_, key_ld_, query.row(item_, head_, row_), query.type, query.row_stride,
-                       &transposed_[0][0], kRows, count, rows_, dim, false);
+                       &transposed_[0][0], kRows, count, rows_, dim, fetched_ahead(count, false));
         for (int r = 0; r < rows_; ++r)
             for (int i = 0; i < count; ++i) weights_[r * ld_ + i] = transposed_[i][r];
     }

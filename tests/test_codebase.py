@@ -47,7 +47,7 @@ PYTHON_LAYERS = [
 WITHIN = {"models/*", "adaptors/*", "demo/*"}  # files of these may import one another
 CPP_LAYERS = [
     ["packed_pairs", "parallel", "policy", "simd", "half"],
-    ["few_pairs", "few_rows", "kernels", "matmul", "numbers", "pairs"],
+    ["few_pairs", "few_rows", "few_tiles", "kernels", "matmul", "numbers", "pairs"],
     ["view"],
     ["cpu", "row_state"],
     [
