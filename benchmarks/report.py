@@ -43,6 +43,10 @@ float64; in brackets NumPy's float32 matrix, or torch SDPA's in the same 16 bits
 COMMANDS = """\
 `python benchmarks/run.py --json benchmarks/results/speed.json` (extra `reattend[peers]`) \
 measures, `python benchmarks/report.py` writes this."""
+OTHER_CPUS = {  # files of a run on another machine, and their headings
+    "speed-amx.json": "An Intel CPU with AMX",
+    "speed-avx2.json": "A CPU that has AVX2 alone",
+}
 ALT = {
     "length.png": "Time and memory of a call against length",
     "cores.png": "Time of a call against threads and batch",
@@ -62,7 +66,7 @@ def main() -> int:
     if run is None:
         return 1
     narrow = _read(Run, options.results / "speed-v3.json")
-    older = _read(Run, options.results / "speed-avx2.json")
+    others = {name: _read(Run, options.results / name) for name in OTHER_CPUS}
     study = _read(Study, options.results / "scaling.json")
     figures = plots.draw(run, study, options.root / "benchmarks" / "figures")
 
@@ -77,8 +81,9 @@ def main() -> int:
     long += [methods_table(run), "### Accuracy and milliseconds", times_table(run)]
     if narrow is not None:
         long += ["### Held to AVX2", _described(narrow), times_table(narrow), methods_table(narrow)]
-    if older is not None:
-        long += ["### A CPU that has AVX2 alone", _described(older), speed_table(older, None)]
+    for name, other in others.items():
+        if other is not None:
+            long += [f"### {OTHER_CPUS[name]}", _described(other), speed_table(other, None)]
     long += ["### Figures", *(picture(name, "") for name in figures)] if figures else []
     _put(options.root / "benchmarks" / "README.md", long)
     return 0
@@ -124,7 +129,7 @@ def goals_line(run: Run, study: Study | None) -> str:
     missing = sum(value is None for _, value in values)
     text = f"Of {len(GOALS)} goals {len(met)} are met"
     text += f", {missing} not measured" if missing else ""
-    return f"{text}: [all of them](benchmarks/README.md#goals), what methods add, and AVX2."
+    return f"{text}: [all of them](benchmarks/README.md#goals), what methods add, and other CPUs."
 
 
 def methods_table(run: Run) -> str:
