@@ -25,6 +25,10 @@ constexpr int kTileMostRows = 8;   // of queries
 constexpr int kTileMostDim = 256;  // numbers of a key
 constexpr int kFetched = 64;       // keys ahead
 
+/// Lets everything be in memory before tiles are read from there: GCC's instructions to load them
+/// do not say what they read, and what was written only for them would be left out.
+inline void write_out() { __asm__ volatile("" ::: "memory"); }
+
 /// The thread's tiles, all of 16 rows of 64 bytes, while it lives. They are given back at its end:
 /// oneDNN's products have a configuration of their own.
 class Tiles {
@@ -39,6 +43,7 @@ public:
             config.bytes[tile] = kTileBytes;
             config.rows[tile] = kTileSide;
         }
+        write_out();
         _tile_loadconfig(&config);
     }
     ~Tiles() { _tile_release(); }
@@ -78,6 +83,7 @@ int dot_tiles(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int
         for (int pair = 0; pair < dim / 2; ++pair)
             memcpy(&packed[pair / kTileSide][pair % kTileSide][r], query + r * query_ld + 2 * pair,
                    sizeof(uint32_t));
+    write_out();
     const Tiles tiles;
     const int64_t stride = key_stride * sizeof *keys;
     alignas(64) float sums[4][kTileSide][kTileSide];
@@ -139,6 +145,7 @@ int accumulate_tiles(const uint16_t* weights, int64_t ld, const uint16_t* values
     if (!whole) return 0;
     constexpr int kWide = 4 * kTileNumbers;  // numbers of a value that are read together
     const int64_t stride = value_stride * sizeof *values;
+    alignas(64) uint32_t twice[kTileSide][kTileSide] = {};
     const Tiles tiles;
     for (int d = 0; d < dim; d += kWide) {
         const int some = smaller(kWide, dim - d) / kTileNumbers;
@@ -147,7 +154,6 @@ int accumulate_tiles(const uint16_t* weights, int64_t ld, const uint16_t* values
         _tile_zero(2);
         _tile_zero(3);
         for (int j = 0; j < whole; j += kTileSide) {
-            alignas(64) uint32_t twice[kTileSide][kTileSide] = {};
             for (int r = 0; r < rows; ++r) {
                 HalfVec half;
                 memcpy(&half, weights + r * ld + j, sizeof half);
@@ -158,6 +164,7 @@ int accumulate_tiles(const uint16_t* weights, int64_t ld, const uint16_t* values
             const uint16_t* from = values + j * value_stride + d;
             fetch_keys(from + kFetched * value_stride, value_stride, kTileSide,
                        some * kTileNumbers);
+            write_out();
             _tile_loadd(4, twice, kTileBytes);
             _tile_loadd(5, from, stride);
             _tile_dpbf16ps(0, 4, 5);
