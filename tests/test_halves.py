@@ -26,6 +26,7 @@ FLOAT16 = np.dtype(np.float16)
 SIZES = {
     "decode": Sizes(1, 700, heads=4, dim=24, value_dim=20),
     "grouped-step": Sizes(1, 701, heads=10, dim=64, value_dim=96),
+    "wide-group": Sizes(2, 90, heads=8, dim=256, value_dim=160),
     "few-rows": Sizes(5, 300, heads=6, dim=16, value_dim=40),
     "prefill": Sizes(300, 300, dim=40, value_dim=24),
     "full-tiles": Sizes(512, 512, batch=1, heads=2, dim=32, value_dim=32),
