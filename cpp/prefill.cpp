@@ -2,7 +2,8 @@
 //
 // A tile's scores and softmax are computed once, whatever its segments; only the product with the
 // values is split: each segment's columns go to that segment's partial. Long runs of a segment are
-// ranges of columns; scattered keys (sinks) are taken out of their tile and weighed together.
+// ranges of columns; scattered keys (sinks) are taken out of their tiles and weighed together, when
+// there are many or no tile is left.
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "cpu.h"
 #include "kept_tiles.h"
 #include "parallel.h"
+#include "pieces.h"
 #include "products.h"
 
 namespace reattend {
@@ -19,38 +21,7 @@ namespace {
 
 constexpr int kRows = kTileRows;
 constexpr int kKeys = kTileKeys;
-constexpr int kLongRun = 32;  // keys; shorter runs of a segment are scattered keys
-
-/// A tile's columns by segment.
-struct Pieces {
-    struct Run {
-        int segment;
-        Range columns;  // may have foreign columns inside: they are scattered keys of theirs
-    };
-    Run runs[kKeys];
-    int num_runs = 0;
-    int32_t scattered[kMaxSegments][kKeys];  // columns
-    int num_scattered[kMaxSegments] = {};
-    bool whole;  // one run without anything else in it
-
-    Pieces(const uint8_t* labels, int count) {
-        const int long_run = std::min(kLongRun, count / 4);
-        for (int begin = 0, end; begin < count; begin = end) {
-            const uint8_t label = labels[begin];
-            end = static_cast<int>(end_of_run(labels, begin, count));
-            if (label == kHidden) continue;  // weight 0 wherever it is
-            const bool follows = num_runs && runs[num_runs - 1].segment == label;
-            if (follows)
-                runs[num_runs - 1].columns.end = end;
-            else if (end - begin >= long_run)
-                runs[num_runs++] = {label, {begin, end}};
-            else
-                for (int j = begin; j < end; ++j) scattered[label][num_scattered[label]++] = j;
-        }
-        whole = num_runs == 1 && std::all_of(num_scattered, num_scattered + kMaxSegments,
-                                             [](int number) { return number == 0; });
-    }
-};
+constexpr int kTaken = 64;  // scattered keys of a segment that wait
 
 /// The state of a tile of queries of one head, in the thread's scratch memory.
 template <class Products>
@@ -67,7 +38,8 @@ public:
 
     static size_t own_scratch(const Attention& call, int segments, int partials) {
         const size_t ld = padded(call.value_dim);
-        return kWeights + partials * kRows * ld + (segments > 1 ? kWeights + kKeys * ld : 0) +
+        return kWeights + partials * kRows * ld +
+               (segments > 1 ? segments * (kTakenWeights + kTaken * ld) : 0) +
                Products::scratch(call);
     }
 
@@ -79,6 +51,7 @@ public:
         for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
             add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
         if (kept_) kept_->sum(max_, sum_);
+        for (int g = 0; g < segments_; ++g) weigh_taken(g);
         finish();
     }
 
@@ -97,9 +70,8 @@ private:
           partial_ld_(padded(call.value_dim)),
           weights_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
           partials_(weights_ + kWeights),
-          taken_weights_(partials_ + num_partials_ * partial_size()),
-          taken_values_(taken_weights_ + kWeights),
-          products_(call, place, segments_ > 1 ? taken_values_ + taken_size() : taken_weights_) {
+          taken_(partials_ + num_partials_ * partial_size()),
+          products_(call, place, segments_ > 1 ? taken_ + segments_ * taken_size() : taken_) {
         if (place.sums)
             kept_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
         std::fill_n(max_, rows_, kNoKey);
@@ -107,8 +79,9 @@ private:
     }
 
     static constexpr size_t kWeights = kRows * kKeys;
+    static constexpr size_t kTakenWeights = kRows * kTaken;
     size_t partial_size() const { return kRows * partial_ld_; }
-    size_t taken_size() const { return kKeys * partial_ld_; }
+    size_t taken_size() const { return kTakenWeights + kTaken * partial_ld_; }
 
     /// Rows of the call as rows of the tile.
     Range within(Interval rows) const {
@@ -117,6 +90,9 @@ private:
     }
 
     float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
+    /// Of a segment's scattered keys that wait: weights [segmented rows, kTaken], and values.
+    float* taken_weights(int segment) { return taken_ + segment * taken_size(); }
+    float* taken_values(int segment) { return taken_weights(segment) + kTakenWeights; }
     /// The rows that have a partial of a segment.
     Range rows_of(int segment) const { return segment ? apart_ : Range{0, rows_}; }
 
@@ -142,11 +118,14 @@ private:
         if (segments_ > 1) add_pieces(key, count, visible);  // the last: it takes weights out
     }
 
-    /// Brings earlier sums and partials to the new maxima.
+    /// Brings earlier sums, partials and weights to the new maxima.
     void rescale() {
         for (int g = 0; g < segments_; ++g) {
             const Range rows = rows_of(g);
             for (int r = 0; r < rows_; ++r) sum_[r][g] *= keep_[r];
+            if (num_taken_[g])
+                kernels().scale_rows(taken_weights(g), kTaken, segmented_.end - segmented_.begin,
+                                     num_taken_[g], keep_ + segmented_.begin);
             if (present_ >> g & 1)
                 kernels().scale_rows(partial(g) + rows.begin * partial_ld_, partial_ld_,
                                      rows.end - rows.begin, static_cast<int>(call_.value_dim),
@@ -200,25 +179,42 @@ private:
                            &sum_[segmented_.begin][segment], kMaxSegments);
     }
 
-    /// Takes some columns out of the tile and weighs their values together.
+    /// Adds some columns of the tile to the sums of a segment; their values wait.
     void add_scattered(int segment, const int32_t* columns, int count) {
-        const int rows = segmented_.end - segmented_.begin;
+        for (int some; count; columns += some, count -= some) {
+            if (num_taken_[segment] == kTaken) weigh_taken(segment);
+            some = std::min(count, kTaken - num_taken_[segment]);
+            take(segment, columns, some);
+        }
+    }
+
+    /// Takes columns out of the tile.
+    void take(int segment, const int32_t* columns, int count) {
+        const int rows = segmented_.end - segmented_.begin, at = num_taken_[segment];
         float* weights = weights_ + segmented_.begin * ld_;
+        float* to = taken_weights(segment);
         for (int r = 0; r < rows; ++r)
             for (int i = 0; i < count; ++i) {
-                taken_weights_[r * kKeys + i] = weights[r * ld_ + columns[i]];
+                to[r * kTaken + at + i] = weights[r * ld_ + columns[i]];
                 weights[r * ld_ + columns[i]] = 0;
             }
-        sum_segment(segment, taken_weights_, kKeys, {0, count});
-        if (apart_.begin >= apart_.end) return;
-        open(segment);
-        if (!call_.reads_values()) return;
+        sum_segment(segment, to, kTaken, {at, at + count});
+        if (apart_.begin >= apart_.end || !call_.reads_values()) return;
         for (int i = 0; i < count; ++i)
-            products_.value(columns[i], taken_values_ + i * partial_ld_);
-        kernels().accumulate(
-            taken_weights_ + (apart_.begin - segmented_.begin) * kKeys, kKeys, taken_values_,
-            partial_ld_, partial(segment) + apart_.begin * partial_ld_, partial_ld_,
-            apart_.end - apart_.begin, {0, count}, static_cast<int>(call_.value_dim), nullptr);
+            products_.value(columns[i], taken_values(segment) + (at + i) * partial_ld_);
+        num_taken_[segment] += count;
+    }
+
+    /// Weighs the values that wait: at once, since their partial is larger than they are.
+    void weigh_taken(int segment) {
+        if (!num_taken_[segment]) return;
+        open(segment);
+        kernels().accumulate(taken_weights(segment) + (apart_.begin - segmented_.begin) * kTaken,
+                             kTaken, taken_values(segment), partial_ld_,
+                             partial(segment) + apart_.begin * partial_ld_, partial_ld_,
+                             apart_.end - apart_.begin, {0, num_taken_[segment]},
+                             static_cast<int>(call_.value_dim), nullptr);
+        num_taken_[segment] = 0;
     }
 
     void finish() {
@@ -296,10 +292,11 @@ private:
     int segments_, num_partials_;
     SegmentSet present_ = 0;
     int64_t partial_ld_;
-    float *weights_, *partials_, *taken_weights_, *taken_values_;
+    float *weights_, *partials_, *taken_;
     Products products_;
     std::optional<KeptTiles> kept_;
     int ld_ = 0;  // of the weights
+    int num_taken_[kMaxSegments] = {};
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
     Range visible_[kRows];
     int32_t hidden_[kKeys];

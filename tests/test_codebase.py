@@ -57,6 +57,7 @@ CPP_LAYERS = [
         "kept_tiles",
         "kept_weights",
         "prefill",
+        "pieces",
         "products",
         "revise",
     ],
