@@ -147,6 +147,7 @@ def transformers(name: str, path: Path, threads: int) -> Describe:
     sys.path.insert(0, str(ROOT / "python" / "training"))
     import torch
     from network import read_network
+    from reattend.adaptors.caches import cache_argument, cache_of
     from reattend.demo import DESCRIBE
     from reattend.models import ModelFile, Tokenizer, find_smollm2
     from samples import Texts
@@ -166,10 +167,11 @@ def transformers(name: str, path: Path, threads: int) -> Describe:
                     embedded = network.embedding[ids]
                 else:
                     embedded = network.embed(ids, torch.from_numpy(pixels))
+                held = {cache_argument(network.language): cache}
                 done = network.language(
-                    inputs_embeds=embedded, past_key_values=cache, use_cache=True, logits_to_keep=1
+                    inputs_embeds=embedded, **held, use_cache=True, logits_to_keep=1
                 )
-                cache, ids = done.past_key_values, done.logits[:, -1:].argmax(-1)
+                cache, ids = cache_of(done), done.logits[:, -1:].argmax(-1)
             yield ids[:, 0].numpy()
 
     return describe

@@ -184,6 +184,7 @@ def numpy_loop(path: Path, method: str) -> Callable[[], Step]:
 def transformers(path: Path, threads: int) -> Callable[[], Step]:
     """Give what begins a generation of transformers: its model's own calls, without generate()."""
     import torch
+    from reattend.adaptors.caches import cache_argument, cache_of
 
     torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -204,9 +205,9 @@ def transformers(path: Path, threads: int) -> Callable[[], Step]:
             with torch.inference_mode():
                 done = model(
                     input_ids=torch.from_numpy(tokens),
-                    past_key_values=cache, use_cache=True, logits_to_keep=1,
+                    **{cache_argument(model): cache}, use_cache=True, logits_to_keep=1,
                 )  # fmt: skip
-            cache = done.past_key_values
+            cache = cache_of(done)
             return done.logits[:, -1].numpy()
 
         return step

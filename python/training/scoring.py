@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from network import Network, mixed
+from reattend.adaptors.caches import cache_argument, cache_of
 from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Scene, World, ask, filler, mentioned
 from reattend.extras import demand
 from samples import FILLER_WORDS, LONG, SETTINGS, SHORT, Texts
@@ -139,7 +140,7 @@ def generate(
                     inputs_embeds=network.embedding[tokens[-1]][:, None],
                     attention_mask=mask,
                     position_ids=mask.sum(1, keepdim=True) - 1,
-                    past_key_values=cache,
+                    **{cache_argument(network.language.model): cache},
                 ).last_hidden_state[:, -1]
         for row in torch.stack(tokens, 1).tolist():
             end = row.index(texts.end) if texts.end in row else len(row)
@@ -161,7 +162,7 @@ def _read(
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             use_cache=True,
         )
-    return out.last_hidden_state[:, -1], out.past_key_values, mask
+    return out.last_hidden_state[:, -1], cache_of(out), mask
 
 
 def _rate(part: float, whole: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from formulas import WrittenOut, written_out
 from models import IMAGE, Model
+from reattend.adaptors.caches import cache_argument, cache_of
 from reattend.adaptors.transformers import attached
 from reattend.methods import ACT, VAR, VHR
 
@@ -78,6 +79,11 @@ def formula_run(case: Model, name: str, inputs: dict[str, Any], steps: int, how:
         found = tokens(model, inputs, steps)
     flat = [record.reshape(*record.shape[:2], -1) for record in attention.records]
     return found, flat[-steps * attention.num_layers :], attention
+
+
+def held(model: Any, out: Any) -> dict[str, Any]:
+    """Give the cache of an output as an argument of the next forward."""
+    return {cache_argument(model): cache_of(out)}
 
 
 def check_formula(

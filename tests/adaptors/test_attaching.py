@@ -13,7 +13,7 @@ hf = pytest.importorskip("transformers")
 from models import MODELS, TEXT  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import ACT, VAR, VHR  # noqa: E402
-from runs import METHODS, generate, tokens  # noqa: E402
+from runs import METHODS, generate, held, tokens  # noqa: E402
 
 CASES = {case.name: case for case in MODELS}
 LLAMA, LLAVA = CASES["Llama"], CASES["LLaVA-1.5"]
@@ -133,8 +133,7 @@ def test_a_model_loaded_with_eager():
 def test_a_cache_that_began_elsewhere():
     model, inputs = LLAMA.load(), LLAMA.inputs((0,))
     with torch.no_grad():
-        cache = model(**inputs).past_key_values
-        step = {"input_ids": torch.tensor([[3]]), "past_key_values": cache}
+        step = {"input_ids": torch.tensor([[3]]), **held(model, model(**inputs))}
         with attached(model, EACH_ACT), pytest.raises(RuntimeError, match="without these methods"):
             model(**step)
         with attached(model):  # nothing to remember: nothing to refuse
@@ -147,7 +146,7 @@ def test_a_conversation_goes_on():
     more = torch.tensor([[4, 9, 2]])
     with attached(model, EACH_ACT), torch.no_grad():
         out = model(**inputs)
-        out = model(input_ids=more, past_key_values=out.past_key_values)
+        out = model(input_ids=more, **held(model, out))
         assert out.logits.shape[1] == 3
 
 
@@ -216,7 +215,7 @@ SMALL = {"vocab_size": 32, "num_hidden_layers": 2, "hidden_size": 16, "num_atten
     [
         ("Falcon", SMALL),
         ("Bloom", {"vocab_size": 32, "n_layer": 2, "hidden_size": 16, "n_head": 2}),
-        ("GPTJ", {"vocab_size": 32, "n_layer": 2, "n_embd": 16, "n_head": 2, "rotary_dim": 4}),
+        ("Mpt", {"vocab_size": 32, "n_layers": 2, "d_model": 16, "n_heads": 2}),
     ],
 )
 def test_models_that_do_not_route(kind, sizes):
@@ -248,12 +247,9 @@ def test_models_that_see_images_through_cross_attention():
 def test_image_tokens_in_a_later_turn():
     model, inputs = LLAVA.load(), LLAVA.inputs((0,))
     with attached(model, VAR(**METHODS["VAR"])), torch.no_grad():
-        cache = model(**inputs).past_key_values
+        cache = held(model, model(**inputs))
         with pytest.raises(NotImplementedError, match="image tokens came after the prompt"):
-            model(
-                input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"],
-                past_key_values=cache,
-            )  # fmt: skip
+            model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], **cache)
 
 
 def test_a_prompt_that_is_all_image():

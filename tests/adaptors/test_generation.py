@@ -9,10 +9,11 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
 from models import IMAGE, MODELS, TEXT, Model  # noqa: E402
+from reattend.adaptors.caches import cache_argument  # noqa: E402
 from reattend.adaptors.crossing import numbers, output_like  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import VAR  # noqa: E402
-from runs import KINDS, METHODS, generate, tokens  # noqa: E402
+from runs import KINDS, METHODS, generate, held, tokens  # noqa: E402
 
 CASES = {case.name: case for case in MODELS}
 LLAMA, LLAVA, QWEN = CASES["Llama"], CASES["LLaVA-1.5"], CASES["Qwen2-VL"]
@@ -41,7 +42,7 @@ def loop(model, inputs, steps, follow=None):
             mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=mask.dtype)], 1)
             # Qwen-VL's forward takes a mask for the new rows' positions: leave it out.
             padded = {} if mask.all() else {"attention_mask": mask}
-            out = model(input_ids=chosen[:, None], past_key_values=out.past_key_values, **padded)
+            out = model(input_ids=chosen[:, None], **held(model, out), **padded)
     return torch.stack(found, 1).tolist(), total
 
 
@@ -107,7 +108,7 @@ def test_a_cache_that_keeps_what_a_window_hides_changes_nothing(case: Model, nam
     image[:, 5:12] = True
     with attached(model, method(name), image=None if case.image else image):
         sliding = generate(model, inputs, STEPS)
-        whole = generate(model, inputs, STEPS, past_key_values=hf.DynamicCache())
+        whole = generate(model, inputs, STEPS, **{cache_argument(model): hf.DynamicCache()})
     for a, b in zip(sliding.logits, whole.logits, strict=True):
         assert (a - b).abs().max() < 1e-3
 
@@ -168,9 +169,7 @@ def test_two_generations_take_turns(name):
             for turn in (0, 1):
                 token = outs[turn].logits[:, -1].argmax(-1)
                 found[turn].append(int(token))
-                outs[turn] = model(
-                    input_ids=token[:, None], past_key_values=outs[turn].past_key_values
-                )
+                outs[turn] = model(input_ids=token[:, None], **held(model, outs[turn]))
     assert found == expected
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from reattend.adaptors.caches import cache_argument, cache_of
 from reattend.adaptors.crossing import floats
 from reattend.extras import demand
 from reattend.policy import Array
@@ -185,8 +186,9 @@ class ModelBranch:
             holder.rope_deltas = self._deltas
         try:
             with demand("torch").no_grad():
-                out = self.model(**inputs, past_key_values=self._cache, use_cache=True)
-            self._cache = out.past_key_values
+                held = {cache_argument(self.model): self._cache}
+                out = self.model(**inputs, **held, use_cache=True)
+            self._cache = cache_of(out)
             self._deltas = getattr(holder, "rope_deltas", None)
         finally:
             if holder is not None:

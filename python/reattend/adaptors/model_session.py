@@ -13,6 +13,7 @@ import numpy as np
 
 from reattend.adaptors.anatomy import Anatomy
 from reattend.adaptors.attending import Forward, attend
+from reattend.adaptors.caches import cache_of
 from reattend.adaptors.crossing import bools, floats
 from reattend.adaptors.interface import owns
 from reattend.adaptors.prompts import Prompt, Prompts, image_of, spans
@@ -147,7 +148,7 @@ class ModelSession:
         inputs: Any = kwargs.get("inputs_embeds")
         if inputs is None:
             inputs = kwargs.get("input_ids", args[0] if args else None)
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         ids, self._ids = self._ids, None
         prompt = None
@@ -172,7 +173,7 @@ class ModelSession:
         if forward.prompt is None or forward.past >= forward.prompt.length:
             return
         forward.states = states
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         if layer == 0 and forward.past == 0 and cache is not None:
             self._prompts.bind(forward.prompt, cache)
 

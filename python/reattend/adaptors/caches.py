@@ -1,0 +1,43 @@
+"""What transformers calls a model's cache: `cache` since 5.24, `past_key_values` before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+_NEW, _OLD = "cache", "past_key_values"
+
+
+def cache_argument(model: Any) -> str:
+    """Give the name by which a model takes its cache.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+
+    Examples
+    --------
+    >>> class Model:
+    ...     def forward(self, input_ids, past_key_values=None): ...
+    >>> cache_argument(Model())
+    'past_key_values'
+    """
+    return _NEW if _NEW in signature(model.forward).parameters else _OLD
+
+
+def cache_of(values: Mapping[str, Any]) -> Any:
+    """Give the cache among a forward's arguments, or of its output; None if there is none.
+
+    Parameters
+    ----------
+    values : mapping of str
+        By either name.
+
+    Examples
+    --------
+    >>> cache_of({"past_key_values": 1}), cache_of({"cache": 2}), cache_of({})
+    (1, 2, None)
+    """
+    found = values.get(_NEW)
+    return values.get(_OLD) if found is None else found
