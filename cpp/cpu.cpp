@@ -43,11 +43,16 @@ int supported_level() {
     return 2;
 }
 
+/// REATTEND_MAX_ISA; empty: no limit.
+std::string limit() {
+    const char* name = std::getenv("REATTEND_MAX_ISA");
+    return name ? name : "";
+}
+
 int chosen_level() {
     const int supported = supported_level();
-    const char* limit = std::getenv("REATTEND_MAX_ISA");
-    if (!limit || !*limit) return supported;
-    const std::string name = limit;
+    const std::string name = limit();
+    if (name.empty()) return supported;
     if (name != "v2" && name != "v3" && name != "v4")
         throw std::invalid_argument("REATTEND_MAX_ISA must be v2, v3 or v4, not '" + name + "'");
     const int level = name[1] - '0';
@@ -74,9 +79,8 @@ const Kernels& chosen_kernels() {
     if (level < 3) return v2::kKernels;
     if (level < 4) return v3::kKernels;
     if (!__builtin_cpu_supports("avx512bf16")) return v4::kKernels;
-    const char* limit = std::getenv("REATTEND_MAX_ISA");
-    const bool limited = limit && *limit;  // v4 leaves out what came after it, as oneDNN does then
-    return !limited && has_tiles() ? v4_amx::kKernels : v4_bf16::kKernels;
+    // The limit v4 leaves out what came after it, as oneDNN does then.
+    return limit().empty() && has_tiles() ? v4_amx::kKernels : v4_bf16::kKernels;
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ template <int rows, int vecs>
 void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
                   float* out, int64_t out_ld, int count) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t far = ahead_by(distance(Ahead::kFar), keys, key_stride, vecs * kPairLanes);
+    const int64_t far = ahead_by<Ahead::kFar>(keys, key_stride, vecs * kPairLanes);
     __m512bh held[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v)

@@ -42,10 +42,10 @@ inline int keys_in(int bytes, int dim, int size) {
     return keys > 1 ? keys : 1;
 }
 
-/// How many numbers lie between a key and the one so many bytes after it.
-template <class T>
-inline int64_t ahead_by(int bytes, const T*, int64_t key_stride, int dim) {
-    return keys_in(bytes, dim, sizeof(T)) * key_stride;
+/// How many numbers lie between a key that is used and the one that is fetched.
+template <Ahead ahead, class T>
+inline int64_t ahead_by(const T*, int64_t key_stride, int dim) {
+    return keys_in(distance(ahead), dim, sizeof(T)) * key_stride;
 }
 
 template <Ahead ahead, class T>
@@ -141,7 +141,7 @@ template <int rows, Ahead ahead, class T>
 [[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
                                int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t by = ahead_by(distance(ahead), keys, key_stride, dim);
+    const int64_t by = ahead_by<ahead>(keys, key_stride, dim);
     for (int j = 0; j < count; j += kKeys) {
         const T* some = keys + j * key_stride;
         float lanes[kLanes];
@@ -244,8 +244,7 @@ inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64
         const int some = smaller(step, count - j);
         by_some<kMost>(rows, [&](int r, auto number) {
             with_ahead<number.value>(r ? Ahead::kNothing : ahead, [&](auto fetching) {
-                const int64_t by =
-                    ahead_by(distance(fetching.value), values, value_stride, vecs * kLanes);
+                const int64_t by = ahead_by<fetching.value>(values, value_stride, vecs * kLanes);
                 weigh<number.value, vecs, false, fetching.value>(weights + r * ld + j, ld, near,
                                                                  value_stride, out + r * out_ld,
                                                                  out_ld, some, 0, by);
@@ -259,7 +258,7 @@ template <class T>
 inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
                           float* out, int64_t out_ld, int rows, int count, int dim) {
     constexpr int kWide = kVecBlock * kLanes;
-    const int64_t far = ahead_by(distance(Ahead::kFar), values, value_stride, dim);
+    const int64_t far = ahead_by<Ahead::kFar>(values, value_stride, dim);
     const int step = smaller(kMostAdded, keys_in(kTurn, dim, sizeof(T)));
     for (int j = 0; j < count; j += step) {
         const T* near = values + j * value_stride;

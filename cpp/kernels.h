@@ -80,8 +80,7 @@ struct Kernels {
                        const Range* visible);
 
     /// The same for few rows, which see all columns, straight from values as they lie, without
-    /// their scales. `ahead` is for values
-    /// that are read whole.
+    /// their scales. `ahead` is for values that are read whole.
     void (*accumulate_few)(const float* weights, int64_t ld, const void* values, Type type,
                            int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
                            int dim, Ahead ahead);
