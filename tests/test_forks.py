@@ -79,7 +79,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.held[which] = [tuple(a[:, :, :length] for a in pair) for pair in self.held[which]]
         self.forget(which, length)
 
-    @rule(which=st.integers(0, 9), seed=st.integers(0, 999), batch=st.sampled_from([0, 0, 0, 1, 4]))
+    @rule(which=st.integers(0, 9), seed=st.integers(0, 999), batch=st.sampled_from([0, 0, 0, 1, 2, 4]))
     def reorder(self, which, seed, batch):
         which = self.pick(which)
         items = len(self.held[which][0][0])
@@ -159,6 +159,34 @@ def test_who_stays_is_not_copied_from_a_fork(rng):
     fork = cache.fork()
     fork.reorder([0, 1])
     assert np.shares_memory(fork.append(0, *step(rng, 1))[0], whole)
+
+
+def test_a_batch_that_shrinks_stays_where_it_is(rng):
+    cache = KVCache(1, capacity=20)
+    whole, _ = cache.append(0, *step(rng, 5, batch=4))
+    held = whole.copy()
+    cache.reorder([0, 3, 2])
+    fewer, _ = cache.append(0, *step(rng, 0, batch=3))
+    assert np.shares_memory(fewer, whole)
+    np.testing.assert_array_equal(fewer, held[[0, 3, 2]])
+    fork = cache.fork()
+    cache.reorder([2])  # what the fork holds is not written
+    np.testing.assert_array_equal(fork.append(0, *step(rng, 0, batch=3))[0], held[[0, 3, 2]])
+
+
+def test_a_batch_that_shrinks_leaves_forks_of_nothing_alone(rng):
+    cache = KVCache(1, capacity=20)
+    cache.append(0, *step(rng, 5, batch=3))
+    cache.crop(0)
+    fork = cache.fork()
+    cache.append(0, *step(rng, 2, batch=3))
+    cache.reorder([0, 2])
+    cache.crop(0)
+    keys, held = step(rng, 4, batch=3), step(rng, 4, batch=2)
+    found, _ = fork.append(0, *keys)
+    mine, _ = cache.append(0, *held)
+    np.testing.assert_array_equal(found, keys[0])
+    np.testing.assert_array_equal(mine, held[0])
 
 
 def test_after_a_reorder_there_is_room_as_before(rng):

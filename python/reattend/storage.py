@@ -58,23 +58,29 @@ class Layer:
         room, length, batch = self.room, self.length, len(indices)
         if room is None:
             return
-        if batch == self.sizes[0]:
+        before = self.sizes[0]
+        # A fork of nothing shares the room as well, and `shared` does not show it.
+        in_place = batch == before or (batch < before and length > 0 and not room.shared)
+        if in_place:
             starts = self.equal[np.arange(batch), indices].tolist()
             moves = [
                 (to, item, start)
                 for to, (item, start) in enumerate(zip(indices.tolist(), starts, strict=True))
                 if item != to and start < length
             ]
-            if not moves:
+            if not moves and batch == before:
                 return
-        if batch == self.sizes[0] and all(start >= room.shared for _, _, start in moves):
+            in_place = all(start >= room.shared for _, _, start in moves)
+        if in_place:
             for array in room.arrays:  # all is read before any is written: items may trade places
                 tails = [array[item, :, start:length].copy() for _, item, start in moves]
                 for (to, _, start), tail in zip(moves, tails, strict=True):
                     array[to, :, start:length] = tail
+            if batch < before:
+                self.room = room.narrow(batch)
         else:
             self.room = room.copy(indices.tolist(), length, length)
-            self.sizes = (batch, *self.sizes[1:])
+        self.sizes = (batch, *self.sizes[1:])
         self.equal = self.equal[indices][:, indices]
         self.equal[indices[:, None] == indices] = length
 
@@ -108,6 +114,12 @@ class Room:
                 return False
             self.filled = end
             return True
+
+    def narrow(self, batch: int) -> Room:
+        """Give a room in the first items of this one, which nobody is to write any more."""
+        room = copy(self)
+        room.arrays = [array[:batch] for array in self.arrays]
+        return room
 
     def copy(self, items: Sequence[int], length: int, filled: int) -> Room:
         """Give a room of its own to the first keys of some items."""
