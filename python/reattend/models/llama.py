@@ -149,7 +149,7 @@ class Llama:
         for index, layer in enumerate(self.layers):
             for rows in blocks:
                 normed = _rms_norm(x[rows], layer.attention_norm, sizes.norm_eps)
-                np.matmul(normed, layer.query_key_value, out=flat_qkv[rows])
+                flat_qkv[rows] = normed @ layer.query_key_value
             rotated *= rotation
             keys, values = cache.append(index, key, value)
             session.attend(
@@ -217,6 +217,7 @@ def generate(
     seed: int | None = None,
     stop: Collection[int] = (),
     observe: Callable[[Array], None] | None = None,
+    shrink: bool = False,
 ) -> Iterator[Array]:
     """Yield the tokens that follow a prompt, one step at a time.
 
@@ -240,27 +241,53 @@ def generate(
         Tokens that end an answer. Generation ends when every item had one.
     observe : callable, optional
         Called with each step's logits [B, V], before its token is yielded.
+    shrink : bool, optional
+        Whether the steps after an item's end leave it out: faster for answers of different lengths.
+        The session's report is then of the items that ended last.
 
     Yields
     ------
     int array [B]
-        The next token of each item.
+        The next token of each item. What follows an item's end means nothing.
     """
     rng = np.random.default_rng(seed)
     batch, prompt_len = tokens.shape[:2]
     cache = KVCache(model.config.num_layers, capacity=prompt_len + max_new_tokens)
-    ended = np.zeros(batch, dtype=bool)
+    ended, items = np.zeros(batch, dtype=bool), np.arange(batch)  # items: those that rows are of
     with session.generation(image, prompt_len=prompt_len):
         for _ in range(max_new_tokens):
             x = model(tokens, cache, session, key_mask)
             logits = model.logits(x[:, -1])
             if observe is not None:
-                observe(logits)
+                observe(_scattered(logits, items, batch))
             new = choose(logits, temperature, top_p, rng)
-            yield new
+            yield _scattered(new, items, batch)
             ended |= np.isin(new, list(stop))
             if ended.all():
                 return
+            if shrink and ended.any():
+                rows = _close_up(ended)
+                new, items, ended = new[rows], items[rows], ended[rows]
+                cache.reorder(rows)
+                session.reorder(rows)
+                key_mask = None if key_mask is None else key_mask[rows]
             tokens = new[:, None]
             if key_mask is not None:
                 key_mask = np.pad(key_mask, ((0, 0), (0, 1)), constant_values=True)
+
+
+def _close_up(ended: Array) -> Array:
+    """Give the rows that go on, the last ones in the places of those that ended: few move."""
+    count = np.count_nonzero(~ended)
+    rows = np.arange(count)
+    rows[ended[:count]] = count + np.flatnonzero(~ended[count:])
+    return rows
+
+
+def _scattered(rows: Array, items: Array, batch: int) -> Array:
+    """Put the rows of some items [n, ...] among those of all [B, ...], others 0."""
+    if len(rows) == batch:
+        return rows
+    found = np.zeros((batch, *rows.shape[1:]), rows.dtype)
+    found[items] = rows
+    return found

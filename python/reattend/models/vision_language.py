@@ -153,6 +153,7 @@ class VisionLanguage:
         max_new_tokens: int,
         stop: Collection[int] | None = None,
         observe: Callable[[Array], None] | None = None,
+        shrink: bool = False,
     ) -> Iterator[Array]:
         """Yield the likeliest tokens that follow prompts, one step at a time.
 
@@ -173,6 +174,8 @@ class VisionLanguage:
             every item had one.
         observe : callable, optional
             Called with each step's logits [B, V], before its token is yielded.
+        shrink : bool, optional
+            As for `reattend.models.generate`.
 
         Yields
         ------
@@ -192,6 +195,7 @@ class VisionLanguage:
         yield from generate(
             self.llama, session, inputs, max_new_tokens=max_new_tokens, key_mask=key_mask,
             image=image, stop=self.tokenizer.stop if stop is None else stop, observe=observe,
+            shrink=shrink,
         )  # fmt: skip
 
     def next_logits(
