@@ -208,12 +208,18 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
             std::fill_n(to, value_dim, 0.0f);
     }
     if (!out || !present) return;
+    float* to =
+        out.direct() ? out.direct_row(item, head, row) : state.partial_of(__builtin_ctz(present));
+    combine(state, present, scale, to);
+    if (!out.direct()) out.store(item, head, row, to);
+}
+
+void Attention::combine(const RowState& state, SegmentSet present, const float* scale,
+                        float* to) const {
     const int first = __builtin_ctz(present);
-    float* to = out.direct() ? out.direct_row(item, head, row) : state.partial_of(first);
     kernels().scaled(state.partial_of(first), scale[first], to, value_dim);
     for (int g = first + 1; g < num_segments; ++g)
         if (present >> g & 1) kernels().add_scaled(state.partial_of(g), scale[g], to, value_dim);
-    if (!out.direct()) out.store(item, head, row, to);
 }
 
 void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {

@@ -129,6 +129,8 @@ struct Attention {
     /// weigh(), and the row's output. `present`: the segments that have a partial.
     void finish(int64_t item, int64_t head, int64_t row, const RowState& state,
                 SegmentSet present) const;
+    /// Sums a row's partials, each multiplied by its factor; `to` may be the first of them.
+    void combine(const RowState& state, SegmentSet present, const float* scale, float* to) const;
     /// The results of a row that sees no key.
     void finish_empty(int64_t item, int64_t head, int64_t row) const;
 };

@@ -276,11 +276,6 @@ void scaled(const float* in, float factor, float* out, int64_t size) {
     for (int64_t i = 0; i < size; ++i) out[i] = factor * in[i];
 }
 
-void copy_scaled(const float* in, int64_t in_ld, const float* factor, float* out, int64_t out_ld,
-                 int rows, int dim) {
-    for (int r = 0; r < rows; ++r) scaled(in + r * in_ld, factor[r], out + r * out_ld, dim);
-}
-
 void add_scaled(const float* in, float factor, float* out, int64_t size) {
     for (int64_t i = 0; i < size; ++i) out[i] += factor * in[i];
 }
@@ -328,7 +323,6 @@ const Kernels kKernels{
     .dot_pairs = dot_pairs,
     .accumulate_pairs = accumulate_pairs,
     .scale_rows = scale_rows,
-    .copy_scaled = copy_scaled,
     .multiply = multiply,
     .scaled = scaled,
     .add_scaled = add_scaled,

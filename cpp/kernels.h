@@ -99,10 +99,6 @@ struct Kernels {
     /// rows[r] *= factor[r]; rows whose factor is 1 are not touched.
     void (*scale_rows)(float* rows, int64_t ld, int count, int dim, const float* factor);
 
-    /// out [rows, dim] = in [rows, dim], each row multiplied by its factor.
-    void (*copy_scaled)(const float* in, int64_t in_ld, const float* factor, float* out,
-                        int64_t out_ld, int rows, int dim);
-
     /// out [size] *= factor [size].
     void (*multiply)(const float* factor, float* out, int64_t size);
 

@@ -14,8 +14,7 @@ using SegmentSet = uint32_t;  // bit g: segment g belongs to it
 /// Sum of `mass` over the segments of a set.
 inline float mass_of(SegmentSet set, const float* mass) {
     float sum = 0;
-    for (int g = 0; g < kMaxSegments; ++g)
-        if (set >> g & 1) sum += mass[g];
+    for (; set; set &= set - 1) sum += mass[__builtin_ctz(set)];
     return sum;
 }
 

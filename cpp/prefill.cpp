@@ -15,13 +15,13 @@
 #include "parallel.h"
 #include "pieces.h"
 #include "products.h"
+#include "waiting_keys.h"
 
 namespace reattend {
 namespace {
 
 constexpr int kRows = kTileRows;
 constexpr int kKeys = kTileKeys;
-constexpr int kTaken = 64;  // scattered keys of a segment that wait
 
 /// The state of a tile of queries of one head, in the thread's scratch memory.
 template <class Products>
@@ -39,8 +39,7 @@ public:
     static size_t own_scratch(const Attention& call, int segments, int partials) {
         const size_t ld = padded(call.value_dim);
         return kWeights + partials * kRows * ld +
-               (segments > 1 ? segments * (kTakenWeights + kTaken * ld) : 0) +
-               Products::scratch(call);
+               (segments > 1 ? segments * WaitingKeys::scratch(ld) : 0) + Products::scratch(call);
     }
 
     void run(Interval keys) {
@@ -51,7 +50,6 @@ public:
         for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
             add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
         if (kept_) kept_->sum(max_, sum_);
-        for (int g = 0; g < segments_; ++g) weigh_taken(g);
         finish();
     }
 
@@ -70,8 +68,13 @@ private:
           partial_ld_(padded(call.value_dim)),
           weights_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
           partials_(weights_ + kWeights),
-          taken_(partials_ + num_partials_ * partial_size()),
-          products_(call, place, segments_ > 1 ? taken_ + segments_ * taken_size() : taken_) {
+          products_(
+              call, place,
+              weights_ + own_scratch(call, segments_, num_partials_) - Products::scratch(call)) {
+        float* memory = partials_ + num_partials_ * kRows * partial_ld_;
+        for (int g = 0; segments_ > 1 && g < segments_;
+             ++g, memory += WaitingKeys::scratch(partial_ld_))
+            waiting_[g].use(memory, partial_ld_);
         if (place.sums)
             kept_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
         std::fill_n(max_, rows_, kNoKey);
@@ -79,9 +82,6 @@ private:
     }
 
     static constexpr size_t kWeights = kRows * kKeys;
-    static constexpr size_t kTakenWeights = kRows * kTaken;
-    size_t partial_size() const { return kRows * partial_ld_; }
-    size_t taken_size() const { return kTakenWeights + kTaken * partial_ld_; }
 
     /// Rows of the call as rows of the tile.
     Range within(Interval rows) const {
@@ -90,9 +90,6 @@ private:
     }
 
     float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
-    /// Of a segment's scattered keys that wait: weights [segmented rows, kTaken], and values.
-    float* taken_weights(int segment) { return taken_ + segment * taken_size(); }
-    float* taken_values(int segment) { return taken_weights(segment) + kTakenWeights; }
     /// The rows that have a partial of a segment.
     Range rows_of(int segment) const { return segment ? apart_ : Range{0, rows_}; }
 
@@ -123,20 +120,28 @@ private:
         for (int g = 0; g < segments_; ++g) {
             const Range rows = rows_of(g);
             for (int r = 0; r < rows_; ++r) sum_[r][g] *= keep_[r];
-            if (num_taken_[g])
-                kernels().scale_rows(taken_weights(g), kTaken, segmented_.end - segmented_.begin,
-                                     num_taken_[g], keep_ + segmented_.begin);
+            waiting_[g].scale(0, segmented_.end - segmented_.begin, keep_ + segmented_.begin);
             if (present_ >> g & 1)
-                kernels().scale_rows(partial(g) + rows.begin * partial_ld_, partial_ld_,
-                                     rows.end - rows.begin, static_cast<int>(call_.value_dim),
-                                     keep_ + rows.begin);
+                for (int r = rows.begin; r < rows.end; ++r) behind_[g][r] *= keep_[r];
         }
     }
 
-    /// Makes the partial of a segment that appears for the first time.
+    /// Brings the partial of a segment to the maxima, which may have changed since it was last
+    /// written: most segments are in few tiles.
+    void catch_up(int segment) {
+        const Range rows = rows_of(segment);
+        float* behind = behind_[segment];
+        kernels().scale_rows(partial(segment) + rows.begin * partial_ld_, partial_ld_,
+                             rows.end - rows.begin, static_cast<int>(call_.value_dim),
+                             behind + rows.begin);
+        std::fill_n(behind, rows_, 1.0f);
+    }
+
+    /// Makes the partial of a segment that appears for the first time; makes others ready.
     void open(int segment) {
-        if (present_ >> segment & 1) return;
+        if (present_ >> segment & 1) return catch_up(segment);
         present_ |= 1u << segment;
+        std::fill_n(behind_[segment], rows_, 1.0f);
         const Range rows = rows_of(segment);
         std::fill(
             partial(segment) + rows.begin / Products::kRowStep * Products::kRowStep * partial_ld_,
@@ -182,49 +187,45 @@ private:
     /// Adds some columns of the tile to the sums of a segment; their values wait.
     void add_scattered(int segment, const int32_t* columns, int count) {
         for (int some; count; columns += some, count -= some) {
-            if (num_taken_[segment] == kTaken) weigh_taken(segment);
-            some = std::min(count, kTaken - num_taken_[segment]);
+            if (!waiting_[segment].room()) weigh_waiting(segment);
+            some = std::min(count, waiting_[segment].room());
             take(segment, columns, some);
         }
     }
 
     /// Takes columns out of the tile.
     void take(int segment, const int32_t* columns, int count) {
-        const int rows = segmented_.end - segmented_.begin, at = num_taken_[segment];
-        float* weights = weights_ + segmented_.begin * ld_;
-        float* to = taken_weights(segment);
-        for (int r = 0; r < rows; ++r)
-            for (int i = 0; i < count; ++i) {
-                to[r * kTaken + at + i] = weights[r * ld_ + columns[i]];
-                weights[r * ld_ + columns[i]] = 0;
-            }
-        sum_segment(segment, to, kTaken, {at, at + count});
+        WaitingKeys& keys = waiting_[segment];
+        const int rows = segmented_.end - segmented_.begin;
+        keys.take(weights_ + segmented_.begin * ld_, ld_, rows, columns, count);
+        keys.add_sums(rows, count, &sum_[segmented_.begin][segment], kMaxSegments);
         if (apart_.begin >= apart_.end || !call_.reads_values()) return;
-        for (int i = 0; i < count; ++i)
-            products_.value(columns[i], taken_values(segment) + (at + i) * partial_ld_);
-        num_taken_[segment] += count;
+        for (int i = 0; i < count; ++i) products_.value(columns[i], keys.value(i));
+        keys.keep(count);
     }
 
-    /// Weighs the values that wait: at once, since their partial is larger than they are.
-    void weigh_taken(int segment) {
-        if (!num_taken_[segment]) return;
+    /// Weighs the keys that wait into the partial of their segment.
+    void weigh_waiting(int segment) {
+        if (!waiting_[segment].count()) return;
         open(segment);
-        kernels().accumulate(taken_weights(segment) + (apart_.begin - segmented_.begin) * kTaken,
-                             kTaken, taken_values(segment), partial_ld_,
-                             partial(segment) + apart_.begin * partial_ld_, partial_ld_,
-                             apart_.end - apart_.begin, {0, num_taken_[segment]},
-                             static_cast<int>(call_.value_dim), nullptr);
-        num_taken_[segment] = 0;
+        weigh_waiting(segment, partial(segment) + apart_.begin * partial_ld_, partial_ld_);
+    }
+    /// The same into the outputs [apart rows], by what their weights were multiplied.
+    void weigh_waiting(int segment, float* out, int64_t out_ld) {
+        waiting_[segment].weigh(apart_.begin - segmented_.begin, apart_.end - apart_.begin, out,
+                                out_ld, static_cast<int>(call_.value_dim));
     }
 
     void finish() {
         open(0);  // rows that see no key come here too
-        const Range by_row = call_.partials ? Range{0, rows_} : apart_;
-        if (all_finite()) {
-            finish_plain({0, by_row.begin});
-            for (int r = by_row.begin; r < by_row.end; ++r) finish_row(r);
-            return finish_plain({by_row.end, rows_});
+        for (int g = 1; g < segments_; ++g)
+            if (present_ >> g & 1) catch_up(g);
+        if (!call_.partials && all_finite()) {
+            finish_rows({0, apart_.begin}, false);
+            finish_rows(apart_, true);
+            return finish_rows({apart_.end, rows_}, false);
         }
+        for (int g = 0; g < segments_; ++g) weigh_waiting(g);
         for (int r = 0; r < rows_; ++r)
             if (row_finite(r))
                 finish_row(r);
@@ -244,24 +245,28 @@ private:
         return {&max_[r], sum_[r], partials_ + r * partial_ld_, kRows * partial_ld_};
     }
 
-    /// finish_row() of rows whose outputs are not kept apart, all at once.
-    void finish_plain(Range rows) {
+    /// finish_row() of many rows. Keys that wait go straight into the outputs, now that it is known
+    /// what they are multiplied by.
+    void finish_rows(Range rows, bool apart) {
         if (rows.begin >= rows.end) return;
-        float factor[kRows], scale[kMaxSegments];
-        for (int r = rows.begin; r < rows.end; ++r)
-            factor[r] = call_.weigh(item_, head_, row_ + r, state(r), scale) ? scale[0] : 0;
         const Output& out = call_.out;
-        float* from = partial(0) + rows.begin * partial_ld_;
         const bool direct = out && out.direct();
-        if (out)
-            kernels().copy_scaled(from, partial_ld_, factor + rows.begin,
-                                  direct ? out.direct_row(item_, head_, row_ + rows.begin) : from,
-                                  direct ? out.row_stride : partial_ld_, rows.end - rows.begin,
-                                  static_cast<int>(call_.value_dim));
-        for (int r = rows.begin; out && !direct && r < rows.end; ++r)
-            out.store(item_, head_, row_ + r, partial(0) + r * partial_ld_);
-        for (int r = rows.begin; r < rows.end; ++r)
+        const int64_t ld = direct ? out.row_stride : partial_ld_;
+        float* to = direct ? out.direct_row(item_, head_, row_ + rows.begin)
+                           : partial(0) + rows.begin * partial_ld_;
+        for (int r = rows.begin; r < rows.end; ++r) {
+            float scale[kMaxSegments] = {};  // of a row that sees no key
+            call_.weigh(item_, head_, row_ + r, state(r), scale);
+            if (out)
+                call_.combine(state(r), apart ? present_ : 1, scale, to + (r - rows.begin) * ld);
+            for (int g = 0; apart && g < segments_; ++g)
+                waiting_[g].scale(r - segmented_.begin, 1, scale + g);
+        }
+        for (int g = 0; apart && g < segments_; ++g) weigh_waiting(g, to, ld);
+        for (int r = rows.begin; r < rows.end; ++r) {
+            if (out && !direct) out.store(item_, head_, row_ + r, to + (r - rows.begin) * ld);
             if (total(state(r), segments_) == 0) call_.finish_empty(item_, head_, row_ + r);
+        }
     }
 
     bool all_finite() {
@@ -270,6 +275,7 @@ private:
             if ((present_ >> g & 1) && !kernels().all_finite(partial(g) + rows.begin * partial_ld_,
                                                              (rows.end - rows.begin) * partial_ld_))
                 return false;
+            if (!waiting_[g].finite(static_cast<int>(call_.value_dim))) return false;
         }
         return true;
     }
@@ -292,12 +298,13 @@ private:
     int segments_, num_partials_;
     SegmentSet present_ = 0;
     int64_t partial_ld_;
-    float *weights_, *partials_, *taken_;
+    float *weights_, *partials_;
     Products products_;
     std::optional<KeptTiles> kept_;
     int ld_ = 0;  // of the weights
-    int num_taken_[kMaxSegments] = {};
+    WaitingKeys waiting_[kMaxSegments];
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
+    float behind_[kMaxSegments][kRows];
     Range visible_[kRows];
     int32_t hidden_[kKeys];
     int again_[kRows];
