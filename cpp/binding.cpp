@@ -165,6 +165,18 @@ void sum_columns(const py::array& query, const py::array& key, const py::array& 
     column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));
 }
 
+/// to = from, float32, rounded to 16 bits.
+void narrow(const py::array& from, const py::array& to, bool bfloat16) {
+    const Tensor rows = tensor(from, Type::kFloat32);
+    const Output out{tensor(to, half_type(bfloat16))};
+    const int64_t batch = to.shape(0), heads = to.shape(1), count = to.shape(2);
+    const py::gil_scoped_release release;
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < heads; ++h)
+            for (int64_t r = 0; r < count; ++r)
+                out.store(b, h, r, static_cast<const float*>(rows.row(b, h, r)));
+}
+
 py::dict explain(const py::array& query, const py::array& key, const py::array& value, float scale,
                  bool causal, int64_t window, float softcap, const OptionalArray& key_mask,
                  const OptionalArray& bias, const OptionalArray& labels, int num_segments,
@@ -197,6 +209,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
     m.def("attention", &reattend::attention);
     m.def("column_sums", &reattend::sum_columns);
+    m.def("narrow", &reattend::narrow);
     m.def("explain", &reattend::explain);
     m.def("matmul_rate", &reattend::matmul_rate);
     m.def("read_bandwidth", &reattend::read_bandwidth);

@@ -79,7 +79,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.held[which] = [tuple(a[:, :, :length] for a in pair) for pair in self.held[which]]
         self.forget(which, length)
 
-    @rule(which=st.integers(0, 9), seed=st.integers(0, 999), batch=st.sampled_from([0, 0, 0, 1, 2, 4]))
+    @rule(
+        which=st.integers(0, 9), seed=st.integers(0, 999), batch=st.sampled_from([0, 0, 0, 1, 2, 4])
+    )
     def reorder(self, which, seed, batch):
         which = self.pick(which)
         items = len(self.held[which][0][0])

@@ -212,3 +212,18 @@ def test_numpy_side(kind):
     bits = np.empty(between.shape, np.uint16)
     write(between, bits, kind.name)
     np.testing.assert_array_equal(bits, between.astype(kind).view(np.uint16))
+
+
+@each_type
+def test_numbers_are_written_wherever_they_lie(rng, kind):
+    numbers = rng.standard_normal((2, 3, 21, 20), dtype=np.float32)
+    for given in (numbers, numbers[:, ::-1, ::2], numbers.swapaxes(2, 3), numbers[:1, :, :, 3:4]):
+        want = given.astype(kind)
+        room = np.zeros((*given.shape[:2], 40, 40), kind)
+        rows, columns = room[:, :, 7 : 7 + given.shape[2]], room.swapaxes(2, 3)[:, :, 7:]
+        for out in (rows[..., : given.shape[3]], columns[:, :, : given.shape[2], : given.shape[3]]):
+            room[...] = 1
+            write(given, out)
+            np.testing.assert_array_equal(out, want)
+            out[...] = 1
+            assert (room == 1).all()  # nothing else was written

@@ -57,6 +57,7 @@ def column_sums(
     key_scale: _Float | None,
     /,
 ) -> None: ...
+def narrow(numbers: _Float, out: _Float, bfloat16: bool, /) -> None: ...
 def explain(
     query: _Float,
     key: _Float,

@@ -103,9 +103,9 @@ class KVCache:
             )
         if self._as_given is None:
             parts = *quantize(key, name="key"), *quantize(value, name="value")
-            views = held.append(sizes, parts, self._capacity)
+            views = held.append(sizes, parts, self._capacity, None)
             return Quantized(*views[:2]), Quantized(*views[2:])
-        keys, values = held.append(sizes, (key, value), self._capacity)
+        keys, values = held.append(sizes, (key, value), self._capacity, self._as_given)
         return keys, values
 
     def crop(self, length: int) -> None:
@@ -231,11 +231,11 @@ class KVCache:
         return self._layers[layer]
 
     def _floats(self, name: str, array: Any) -> Any:
-        """Give an array of floats in the type that needs no change; any, where there is none."""
+        """Give an array of floats."""
         if not isinstance(array, Quantized):  # it is refused by its type, as any int8
             array = np.asarray(array)
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(
                 f"{name} must be float32, float16, bfloat16 or float64, got {array.dtype}"
             )
-        return array if self._as_given is None else array.astype(self._as_given, copy=False)
+        return array

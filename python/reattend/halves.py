@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend import _core
 from reattend.policy import Array
 from reattend.quantized import Quantized
 
@@ -40,8 +41,8 @@ def write(numbers: Array, out: Array, dtype: str | None = None) -> None:
 
     Parameters
     ----------
-    numbers : float32 array
-    out : array
+    numbers : float32 array [..., D], of at most four axes
+    out : array [..., D]
         Of any float type, or uint16: the bits of ``dtype``.
     dtype : "float16" or "bfloat16", optional
         What uint16 bits stand for.
@@ -53,11 +54,18 @@ def write(numbers: Array, out: Array, dtype: str | None = None) -> None:
     >>> hex(bits[0])
     '0x3fc0'
     """
-    if out.dtype != np.uint16:
+    if out.itemsize != 2 or numbers.dtype != np.float32:
         out[...] = numbers
-    elif dtype == "bfloat16":
-        bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
-        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-        out[...] = np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded)
-    else:
-        out[...] = numbers.astype(np.float16).view(np.uint16)
+        return
+    axes = (None,) * (4 - out.ndim)
+    to = out if _in_rows(out) else np.empty(out.shape, out.dtype)
+    rows = numbers if _in_rows(numbers) else np.ascontiguousarray(numbers)
+    # NumPy takes ten times as long for float16, and three times for bfloat16.
+    _core.narrow(rows[axes], to[axes], "bfloat16" in (out.dtype.name, dtype))
+    if to is not out:
+        out[...] = to
+
+
+def _in_rows(array: Array) -> bool:
+    """Whether numbers of the last axis lie side by side."""
+    return array.shape[-1] <= 1 or array.strides[-1] == array.itemsize

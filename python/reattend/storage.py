@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
+from reattend.halves import write
 from reattend.policy import Array
 
 _GROWTH = 1.5
@@ -26,20 +28,30 @@ class Layer:
         self.equal: Array  # int [B, B]: so many first keys of two items are known to be the same
 
     def append(
-        self, sizes: tuple[int, int, int, int], parts: Sequence[Array], capacity: int
+        self,
+        sizes: tuple[int, int, int, int],
+        parts: Sequence[Array],
+        capacity: int,
+        dtype: np.dtype[Any] | None,
     ) -> list[Array]:
-        """Write to the room, or to one of its own, and give views of all there is."""
+        """Write to the room, or to one of its own, and give views of all there is.
+
+        ``dtype`` is what parts are rounded to; None: each stays what it is.
+        """
         start, end = self.length, self.length + parts[0].shape[2]
         room = self.room
         if room is None:
-            room = Room(parts, sizes[0], max(end, capacity), end)
+            room = Room(parts, sizes[0], max(end, capacity), end, dtype)
             self.sizes, self.equal = sizes, np.zeros((sizes[0], sizes[0]), dtype=np.intp)
         elif end > start and not room.claim(start, end):
             room = room.copy(range(sizes[0]), start, end)
         views = []
         for array, part in zip(room.arrays, parts, strict=True):
             view = array[:, :, :end]
-            view[:, :, start:] = part
+            if part.dtype is view.dtype:
+                view[:, :, start:] = part
+            else:
+                write(part, view[:, :, start:])
             views.append(view)
         self.room, self.length = room, end
         return views
@@ -100,9 +112,17 @@ class Room:
 
     __slots__ = ("arrays", "filled", "shared")
 
-    def __init__(self, like: Sequence[Array], batch: int, capacity: int, filled: int) -> None:
+    def __init__(
+        self,
+        like: Sequence[Array],
+        batch: int,
+        capacity: int,
+        filled: int,
+        dtype: np.dtype[Any] | None = None,
+    ) -> None:
         self.arrays = [  # keys and values, as int8 each followed by its scales
-            np.empty((batch, a.shape[1], capacity, *a.shape[3:]), dtype=a.dtype) for a in like
+            np.empty((batch, a.shape[1], capacity, *a.shape[3:]), dtype=dtype or a.dtype)
+            for a in like
         ]
         self.filled = filled
         self.shared = 0
