@@ -197,6 +197,13 @@ def test_matrices_are_rounded_where_asked_for_and_the_run_says_so(model, tmp_pat
     assert cli.main([*common, "--asked", "2", "--out", "rounded"]) == 1  # that is another run
 
 
+def test_results_are_not_written_over_strengths(tmp_path, capsys):
+    words = ["evaluate", "--weights", str(tmp_path / "a.npz"), "--out", str(tmp_path / "a")]
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "--out must not write over the strengths" in capsys.readouterr().err
+
+
 def test_without_torch_matrices_are_not_rounded(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert cli.main(["evaluate", "--matrices", "bfloat16"]) == 1

@@ -104,6 +104,9 @@ def add_evaluate(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     if options.tune and options.pictures != "scenes":
         options.parser.error("--tune needs --pictures scenes: strengths are chosen on those")
+    written, strengths = _beside(options.out, ".json").resolve(), strengths_file(options).resolve()
+    if written == strengths and not options.tune:
+        options.parser.error(f"--out must not write over the strengths, {strengths_file(options)}")
     if options.matrices == "bfloat16":
         demand("torch")
     if options.pictures == "easy-vqa":
