@@ -250,7 +250,9 @@ private:
     void finish_rows(Range rows, bool apart) {
         if (rows.begin >= rows.end) return;
         const Output& out = call_.out;
-        const bool direct = out && out.direct();
+        // Keys are weighed in whole vectors, which must not reach beyond a row of the output.
+        const bool fits = !apart || call_.value_dim % Kernels::kPad == 0;
+        const bool direct = out && out.direct() && fits;
         const int64_t ld = direct ? out.row_stride : partial_ld_;
         float* to = direct ? out.direct_row(item_, head_, row_ + rows.begin)
                            : partial(0) + rows.begin * partial_ld_;

@@ -348,3 +348,17 @@ def test_column_sums_of_their_own(rng, query_len, heads):
     close(sums, reference.column_sums(query, key, heads=heads, **mask))
     if heads is None:  # from weights that the pass kept, or from a second one
         close(sums, found.column_sums)
+
+
+@pytest.mark.parametrize("value_dim", [4, 21, 32, 75])
+def test_nothing_beyond_the_rows_of_an_output_is_written(rng, value_dim):
+    query, key = rng.standard_normal((2, 1, 2, 300, 16), dtype=np.float32)
+    value = rng.standard_normal((1, 2, 300, value_dim), dtype=np.float32)
+    labels = np.zeros((1, 1, 300), np.uint8)
+    labels[..., 20:200], labels[..., [0, 30, 77]] = 1, 2  # long runs, and keys that are scattered
+    how = {"segments": labels, "policy": Reweight(weight=(1, 1, 0.5), to=(1,)), "causal": True}
+    room = np.full((1, 2, 300, value_dim + 24), -0.0, np.float32)  # adding 0 would change its sign
+    out = room[..., :value_dim]
+    attention(query, key, value, out=out, **how)
+    assert np.signbit(room[..., value_dim:]).all()
+    np.testing.assert_array_equal(out, attention(query, key, value, **how))
