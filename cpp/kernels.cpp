@@ -52,7 +52,10 @@ inline void block(const float* a, int64_t a_ld, const float* b, int64_t b_ld, fl
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) {
             float* to = c + r * c_ld + v * kLanes;
-            store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+            if (partial && v == vecs - 1)
+                store_first(to, add ? load_first(to, last) + sum[r][v] : sum[r][v], last);
+            else
+                store(to, add ? load(to) + sum[r][v] : sum[r][v]);
         }
 }
 

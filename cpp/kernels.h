@@ -74,7 +74,7 @@ struct Kernels {
     void (*sum_columns)(const float* weights, int64_t ld, int rows, int width, float* sum);
 
     /// out [rows, dim] += weights [rows, columns] * values [columns, dim]; column j weighs the row
-    /// values[j].
+    /// values[j]. Nothing beyond dim is written: out may be the caller's.
     void (*accumulate)(const float* weights, int64_t ld, const float* values, int64_t value_stride,
                        float* out, int64_t out_ld, int rows, Range columns, int dim,
                        const Range* visible);

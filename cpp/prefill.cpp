@@ -174,14 +174,11 @@ private:
             if (pieces.whole)
                 add_sums(run.segment, segmented_);
             else
-                sum_segment(run.segment, weights_ + segmented_.begin * ld_, ld_, run.columns);
+                kernels().sum_rows(weights_ + segmented_.begin * ld_, ld_,
+                                   segmented_.end - segmented_.begin, run.columns,
+                                   &sum_[segmented_.begin][run.segment], kMaxSegments);
             add_values(run.segment, apart_, run.columns, visible);
         }
-    }
-
-    void sum_segment(int segment, const float* weights, int64_t ld, Range columns) {
-        kernels().sum_rows(weights, ld, segmented_.end - segmented_.begin, columns,
-                           &sum_[segmented_.begin][segment], kMaxSegments);
     }
 
     /// Adds some columns of the tile to the sums of a segment; their values wait.
@@ -250,9 +247,7 @@ private:
     void finish_rows(Range rows, bool apart) {
         if (rows.begin >= rows.end) return;
         const Output& out = call_.out;
-        // Keys are weighed in whole vectors, which must not reach beyond a row of the output.
-        const bool fits = !apart || call_.value_dim % Kernels::kPad == 0;
-        const bool direct = out && out.direct() && fits;
+        const bool direct = out && out.direct();
         const int64_t ld = direct ? out.row_stride : partial_ld_;
         float* to = direct ? out.direct_row(item_, head_, row_ + rows.begin)
                            : partial(0) + rows.begin * partial_ld_;

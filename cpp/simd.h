@@ -51,6 +51,11 @@ inline Vec load_first(const float* from, int64_t count) {
     return load(lanes);
 }
 
+/// Writes the first `count` lanes and nothing beyond.
+inline void store_first(float* to, Vec v, int64_t count) {
+    memcpy(to, &v, count < kLanes ? count * sizeof *to : sizeof v);
+}
+
 /// Larger of two; where one is NaN the second, so that max(NaN, running) keeps the running maximum.
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 

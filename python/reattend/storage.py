@@ -48,10 +48,7 @@ class Layer:
         views = []
         for array, part in zip(room.arrays, parts, strict=True):
             view = array[:, :, :end]
-            if part.dtype is view.dtype:
-                view[:, :, start:] = part
-            else:
-                write(part, view[:, :, start:])
+            write(part, view[:, :, start:])
             views.append(view)
         self.room, self.length = room, end
         return views
@@ -121,7 +118,10 @@ class Room:
         dtype: np.dtype[Any] | None = None,
     ) -> None:
         self.arrays = [  # keys and values, as int8 each followed by its scales
-            np.empty((batch, a.shape[1], capacity, *a.shape[3:]), dtype=dtype or a.dtype)
+            np.empty(
+                (batch, a.shape[1], capacity, *a.shape[3:]),
+                dtype=a.dtype if dtype is None else dtype,
+            )
             for a in like
         ]
         self.filled = filled
