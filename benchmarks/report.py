@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ OTHER_CPUS = {  # files of a run on another machine, and their headings
     "speed-amx.json": "An Intel CPU with AMX",
     "speed-avx2.json": "A CPU that has AVX2 alone",
 }
+GOALS_OF = {  # files of runs with methods, and their columns
+    "speed.json": "AMD, AVX-512",
+    "speed-v3.json": "the same, AVX2",
+    "speed-amx.json": "Intel, AMX",
+}
 ALT = {
     "length.png": "Time and memory of a call against length",
     "cores.png": "Time of a call against threads and batch",
@@ -77,13 +82,16 @@ def main() -> int:
     short.append(goals_line(run, study))
     short += [picture(name, "benchmarks/") for name in figures if name == "length.png"]
     _put(options.root / "README.md", short)
-    long = [_described(run), "### Goals", goals_table(run, narrow, study), "### What methods add"]
+    runs = {"speed.json": run, "speed-v3.json": narrow, **others}
+    columns = {GOALS_OF[name]: each for name, each in runs.items() if each and name in GOALS_OF}
+    long = [_described(run), "### Goals", goals_table(columns, study), "### What methods add"]
     long += [methods_table(run), "### Accuracy and milliseconds", times_table(run)]
     if narrow is not None:
         long += ["### Held to AVX2", _described(narrow), times_table(narrow), methods_table(narrow)]
     for name, other in others.items():
         if other is not None:
             long += [f"### {OTHER_CPUS[name]}", _described(other), speed_table(other, None)]
+            long += [methods_table(other)] if name in GOALS_OF else []
     long += ["### Figures", *(picture(name, "") for name in figures)] if figures else []
     _put(options.root / "benchmarks" / "README.md", long)
     return 0
@@ -107,17 +115,14 @@ def speed_table(run: Run, narrow: Run | None) -> str:
     return _table(lines)
 
 
-def goals_table(run: Run, narrow: Run | None, study: Study | None) -> str:
-    """Give each goal, what was measured, whether it is met, and the same on AVX2."""
-    heading = ["goal", "case", "is to be", "measured", "met"]
-    lines = [[*heading, "AVX2"] if narrow else heading]
+def goals_table(runs: Mapping[str, Run], study: Study | None) -> str:
+    """Give each goal, and what each run came to; the study belongs to the first of them."""
+    lines = [["goal", "case", "is to be", *runs]]
     for goal in GOALS:
-        value = goal.value(run, study)
         line = [goal.what, goal.case, f"{goal.sign} {goal.number(goal.bound)}"]
-        line += ["", "not measured"] if value is None else [goal.number(value), _met(goal, value)]
-        if narrow:
-            other = goal.value(narrow, None)
-            line.append("" if other is None else f"{goal.number(other)}, {_met(goal, other)}")
+        for number, run in enumerate(runs.values()):
+            value = goal.value(run, None if number else study)
+            line.append("" if value is None else f"{goal.number(value)}, {_met(goal, value)}")
         lines.append(line)
     return _table(lines)
 

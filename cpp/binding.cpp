@@ -1,11 +1,13 @@
-// The border to Python: arrays in, views out, the GIL released. No mathematics, no checks:
-// attention.py has made them.
+// The border to Python: arrays in, views out, the GIL released. No mathematics, and no checks but
+// those that a small call has no time for in Python: attention.py has made them.
 #include <omp.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -153,6 +155,36 @@ void attention(const py::array& query, const py::array& key, const py::array& va
         attend(call);
 }
 
+/// Whether an object is a float32 array [., ., ., D] that the core reads as it lies.
+bool readable(const py::handle& object) {
+    constexpr int64_t kSize = sizeof(float);
+    if (!py::isinstance<py::array_t<float>>(object)) return false;
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() != 4 || array.size() == 0 || array.strides(3) != kSize) return false;
+    const auto whole = [&](int axis) { return array.strides(axis) % kSize == 0; };
+    return reinterpret_cast<uintptr_t>(array.data()) % kSize == 0 && whole(0) && whole(1) &&
+           whole(2);
+}
+
+/// Plain attention of arrays that need no preparation; None for others, which Python takes or says
+/// what is wrong with them. Its checks take longer than a small call.
+py::object plain(const py::handle& query, const py::handle& key, const py::handle& value,
+                 std::optional<double> scale, bool causal, int num_threads) {
+    if (!readable(query) || !readable(key) || !readable(value)) return py::none();
+    const auto q = py::reinterpret_borrow<py::array>(query);
+    const auto k = py::reinterpret_borrow<py::array>(key);
+    const auto v = py::reinterpret_borrow<py::array>(value);
+    const double factor = scale.value_or(std::pow(q.shape(3), -0.5));
+    const bool fit = k.shape(0) == q.shape(0) && q.shape(1) % k.shape(1) == 0 &&
+                     k.shape(3) == q.shape(3) && std::equal(k.shape(), k.shape() + 3, v.shape()) &&
+                     std::abs(factor) <= std::numeric_limits<float>::max();
+    if (!fit) return py::none();
+    py::array_t<float> out({q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
+    attention(q, k, v, out, static_cast<float>(factor), causal, 0, 0, {}, {}, {}, 1, {}, {}, {}, {},
+              {}, {}, num_threads, {}, false, {}, {}, {}, {});
+    return out;
+}
+
 void sum_columns(const py::array& query, const py::array& key, const py::array& logsumexp,
                  const py::array& sums, float scale, bool causal, int64_t window, float softcap,
                  const OptionalArray& key_mask, const OptionalArray& bias,
@@ -208,6 +240,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("MAX_SEGMENTS") = reattend::kMaxSegments;
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
     m.def("attention", &reattend::attention);
+    m.def("plain", &reattend::plain);
     m.def("column_sums", &reattend::sum_columns);
     m.def("narrow", &reattend::narrow);
     m.def("explain", &reattend::explain);

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import POLICIES
-from reattend import AttentionResult, attention, column_sums, segment_pass
+from reattend import AttentionResult, _core, attention, column_sums, segment_pass
 from tensors import EVERYTHING, Sizes, close, labels_of, mask_of, same_bytes, tensors
 
 # Sizes large enough that a call uses all its threads, with several tiles of rows and keys and
@@ -184,3 +184,58 @@ def test_left_padding_of_eight_rows_changes_no_more_than_rounding(rng, amount):
     found = attention(**padded(how, amount, "left", rows=True))
     for name, ours in valid(found, amount, "left", True, 8)._asdict().items():
         close(ours, getattr(attention(**how), name), name)
+
+
+def with_room(array):
+    """Lay an array out as a view of a cache that can grow."""
+    return np.pad(array, ((0, 0), (0, 0), (0, 9), (0, 0)))[:, :, :-9]
+
+
+def shifted(array):
+    """Lay an array out a byte beside where its numbers should begin."""
+    return np.frombuffer(b"-" + array.tobytes(), np.float32, array.size, 1).reshape(array.shape)
+
+
+LAYOUTS = {  # and whether the core takes it
+    "as they come": (lambda x: x, True),
+    "heads behind rows": (lambda x: x.swapaxes(1, 2).copy().swapaxes(1, 2), True),
+    "room left": (with_room, True),
+    "backwards": (lambda x: x[:, ::-1, ::-1].copy()[:, ::-1, ::-1], True),
+    "numbers apart": (lambda x: np.repeat(x, 2, axis=-1)[..., ::2], False),
+    "not aligned": (shifted, False),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("query_len", [1, 60])
+@pytest.mark.parametrize("scale", [None, 0.25])
+def test_what_the_core_checks_is_what_python_checks(rng, query_len, layout, scale):
+    laid, taken = LAYOUTS[layout]
+    arrays = [laid(x) for x in tensors(rng, Sizes(query_len, 70, dim=24, value_dim=40))]
+    assert (_core.plain(*arrays, scale, True, 1) is not None) == taken
+    found = attention(*arrays, causal=True, scale=scale)
+    out = np.empty_like(found)  # with it, Python checks
+    same_bytes(found, attention(*arrays, causal=True, scale=scale, out=out))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 4, 1, 8), (1, 2, 9, 8), (1, 2, 9, 8)),
+        ((2, 4, 1, 8), (2, 3, 9, 8), (2, 3, 9, 8)),
+        ((2, 4, 1, 8), (2, 2, 9, 7), (2, 2, 9, 7)),
+        ((2, 4, 1, 8), (2, 2, 9, 8), (2, 2, 8, 8)),
+        ((2, 4, 1, 8), (2, 2, 9, 8), (2, 1, 9, 8)),
+        ((2, 4, 8), (2, 2, 9, 8), (2, 2, 9, 8)),
+        ((2, 4, 1, 8), (2, 2, 0, 8), (2, 2, 0, 8)),
+    ],
+)
+def test_the_core_leaves_what_does_not_fit_to_python(shapes):
+    assert _core.plain(*(np.ones(shape, np.float32) for shape in shapes), None, True, 1) is None
+
+
+def test_the_core_leaves_other_numbers_to_python():
+    ones = np.ones((1, 2, 3, 4), np.float32)
+    for other in (ones.astype(np.float16), ones.astype(">f4"), ones.tolist(), None):
+        assert _core.plain(ones, other, ones, None, True, 1) is None
+    assert _core.plain(ones, ones, ones, float("nan"), True, 1) is None

@@ -40,6 +40,15 @@ def attention(
     decided: _Float | None,
     /,
 ) -> None: ...
+def plain(
+    query: object,
+    key: object,
+    value: object,
+    scale: float | None,
+    causal: bool,
+    num_threads: int,
+    /,
+) -> _Float | None: ...
 def column_sums(
     query: _Float,
     key: _Float,
