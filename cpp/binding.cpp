@@ -16,6 +16,7 @@
 #include "cpu.h"
 #include "machine.h"
 #include "matmul.h"
+#include "sinks.h"
 
 namespace py = pybind11;
 
@@ -209,6 +210,25 @@ void narrow(const py::array& from, const py::array& to, bool bfloat16) {
                 out.store(b, h, r, static_cast<const float*>(rows.row(b, h, r)));
 }
 
+/// states float32 [B, N, C], dims bool [1 or B, C] -> found bool [B, N].
+void sink_tokens(const py::array& states, const py::array& dims, double tau, double epsilon,
+                 const py::array& found) {
+    const auto* numbers = static_cast<const float*>(states.data());
+    const auto* chosen = static_cast<const bool*>(dims.data());
+    auto* to = static_cast<bool*>(const_cast<void*>(found.data()));
+    const int64_t batch = states.shape(0), count = states.shape(1), size = states.shape(2);
+    const int64_t item_size = states.itemsize(), own = dims.shape(0) == 1 ? 0 : size;
+    const int64_t stride = states.strides(1) / item_size, next = states.strides(0) / item_size;
+    const py::gil_scoped_release release;
+    for (int64_t b = 0; b < batch; ++b) {
+        std::vector<int64_t> some;
+        for (int64_t dim = 0; dim < size; ++dim)
+            if (chosen[b * own + dim]) some.push_back(dim);
+        find_sink_tokens(numbers + b * next, stride, count, size, some, tau, epsilon,
+                         to + b * count);
+    }
+}
+
 py::dict explain(const py::array& query, const py::array& key, const py::array& value, float scale,
                  bool causal, int64_t window, float softcap, const OptionalArray& key_mask,
                  const OptionalArray& bias, const OptionalArray& labels, int num_segments,
@@ -243,6 +263,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("plain", &reattend::plain);
     m.def("column_sums", &reattend::sum_columns);
     m.def("narrow", &reattend::narrow);
+    m.def("sink_tokens", &reattend::sink_tokens);
     m.def("explain", &reattend::explain);
     m.def("matmul_rate", &reattend::matmul_rate);
     m.def("read_bandwidth", &reattend::read_bandwidth);

@@ -88,10 +88,22 @@ def test_sink_score_in_half_precision_does_not_overflow(states):
     np.testing.assert_allclose(sink_score(states.astype(np.float16), (9,)), expected, rtol=1e-2)
 
 
-@pytest.mark.parametrize("dims", [(64,), (-1,), np.ones(3, bool)])
-def test_sink_score_checks_its_dimensions(states, dims):
-    with pytest.raises(ValueError, match="sink_dims must"):
-        sink_score(states, dims)
+@pytest.mark.parametrize("dims", [(64,), (-1,), np.ones(3, bool), np.ones((3, 64), bool), (1.5,)])
+def test_sink_dimensions_are_checked(states, dims):
+    for find in (sink_score, lambda *arguments: sink_tokens(*arguments, tau=2)):
+        with pytest.raises((TypeError, ValueError), match="sink_dims must"):
+            find(states, dims)
+
+
+def test_sink_tokens_of_any_layout_and_type(states):
+    expected = sink_score(states, (9, 30)) > 1.5
+    assert 0 < expected.sum() < expected.size
+    for laid in (
+        states.swapaxes(0, 1).copy().swapaxes(0, 1), np.repeat(states, 2, -1)[..., ::2],
+        states[:, ::-1].copy()[:, ::-1], states.astype(np.float64), states.astype(np.float16),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(sink_tokens(laid, (9, 30), 1.5), expected)
+    assert sink_tokens(states[:, :0], (9,), 1.5).shape == (2, 0)
 
 
 def test_column_sinks_are_strict():

@@ -67,6 +67,9 @@ def column_sums(
     /,
 ) -> None: ...
 def narrow(numbers: _Float, out: _Float, bfloat16: bool, /) -> None: ...
+def sink_tokens(
+    states: _Float, dims: NDArray[np.bool_], tau: float, epsilon: float, found: NDArray[np.bool_], /
+) -> None: ...
 def explain(
     query: _Float,
     key: _Float,

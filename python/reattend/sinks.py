@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from reattend import _core
 from reattend.policy import Array
 
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
 MASSIVE_RATIO = 1000.0  # and above this many times the median magnitude
 _EPSILON = 1e-6  # of the root mean square norm
-_FEW = 64  # channels that show of most tokens that they are no sink
-_SLACK = 1 - 1e-5  # more than float32 may err
 
 
 def massive_activations(hidden_states: Array, key_mask: Array | None = None) -> Array:
@@ -97,7 +96,7 @@ def sink_score(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a dimension is not one of the C.
 
     Examples
@@ -106,15 +105,20 @@ def sink_score(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
     >>> sink_score(states, (3,)).round(3)
     array([[2., 1.]])
     """
-    size = hidden_states.shape[-1]
-    norm = np.sqrt(_mean_square(hidden_states, size) + _EPSILON)
-    return np.asarray(_largest(hidden_states, sink_dims) / norm)
+    chosen = _chosen(sink_dims, hidden_states)
+    largest = np.zeros(hidden_states.shape[:-1])
+    for dim in np.flatnonzero(chosen.any(0)).tolist():  # one at a time: read straight through
+        magnitude = np.where(chosen[:, dim, None], np.abs(hidden_states[..., dim]), 0)
+        largest = np.maximum(largest, magnitude)
+    states = hidden_states.astype(np.promote_types(hidden_states.dtype, np.float32), copy=False)
+    mean_square = np.einsum("...c,...c->...", states, states) / states.shape[-1]
+    return np.asarray(largest / np.sqrt(mean_square + _EPSILON))
 
 
 def sink_tokens(hidden_states: Array, sink_dims: Array | Sequence[int], tau: float) -> Array:
     """Find the tokens whose sink score phi is above tau.
 
-    Few tokens are near it: for most, some of their channels already show that they are not.
+    In float32. Few tokens are near it: of most, some channels already show that they are not.
 
     Parameters
     ----------
@@ -129,18 +133,22 @@ def sink_tokens(hidden_states: Array, sink_dims: Array | Sequence[int], tau: flo
     -------
     array of bool [B, N]
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a dimension is not one of the C.
+
     Examples
     --------
     >>> states = np.array([[[0.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]]])
     >>> sink_tokens(states, (3,), tau=1.5).tolist()
     [[True, False]]
     """
-    largest = _largest(hidden_states, sink_dims)  # [B, N]
-    least = _mean_square(hidden_states, _FEW) + _EPSILON
-    near = np.flatnonzero((largest * largest > least * (_SLACK * tau * tau)).any(0))  # in any item
-    found = np.zeros(largest.shape, dtype=bool)
-    if near.size:
-        found[:, near] = sink_score(hidden_states[:, near], sink_dims) > tau
+    states = np.asarray(hidden_states, np.float32)
+    if states.strides[-1] != states.itemsize:
+        states = np.ascontiguousarray(states)
+    found = np.empty(states.shape[:-1], dtype=bool)
+    _core.sink_tokens(states, _chosen(sink_dims, states), tau, _EPSILON, found)
     return found
 
 
@@ -166,26 +174,19 @@ def column_sinks(column_means: Array, theta: float) -> Array:
     return np.asarray(column_means > theta)
 
 
-def _mean_square(hidden_states: Array, channels: int) -> Array:
-    """Mean square of each token; of its first channels, taken for 0 elsewhere: at most as large."""
-    states = hidden_states[..., :channels]
-    states = states.astype(np.promote_types(states.dtype, np.float32), copy=False)
-    return np.asarray(np.einsum("...c,...c->...", states, states) / hidden_states.shape[-1])
-
-
-def _largest(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
-    """Give the largest magnitude of each token in the sink dimensions [B, N], 0 without any."""
-    dims, size = np.asarray(sink_dims), hidden_states.shape[-1]
-    of_item = dims.dtype == bool
-    if of_item and dims.shape[-1] != size:
-        raise ValueError(f"sink_dims must have {size} entries, got shape {dims.shape}")
-    used = np.flatnonzero(dims.reshape(-1, size).any(0)) if of_item else dims
-    if any(not 0 <= dim < size for dim in used.tolist()):
-        raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {used.tolist()}")
-    largest: Any = 0.0
-    for dim in used.tolist():  # one at a time: each is read straight through
-        magnitude = np.abs(hidden_states[..., dim])
-        if of_item:
-            magnitude = np.where(dims[..., None, dim], magnitude, 0)
-        largest = np.maximum(largest, magnitude)
-    return np.broadcast_to(np.asarray(largest, np.float64), hidden_states.shape[:-1])
+def _chosen(sink_dims: Array | Sequence[int], hidden_states: Array) -> Array:
+    """Check sink dimensions; give them as bool [1 or B, C]."""
+    dims, (batch, _, size) = np.asarray(sink_dims), hidden_states.shape
+    if dims.dtype == bool:
+        if dims.shape not in ((size,), (batch, size)):
+            raise ValueError(
+                f"sink_dims must be bool [C] or [B, C] = {(batch, size)}, got shape {dims.shape}"
+            )
+        return np.ascontiguousarray(dims.reshape(-1, size))
+    if dims.size and (dims.dtype.kind not in "iu" or dims.ndim != 1):
+        raise TypeError(f"sink_dims must be integers or bool, got {dims.dtype} {dims.shape}")
+    if any(not 0 <= dim < size for dim in dims.tolist()):
+        raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {dims.tolist()}")
+    chosen = np.zeros((1, size), dtype=bool)
+    chosen[0, dims.astype(np.intp)] = True
+    return chosen
