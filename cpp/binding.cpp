@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -156,33 +157,47 @@ void attention(const py::array& query, const py::array& key, const py::array& va
         attend(call);
 }
 
-/// Whether an object is a float32 array [., ., ., D] that the core reads as it lies.
+/// What the numbers of an array are; none: nothing that the core reads. Of 16 bits, only the name
+/// tells ml_dtypes' bfloat16.
+std::optional<Type> type_of(const py::dtype& dtype) {
+    if (dtype.byteorder() == '>') return {};
+    if (dtype.num() == py::dtype::of<float>().num()) return Type::kFloat32;
+    if (dtype.kind() == 'f' && dtype.itemsize() == 2) return Type::kFloat16;
+    if (dtype.itemsize() == 2 && dtype.attr("name").cast<std::string>() == "bfloat16")
+        return Type::kBfloat16;
+    return {};
+}
+
+/// Whether an object is an array [., ., ., D] that lies as the core reads it.
 bool readable(const py::handle& object) {
-    constexpr int64_t kSize = sizeof(float);
-    if (!py::isinstance<py::array_t<float>>(object)) return false;
+    if (!py::isinstance<py::array>(object)) return false;
     const auto array = py::reinterpret_borrow<py::array>(object);
-    if (array.ndim() != 4 || array.size() == 0 || array.strides(3) != kSize) return false;
-    const auto whole = [&](int axis) { return array.strides(axis) % kSize == 0; };
-    return reinterpret_cast<uintptr_t>(array.data()) % kSize == 0 && whole(0) && whole(1) &&
+    const int64_t size = array.itemsize();
+    if (array.ndim() != 4 || array.size() == 0 || array.strides(3) != size) return false;
+    const auto whole = [&](int axis) { return array.strides(axis) % size == 0; };
+    return reinterpret_cast<uintptr_t>(array.data()) % size == 0 && whole(0) && whole(1) &&
            whole(2);
 }
 
-/// Plain attention of arrays that need no preparation; None for others, which Python takes or says
-/// what is wrong with them. Its checks take longer than a small call.
+/// Plain attention of arrays of one type that need no preparation; None for others, which Python
+/// takes or says what is wrong with them. Its checks take longer than a small call.
 py::object plain(const py::handle& query, const py::handle& key, const py::handle& value,
                  std::optional<double> scale, bool causal, int num_threads) {
     if (!readable(query) || !readable(key) || !readable(value)) return py::none();
     const auto q = py::reinterpret_borrow<py::array>(query);
     const auto k = py::reinterpret_borrow<py::array>(key);
     const auto v = py::reinterpret_borrow<py::array>(value);
+    const py::dtype dtype = q.dtype();
+    const std::optional<Type> type = type_of(dtype);
     const double factor = scale.value_or(std::pow(q.shape(3), -0.5));
-    const bool fit = k.shape(0) == q.shape(0) && q.shape(1) % k.shape(1) == 0 &&
+    const bool fit = type && k.dtype().is(dtype) && v.dtype().is(dtype) &&
+                     k.shape(0) == q.shape(0) && q.shape(1) % k.shape(1) == 0 &&
                      k.shape(3) == q.shape(3) && std::equal(k.shape(), k.shape() + 3, v.shape()) &&
                      std::abs(factor) <= std::numeric_limits<float>::max();
     if (!fit) return py::none();
-    py::array_t<float> out({q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
+    const py::array out(dtype, {q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
     attention(q, k, v, out, static_cast<float>(factor), causal, 0, 0, {}, {}, {}, 1, {}, {}, {}, {},
-              {}, {}, num_threads, {}, false, {}, {}, {}, {});
+              {}, {}, num_threads, {}, type == Type::kBfloat16, {}, {}, {}, {});
     return out;
 }
 

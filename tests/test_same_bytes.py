@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cases import POLICIES
@@ -193,7 +194,8 @@ def with_room(array):
 
 def shifted(array):
     """Lay an array out a byte beside where its numbers should begin."""
-    return np.frombuffer(b"-" + array.tobytes(), np.float32, array.size, 1).reshape(array.shape)
+    bytes_ = np.frombuffer(b"-" + array.tobytes(), np.uint8)
+    return bytes_[1:].view(array.dtype).reshape(array.shape)
 
 
 LAYOUTS = {  # and whether the core takes it
@@ -208,12 +210,15 @@ LAYOUTS = {  # and whether the core takes it
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("query_len", [1, 60])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("scale", [None, 0.25])
-def test_what_the_core_checks_is_what_python_checks(rng, query_len, layout, scale):
+def test_what_the_core_checks_is_what_python_checks(rng, query_len, layout, dtype, scale):
     laid, taken = LAYOUTS[layout]
-    arrays = [laid(x) for x in tensors(rng, Sizes(query_len, 70, dim=24, value_dim=40))]
+    sizes = Sizes(query_len, 70, dim=24, value_dim=40)
+    arrays = [laid(x.astype(dtype)) for x in tensors(rng, sizes)]
     assert (_core.plain(*arrays, scale, True, 1) is not None) == taken
     found = attention(*arrays, causal=True, scale=scale)
+    assert found.dtype == dtype
     out = np.empty_like(found)  # with it, Python checks
     same_bytes(found, attention(*arrays, causal=True, scale=scale, out=out))
 
@@ -236,6 +241,8 @@ def test_the_core_leaves_what_does_not_fit_to_python(shapes):
 
 def test_the_core_leaves_other_numbers_to_python():
     ones = np.ones((1, 2, 3, 4), np.float32)
-    for other in (ones.astype(np.float16), ones.astype(">f4"), ones.tolist(), None):
+    for other in (ones.astype(np.float16), ones.tolist(), None):
         assert _core.plain(ones, other, ones, None, True, 1) is None
+    for kind in (">f4", ">f2", np.float64, np.int16, np.uint16, np.complex64):
+        assert _core.plain(*[ones.astype(kind)] * 3, None, True, 1) is None
     assert _core.plain(ones, ones, ones, float("nan"), True, 1) is None

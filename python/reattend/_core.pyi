@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def plain(
     causal: bool,
     num_threads: int,
     /,
-) -> _Float | None: ...
+) -> NDArray[Any] | None: ...
 def column_sums(
     query: _Float,
     key: _Float,
