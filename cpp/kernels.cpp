@@ -159,6 +159,19 @@ inline Range visible_of(const Range* visible, int r, int width) {
     return range.begin < range.end ? range : Range{0, 0};
 }
 
+/// The largest number of whole vectors of a row; NaN is none.
+inline float max_of(const float* row, Range whole) {
+    constexpr int kChains = 4;  // side by side: each maximum waits for the one before it
+    Vec found[kChains];
+    for (Vec& each : found) each = broadcast(-kInfinity);
+    int j = whole.begin;
+    for (; j + kChains * kLanes <= whole.end; j += kChains * kLanes)
+#pragma GCC unroll 4
+        for (int i = 0; i < kChains; ++i) found[i] = larger(load(row + j + i * kLanes), found[i]);
+    for (; j < whole.end; j += kLanes) found[0] = larger(load(row + j), found[0]);
+    return max_lanes(larger(larger(found[0], found[1]), larger(found[2], found[3])));
+}
+
 void softmax(float* scores, int64_t ld, int rows, int width, const Range* visible,
              const ScoreEdits& edits, float* max, float* keep, float* sum) {
     const int padded = round_up(width, Kernels::kPad);
@@ -168,10 +181,7 @@ void softmax(float* scores, int64_t ld, int rows, int width, const Range* visibl
         const Range range = visible_of(visible, r, width);
         edit_row(row, r, range, edits);
         const Range whole = enclose(row, range);
-        Vec running = broadcast(-kInfinity);
-        for (int j = whole.begin; j < whole.end; j += kLanes)
-            running = larger(load(row + j), running);
-        const float old_max = max[r], new_max = scale * max_lanes(running);
+        const float old_max = max[r], new_max = scale * max_of(row, whole);
         max[r] = new_max > old_max ? new_max : old_max;
         // Where the row has seen no key yet, -inf - -inf would be NaN; 0 gives exp(-inf) = 0.
         const float base = max[r] == -kInfinity ? 0 : max[r];
