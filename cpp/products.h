@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "cpu.h"
 #include "matmul.h"
 #include "parallel.h"
 
@@ -152,11 +153,11 @@ public:
                matmul_is_fast(value_shape(call, kTileRows));
     }
     static size_t scratch(const Attention& call) {
-        return kTileRows * query_ld(call.scores) / 2 + kTileRows * kDepth / 2;
+        return kTileRows * query_ld(call.scores) / 2 + kTileRows * value_depth() / 2;
     }
 
     static size_t packed_size(const Attention& call) {
-        return (key_size(call) + kTileKeys / kDepth * chunk_size(call)) / 2;
+        return (key_size(call) + kTileKeys / value_depth() * chunk_size(call)) / 2;
     }
 
     Bfloat16Products(const Attention& call, const TilePlace& place, float* memory)
@@ -178,11 +179,11 @@ public:
                 auto* halves = reinterpret_cast<uint16_t*>(packed);
                 kernels().pack_key_pairs(bits(scores.key, kv_head, key), scores.key.row_stride,
                                          count, dim, halves);
-                for (int j = 0; j < count; j += kDepth)
+                for (int j = 0; j < count; j += depth_)
                     kernels().pack_value_pairs(
                         bits(call_.value, kv_head, key + j), call_.value.row_stride,
-                        std::min(kDepth, count - j), kDepth, static_cast<int>(call_.value_dim),
-                        halves + key_size(call_) + j / kDepth * chunk_size(call_));
+                        std::min(depth_, count - j), depth_, static_cast<int>(call_.value_dim),
+                        halves + key_size(call_) + j / depth_ * chunk_size(call_));
             });
         const auto* halves = reinterpret_cast<const uint16_t*>(packed);
         values_ = halves + key_size(call_);
@@ -194,8 +195,8 @@ public:
 
     void add(const float* weights, Range rows, Range columns, const Range* visible, float* out,
              int64_t out_ld) {
-        for (int j = columns.begin / kDepth * kDepth; j < columns.end; j += kDepth) {
-            const Range some{std::max(columns.begin - j, 0), std::min(columns.end - j, kDepth)};
+        for (int j = columns.begin / depth_ * depth_; j < columns.end; j += depth_) {
+            const Range some{std::max(columns.begin - j, 0), std::min(columns.end - j, depth_)};
             Range seeing = rows;
             if (visible) {
                 const auto blind = [&](int r) {
@@ -210,9 +211,9 @@ public:
             const int end = round_up(seeing.end, kRowStep);
             kernels().narrow_block(weights + begin * ld_ + j, ld_, end - begin,
                                    {seeing.begin - begin, seeing.end - begin}, some, weights_,
-                                   kDepth);
+                                   depth_);
             matmul(value_shape(call_, end - begin), weights_,
-                   values_ + j / kDepth * chunk_size(call_), out + begin * out_ld);
+                   values_ + j / depth_ * chunk_size(call_), out + begin * out_ld);
         }
     }
 
@@ -222,9 +223,6 @@ public:
     }
 
 private:
-    // Keys of one product with values: causal tiles leave out those that no row sees.
-    static constexpr int kDepth = 128;
-
     static int64_t query_ld(const Scores& scores) {
         return round_up(static_cast<int>(scores.head_dim), PackedPairs::kDepth);
     }
@@ -233,14 +231,14 @@ private:
     }
     static MatmulShape value_shape(const Attention& call, int64_t rows) {
         const auto columns = static_cast<int64_t>(padded(call.value_dim));
-        return {rows, columns, kDepth, kDepth, 0, columns, true, true};
+        return {rows, columns, value_depth(), value_depth(), 0, columns, true, true};
     }
-    // Of a tile's keys, and of kDepth values.
+    // Of a tile's keys, and of the values of one product.
     static int64_t key_size(const Attention& call) {
         return PackedPairs::size(static_cast<int>(call.scores.head_dim), kTileKeys);
     }
     static int64_t chunk_size(const Attention& call) {
-        return PackedPairs::size(kDepth, static_cast<int>(call.value_dim));
+        return PackedPairs::size(value_depth(), static_cast<int>(call.value_dim));
     }
     const uint16_t* bits(const Tensor& tensor, int64_t head, int64_t row) const {
         return static_cast<const uint16_t*>(tensor.data) + tensor.at(place_.item, head, row);
@@ -248,6 +246,7 @@ private:
 
     const Attention& call_;
     TilePlace place_;
+    int depth_ = value_depth();
     uint16_t *query_, *weights_;
     const uint16_t* values_ = nullptr;  // of the tile, packed
     int64_t key_ = 0;
