@@ -134,7 +134,8 @@ def goals_line(run: Run, study: Study | None) -> str:
     missing = sum(value is None for _, value in values)
     text = f"Of {len(GOALS)} goals {len(met)} are met"
     text += f", {missing} not measured" if missing else ""
-    return f"{text}: [all of them](benchmarks/README.md#goals), what methods add, and other CPUs."
+    link = "[all of them](benchmarks/README.md#goals)"
+    return f"{text} on this CPU: {link}, on other CPUs too, and what methods add."
 
 
 def methods_table(run: Run) -> str:
