@@ -45,12 +45,14 @@ COMMANDS = """\
 measures, `python benchmarks/report.py` writes this."""
 OTHER_CPUS = {  # files of a run on another machine, and their headings
     "speed-amx.json": "An Intel CPU with AMX",
+    "speed-amx-v3.json": "The Intel CPU, held to AVX2",
     "speed-avx2.json": "A CPU that has AVX2 alone",
 }
 GOALS_OF = {  # files of runs with methods, and their columns
     "speed.json": "AMD, AVX-512",
-    "speed-v3.json": "the same, AVX2",
+    "speed-v3.json": "AMD, held to AVX2",
     "speed-amx.json": "Intel, AMX",
+    "speed-amx-v3.json": "Intel, held to AVX2",
 }
 ALT = {
     "length.png": "Time and memory of a call against length",
