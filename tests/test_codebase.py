@@ -23,11 +23,11 @@ MAX_LINES = 400
 PYTHON_LAYERS = [
     ["_core"],
     ["policy", "config", "extras"],
-    ["sinks", "quantized"],
+    ["quantized"],
     ["halves"],
     ["storage"],
     ["results", "plan", "cache", "arguments"],
-    ["inputs"],
+    ["inputs", "sinks"],
     ["second_pass"],
     ["attention", "explanation", "reference"],
     ["call", "measures"],

@@ -169,17 +169,18 @@ def attention(
     True
     """
     threads = arguments.threads(num_threads)
+    is_plain = policy is None and where is None and segments is None and returns == ()
     if (
-        policy is None and where is None and segments is None and returns == () and out is None
-        and key_mask is None and bias is None and window is None and softcap is None
-        and dtype is None and type(causal) is bool and (scale is None or type(scale) is float)
+        is_plain and out is None and key_mask is None and bias is None and window is None
+        and softcap is None and dtype is None and type(causal) is bool
+        and (scale is None or type(scale) is float)
     ):  # fmt: skip
         # Checks in Python take longer than a small call: the core looks whether any are needed.
         plain = _core.plain(query, key, value, scale, causal, threads)
         if plain is not None:
             return plain
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
-    if policy is None and where is None and segments is None and returns == ():
+    if is_plain:
         result = _room(inputs, out)  # a small call spends a tenth of its time on what is left out
         _run(inputs, threads, result, None, 1, [], None, None, None, None, None)
         return _given(result, out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend import _core
+from reattend import _core, arguments
 from reattend.policy import Array
 
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
@@ -144,9 +144,7 @@ def sink_tokens(hidden_states: Array, sink_dims: Array | Sequence[int], tau: flo
     >>> sink_tokens(states, (3,), tau=1.5).tolist()
     [[True, False]]
     """
-    states = np.asarray(hidden_states, np.float32)
-    if states.strides[-1] != states.itemsize:
-        states = np.ascontiguousarray(states)
+    states = arguments.readable(np.asarray(hidden_states, np.float32))
     found = np.empty(states.shape[:-1], dtype=bool)
     _core.sink_tokens(states, _chosen(sink_dims, states), tau, _EPSILON, found)
     return found
