@@ -1,122 +1,22 @@
 // The border to Python: arrays in, views out, the GIL released. No mathematics, and no checks but
 // those that a small call has no time for in Python: attention.py has made them.
 #include <omp.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
-#include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
+#include "arrays.h"
 #include "attention.h"
 #include "cpu.h"
 #include "machine.h"
 #include "matmul.h"
 #include "sinks.h"
 
-namespace py = pybind11;
-
 namespace reattend {
 namespace {
-
-using OptionalArray = std::optional<py::array>;
-// Segments as bits, at_least, within as bits if it is relative.
-using ShareTuple = std::tuple<SegmentSet, float, std::optional<SegmentSet>>;
-// weight [B, H, G], to, when, where [B, H, N].
-using PolicyTuple = std::tuple<py::array, SegmentSet, std::vector<ShareTuple>, OptionalArray>;
-
-/// In elements; 0 for an axis of length 1, so that it broadcasts.
-int64_t stride(const py::array& array, int axis) {
-    return array.shape(axis) == 1 ? 0 : array.strides(axis) / array.itemsize();
-}
-
-template <class T>
-View<const T> view(const py::array& array) {
-    return {static_cast<const T*>(array.data()), stride(array, 0), stride(array, 1),
-            stride(array, 2)};
-}
-
-/// `half`: what 2-byte numbers are; `scales`: of 1-byte numbers.
-Tensor tensor(const py::array& array, Type half, const OptionalArray& scales = {}) {
-    Tensor tensor{array.data(),
-                  stride(array, 0),
-                  stride(array, 1),
-                  stride(array, 2),
-                  array.shape(3),
-                  Type::kFloat32,
-                  {}};
-    if (array.itemsize() == 2) tensor.type = half;
-    if (array.itemsize() == 1) tensor.type = Type::kInt8;
-    if (scales) tensor.scales = view<float>(*scales);
-    return tensor;
-}
-
-float* writable(const OptionalArray& array) {
-    return array ? static_cast<float*>(const_cast<void*>(array->data())) : nullptr;
-}
-
-Scores make_scores(const py::array& query, const py::array& key, float scale, bool causal,
-                   int64_t window, float softcap, const OptionalArray& key_mask,
-                   const OptionalArray& bias, int num_threads, Type half,
-                   const OptionalArray& key_scale) {
-    Scores scores;
-    scores.batch = query.shape(0);
-    scores.num_heads = query.shape(1);
-    scores.query_len = query.shape(2);
-    scores.head_dim = query.shape(3);
-    scores.num_kv_heads = key.shape(1);
-    scores.key_len = key.shape(2);
-    scores.query = tensor(query, half);
-    scores.key = tensor(key, half, key_scale);
-    scores.scale = scale;
-    scores.causal = causal;
-    scores.window = window;
-    scores.softcap = softcap;
-    if (key_mask) scores.key_mask = static_cast<const uint8_t*>(key_mask->data());
-    if (bias) scores.bias = {view<float>(*bias), stride(*bias, 3)};
-    scores.num_threads = num_threads;
-    return scores;
-}
-
-Type half_type(bool bfloat16) { return bfloat16 ? Type::kBfloat16 : Type::kFloat16; }
-
-Attention make_call(const Scores& scores, const py::array& value, Type half,
-                    const OptionalArray& value_scale, const OptionalArray& labels,
-                    int num_segments) {
-    Attention call;
-    call.scores = scores;
-    call.value_dim = value.shape(3);
-    call.value = tensor(value, half, value_scale);
-    if (labels) {
-        call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
-                       stride(*labels, 1), 0};
-        call.num_labels = labels->shape(2);
-    }
-    call.num_segments = num_segments;
-    return call;
-}
-
-PolicyStep make_step(const PolicyTuple& policy) {
-    const auto& [weight, to, when, where] = policy;
-    PolicyStep step;
-    step.weight = {static_cast<const float*>(weight.data()), stride(weight, 0), stride(weight, 1),
-                   0};
-    step.rule.to = to;
-    for (const auto& [segments, at_least, within] : when)
-        step.rule.when[step.rule.num_when++] = {segments, at_least, within.has_value(),
-                                                within.value_or(0)};
-    if (where) {
-        step.where = {static_cast<const uint8_t*>(where->data()), stride(*where, 0),
-                      stride(*where, 1), 0};
-        step.where_row_stride = stride(*where, 2);
-    }
-    return step;
-}
 
 /// With `plain_logsumexp`, `out` holds plain attention already: see revise().
 void attention(const py::array& query, const py::array& key, const py::array& value,
@@ -157,48 +57,80 @@ void attention(const py::array& query, const py::array& key, const py::array& va
         attend(call);
 }
 
-/// What the numbers of an array are; none: nothing that the core reads. Of 16 bits, only the name
-/// tells ml_dtypes' bfloat16.
-std::optional<Type> type_of(const py::dtype& dtype) {
-    if (dtype.byteorder() == '>') return {};
-    if (dtype.num() == py::dtype::of<float>().num()) return Type::kFloat32;
-    if (dtype.kind() == 'f' && dtype.itemsize() == 2) return Type::kFloat16;
-    if (dtype.itemsize() == 2 && dtype.attr("name").cast<std::string>() == "bfloat16")
-        return Type::kBfloat16;
-    return {};
-}
+struct Found {
+    py::array out;
+    OptionalArray masses, logsumexp, sums;
+};
 
-/// Whether an object is an array [., ., ., D] that lies as the core reads it.
-bool readable(const py::handle& object) {
-    if (!py::isinstance<py::array>(object)) return false;
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    const int64_t size = array.itemsize();
-    if (array.ndim() != 4 || array.size() == 0 || array.strides(3) != size) return false;
-    const auto whole = [&](int axis) { return array.strides(axis) % size == 0; };
-    return reinterpret_cast<uintptr_t>(array.data()) % size == 0 && whole(0) && whole(1) &&
-           whole(2);
-}
-
-/// Plain attention of arrays of one type that need no preparation; None for others, which Python
-/// takes or says what is wrong with them. Its checks take longer than a small call.
-py::object plain(const py::handle& query, const py::handle& key, const py::handle& value,
-                 std::optional<double> scale, bool causal, int num_threads) {
-    if (!readable(query) || !readable(key) || !readable(value)) return py::none();
+/// Attention of arrays that fit, into new ones; nothing of others. Nothing is masked but by
+/// `causal`; masses, and logsumexp and column sums, where they are asked for. `plain`: of a call
+/// without policies, whose output is overwritten, see revise().
+std::optional<Found> find(const py::handle& query, const py::handle& key, const py::handle& value,
+                          std::optional<double> scale, bool causal, int num_threads,
+                          const py::handle& labels, const std::vector<PolicyTuple>& policies,
+                          bool weighed, bool summed, const Found* plain) {
+    const std::optional<Type> type = type_if_fit(query, key, value);
+    if (!type) return {};
     const auto q = py::reinterpret_borrow<py::array>(query);
     const auto k = py::reinterpret_borrow<py::array>(key);
     const auto v = py::reinterpret_borrow<py::array>(value);
-    const py::dtype dtype = q.dtype();
-    const std::optional<Type> type = type_of(dtype);
     const double factor = scale.value_or(std::pow(q.shape(3), -0.5));
-    const bool fit = type && k.dtype().is(dtype) && v.dtype().is(dtype) &&
-                     k.shape(0) == q.shape(0) && q.shape(1) % k.shape(1) == 0 &&
-                     k.shape(3) == q.shape(3) && std::equal(k.shape(), k.shape() + 3, v.shape()) &&
-                     std::abs(factor) <= std::numeric_limits<float>::max();
-    if (!fit) return py::none();
-    const py::array out(dtype, {q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
-    attention(q, k, v, out, static_cast<float>(factor), causal, 0, 0, {}, {}, {}, 1, {}, {}, {}, {},
-              {}, {}, num_threads, {}, type == Type::kBfloat16, {}, {}, {}, {});
-    return out;
+    if (!(std::abs(factor) <= std::numeric_limits<float>::max())) return {};
+    OptionalArray segments;
+    if (!labels.is_none()) {
+        if (!labels_fit(labels, q, k)) return {};
+        segments = py::reinterpret_borrow<py::array>(labels);
+    }
+    const int64_t num_segments = policies.empty() ? 1 : std::get<0>(policies[0]).shape(2);
+    for (const PolicyTuple& policy : policies)
+        if (!policy_fits(policy, num_segments, q)) return {};
+
+    Attention call = make_call(
+        make_scores(q, k, static_cast<float>(factor), causal, 0, 0, {}, {}, num_threads, *type, {}),
+        v, *type, {}, segments, static_cast<int>(num_segments));
+    for (const PolicyTuple& policy : policies) call.policies.push_back(make_step(policy));
+    Found found;
+    found.out =
+        plain ? plain->out : py::array(q.dtype(), {q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
+    if (weighed)
+        found.masses = py::array_t<float>({q.shape(0), q.shape(1), q.shape(2), num_segments});
+    if (summed) {
+        found.logsumexp = py::array_t<float>({q.shape(0), q.shape(1), q.shape(2)});
+        found.sums = py::array_t<float>({q.shape(0), q.shape(1), k.shape(2)});
+    }
+    call.out = {tensor(found.out, *type)};
+    call.masses = writable(found.masses);
+    call.logsumexp = writable(found.logsumexp);
+    call.column_sums = writable(found.sums);
+    const float* plain_logsumexp = plain ? writable(plain->logsumexp) : nullptr;
+    {
+        const py::gil_scoped_release release;
+        plain ? revise(call, plain_logsumexp) : attend(call);
+    }
+    return found;
+}
+
+py::object attention_if_fit(const py::handle& query, const py::handle& key, const py::handle& value,
+                            std::optional<double> scale, bool causal, int num_threads,
+                            const py::handle& labels, const std::vector<PolicyTuple>& policies,
+                            bool weighed, bool summed,
+                            const std::optional<std::pair<py::array, py::array>>& plain) {
+    Found given;
+    if (plain) given = {plain->first, {}, plain->second, {}};
+    const auto found = find(query, key, value, scale, causal, num_threads, labels, policies,
+                            weighed, summed, plain ? &given : nullptr);
+    if (!found) return py::none();
+    return py::make_tuple(found->out, found->masses, found->logsumexp, found->sums);
+}
+
+/// The output alone, or None.
+std::optional<py::array> plain(const py::handle& query, const py::handle& key,
+                               const py::handle& value, std::optional<double> scale, bool causal,
+                               int num_threads) {
+    auto found =
+        find(query, key, value, scale, causal, num_threads, py::none(), {}, false, false, nullptr);
+    if (!found) return {};
+    return std::move(found->out);
 }
 
 void sum_columns(const py::array& query, const py::array& key, const py::array& logsumexp,
@@ -244,6 +176,44 @@ void sink_tokens(const py::array& states, const py::array& dims, double tau, dou
     }
 }
 
+/// Columns, and labels uint8 [B, H, length] that are 1 at sinks, up to the last of them; None in
+/// their place if they are those that are `known`.
+py::tuple column_sinks(const py::array& sums, const py::array& counts, const OptionalArray& chosen,
+                       const py::array& first, const OptionalArray& before, float theta,
+                       const OptionalArray& known) {
+    Columns columns{sums.shape(0),
+                    sums.shape(1),
+                    sums.shape(2),
+                    static_cast<const float*>(sums.data()),
+                    static_cast<const int64_t*>(counts.data()),
+                    stride(counts, 1),
+                    stride(counts, 0),
+                    chosen ? static_cast<const uint8_t*>(chosen->data()) : nullptr,
+                    static_cast<const int64_t*>(first.data()),
+                    before ? static_cast<const float*>(before->data()) : nullptr,
+                    before ? before->shape(2) : 0,
+                    nullptr};
+    const py::array received(py::dtype::of<float>(),
+                             {columns.batch, columns.followed() + 1, columns.count});
+    columns.received = writable(received);
+    std::vector<std::vector<int64_t>> sinks;
+    {
+        const py::gil_scoped_release release;
+        sinks = find_column_sinks(columns, theta);
+    }
+    int64_t length = 0;
+    for (const auto& each : sinks) length = std::max(length, each.empty() ? 0 : each.back() + 1);
+    const py::array labels(py::dtype::of<uint8_t>(), {columns.batch, columns.heads, length});
+    auto* label = static_cast<uint8_t*>(const_cast<void*>(labels.data()));
+    std::fill_n(label, labels.size(), uint8_t{0});
+    for (size_t i = 0; i < sinks.size(); ++i)
+        for (const int64_t key : sinks[i]) label[i * length + key] = 1;
+    const bool same =
+        known && std::equal(labels.shape(), labels.shape() + 3, known->shape()) &&
+        std::equal(label, label + labels.size(), static_cast<const uint8_t*>(known->data()));
+    return py::make_tuple(received, same ? py::none() : py::object(labels));
+}
+
 py::dict explain(const py::array& query, const py::array& key, const py::array& value, float scale,
                  bool causal, int64_t window, float softcap, const OptionalArray& key_mask,
                  const OptionalArray& bias, const OptionalArray& labels, int num_segments,
@@ -276,9 +246,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
     m.def("attention", &reattend::attention);
     m.def("plain", &reattend::plain);
+    m.def("attention_if_fit", &reattend::attention_if_fit);
+    m.def("type_if_fit", &reattend::name_if_fit);
     m.def("column_sums", &reattend::sum_columns);
     m.def("narrow", &reattend::narrow);
     m.def("sink_tokens", &reattend::sink_tokens);
+    m.def("column_sinks", &reattend::column_sinks);
     m.def("explain", &reattend::explain);
     m.def("matmul_rate", &reattend::matmul_rate);
     m.def("read_bandwidth", &reattend::read_bandwidth);

@@ -306,6 +306,12 @@ void scale_rows(float* rows, int64_t ld, int count, int dim, const float* factor
         if (factor[r] != 1) scaled(rows + r * ld, factor[r], rows + r * ld, dim);
 }
 
+bool any_lane(IntVec found) {
+    int32_t any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any |= found[lane];
+    return any != 0;
+}
+
 bool all_finite(const float* values, int64_t size) {
     // By the bits: sums of 0 * x are folded to 0 by GCC 12, which does without signed zeros here.
     IntVec found{};
@@ -313,9 +319,15 @@ bool all_finite(const float* values, int64_t size) {
     int64_t i = 0;
     for (; i + kLanes <= size; i += kLanes) found |= not_finite(load(values + i));
     found |= not_finite(load_first(values + i, size - i));
-    int32_t any = 0;
-    for (int lane = 0; lane < kLanes; ++lane) any |= found[lane];
-    return any == 0;
+    return !any_lane(found);
+}
+
+bool any_above(const float* values, const float* limits, int64_t size) {
+    IntVec found{};
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) found |= load(values + i) > load(limits + i);
+    found |= load_first(values + i, size - i) > load_first(limits + i, size - i);
+    return any_lane(found);
 }
 
 }  // namespace
@@ -346,6 +358,7 @@ const Kernels kKernels{
     .pack_value_pairs = pack_value_pairs,
     .narrow_block = narrow_block,
     .all_finite = all_finite,
+    .any_above = any_above,
 };
 
 }  // namespace reattend::REATTEND_ISA

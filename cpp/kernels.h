@@ -127,6 +127,8 @@ struct Kernels {
                          uint16_t* to, int64_t to_ld);
 
     bool (*all_finite)(const float* values, int64_t size);
+    /// Whether a value is larger than its limit.
+    bool (*any_above)(const float* values, const float* limits, int64_t size);
 };
 
 }  // namespace reattend

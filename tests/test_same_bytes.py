@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import POLICIES
-from reattend import AttentionResult, _core, attention, column_sums, segment_pass
+from reattend import AttentionResult, Reweight, _core, attention, column_sums, segment_pass
 from tensors import EVERYTHING, Sizes, close, labels_of, mask_of, same_bytes, tensors
 
 # Sizes large enough that a call uses all its threads, with several tiles of rows and keys and
@@ -208,19 +208,96 @@ LAYOUTS = {  # and whether the core takes it
 }
 
 
+NUMBERS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+@pytest.fixture
+def in_python(monkeypatch):
+    """Call attention with every check made in Python."""
+
+    def call(*arrays, **how):
+        with monkeypatch.context() as patch:
+            for name in ("plain", "attention_if_fit", "type_if_fit"):
+                patch.setattr(_core, name, lambda *_: None)
+            return attention(*arrays, **how)
+
+    return call
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("query_len", [1, 60])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("kinds", [*NUMBERS, "float32 float16", "bfloat16 float32"])
 @pytest.mark.parametrize("scale", [None, 0.25])
-def test_what_the_core_checks_is_what_python_checks(rng, query_len, layout, dtype, scale):
+def test_what_the_core_checks_is_what_python_checks(
+    rng, in_python, query_len, layout, kinds, scale
+):
     laid, taken = LAYOUTS[layout]
-    sizes = Sizes(query_len, 70, dim=24, value_dim=40)
-    arrays = [laid(x.astype(dtype)) for x in tensors(rng, sizes)]
-    assert (_core.plain(*arrays, scale, True, 1) is not None) == taken
+    query_kind, *rest = kinds.split()
+    key_kind = rest[0] if rest else query_kind
+    query, *cache = tensors(rng, Sizes(query_len, 70, dim=24, value_dim=40))
+    arrays = [
+        laid(query.astype(NUMBERS[query_kind])),
+        *(laid(x.astype(NUMBERS[key_kind])) for x in cache),
+    ]
+    half = next((kind for kind in (query_kind, key_kind) if kind != "float32"), "float32")
+    assert _core.type_if_fit(*arrays) == (half if taken else None)
     found = attention(*arrays, causal=True, scale=scale)
-    assert found.dtype == dtype
-    out = np.empty_like(found)  # with it, Python checks
-    same_bytes(found, attention(*arrays, causal=True, scale=scale, out=out))
+    assert found.dtype == NUMBERS[query_kind]
+    same_bytes(found, in_python(*arrays, causal=True, scale=scale))
+
+
+def step(rng):
+    """Give a decoding step's arrays, labels and rows, and policies on them."""
+    batch, heads, length = 2, 4, 70
+    arrays = tensors(rng, Sizes(1, length, batch, heads, 2))
+    labels = rng.integers(0, 3, (batch, 1, length - 9)).astype(np.uint8)
+    where = rng.random((batch, heads, 1)) < 0.6
+    weight = rng.random((batch, heads, 3))
+    return arrays, labels, where, (Reweight((1, 0.4, 0.7), to=(0,)), Reweight(weight))
+
+
+@pytest.mark.parametrize("returns", [(), "masses"])
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_a_step_checked_by_the_core_is_that_checked_by_python(rng, in_python, kind, returns):
+    arrays, labels, where, (one, other) = step(rng)
+    arrays = [x.astype(NUMBERS[kind]) for x in arrays]
+    calls = [
+        {"segments": labels, "policy": one},
+        {"segments": labels.repeat(4, axis=1), "policy": one, "where": where},
+        {"segments": labels, "policy": (one, other), "where": (None, where[:, :1])},
+        {"policy": Reweight(rng.random((4, 1)))},
+    ]
+    for how in calls:
+        found, expected = (
+            call(*arrays, causal=True, returns=returns, **how) for call in (attention, in_python)
+        )
+        assert type(found) is type(expected)
+        same_bytes(found, expected)
+
+
+def test_the_core_leaves_policies_that_do_not_fit_to_python(rng):
+    arrays, labels, where, (one, _) = step(rng)
+
+    def taken(segments, weight, rows, arrays=arrays):
+        rules = [(*Reweight(weight).packed, rows)]
+        found = _core.attention_if_fit(*arrays, None, True, 1, segments, rules, False, False, None)
+        return found is not None
+
+    assert taken(labels, one.weight, where)
+    for segments in (
+        labels[:1], labels[:, 0], labels.astype(np.int64), labels.repeat(2, axis=2),
+        labels.repeat(3, axis=1), labels.repeat(2, axis=2)[..., ::2], labels.tolist(),
+    ):  # fmt: skip
+        assert not taken(segments, one.weight, where)
+    for weight in (np.ones((3, 4, 3)), np.ones((2, 3, 3))):
+        assert not taken(labels, weight, None)
+    for rows in (where[0], where[:, :3], where.astype(np.uint8), where[None]):
+        assert not taken(labels, one.weight, rows)
+    assert not taken(labels, one.weight, where, [x.tolist() for x in arrays])
+    rules = [(*Reweight(weight).packed, None) for weight in ((1, 2, 3), (1, 2))]
+    assert _core.attention_if_fit(*arrays, None, True, 1, labels, rules, False, False, None) is None
+    with pytest.raises(ValueError, match="segments must hold labels below 2"):
+        attention(*arrays, segments=labels, policy=Reweight((1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -241,8 +318,10 @@ def test_the_core_leaves_what_does_not_fit_to_python(shapes):
 
 def test_the_core_leaves_other_numbers_to_python():
     ones = np.ones((1, 2, 3, 4), np.float32)
-    for other in (ones.astype(np.float16), ones.tolist(), None):
+    for other in (ones.tolist(), None):
         assert _core.plain(ones, other, ones, None, True, 1) is None
+    halves = ones.astype(np.float16), ones.astype(ml_dtypes.bfloat16)
+    assert _core.plain(ones, *halves, None, True, 1) is None
     for kind in (">f4", ">f2", np.float64, np.int16, np.uint16, np.complex64):
         assert _core.plain(*[ones.astype(kind)] * 3, None, True, 1) is None
     assert _core.plain(ones, ones, ones, float("nan"), True, 1) is None

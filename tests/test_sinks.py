@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 from reattend.measures import head_divergence, sink_rate, total_divergence
-from reattend.sinks import column_sinks, massive_activations, sink_dims, sink_score, sink_tokens
+from reattend.sinks import (
+    column_sinks,
+    follow_columns,
+    massive_activations,
+    sink_dims,
+    sink_score,
+    sink_tokens,
+)
 
 
 @pytest.fixture
@@ -123,6 +130,64 @@ def test_sink_tokens_of_any_layout_and_type(states):
 
 def test_column_sinks_are_strict():
     assert column_sinks(np.array([0.15, 0.1500001]), 0.15).tolist() == [False, True]
+
+
+def in_numpy(sums, counts, first, theta, heads, before):
+    """What `follow_columns` must give."""
+    batch, num_heads, length = sums.shape
+    chosen = np.arange(num_heads) if heads is None else np.flatnonzero(heads)
+    received = np.concatenate([sums[:, chosen], counts[:, None].astype(np.float32)], axis=1)
+    if before is not None:
+        received[..., : before.shape[2]] += before
+    means = received[:, :-1] / np.maximum(received[:, -1:], 1)
+    labels = np.zeros((batch, num_heads, length), np.uint8)
+    labels[:, chosen] = column_sinks(means, theta)
+    labels[np.arange(batch), :, np.minimum(first, length - 1)] = 0
+    return received, labels[..., : max(np.flatnonzero(labels.any((0, 1))), default=-1) + 1]
+
+
+@pytest.mark.parametrize("length", [1, 5, 700])
+@pytest.mark.parametrize("heads", [None, (True, False, True, False), (False,) * 4])
+@pytest.mark.parametrize("theta", [0.0, 0.3, 0.999])
+def test_columns_are_followed_as_numpy_follows_them(rng, length, heads, theta):
+    heads = None if heads is None else np.array(heads)
+    first, received, labels = np.array([0, 3]), None, None
+    for step in range(4):
+        keys = length + step
+        sums = rng.random((2, 4, keys), np.float32)
+        sums[:, :, -1] = np.float32(theta)  # a new key that is no sink: the comparison is strict
+        counts = np.ones((2, keys), np.int64) if step else rng.integers(0, 3, (2, keys))
+        if step == 2:
+            counts = np.broadcast_to(counts[:, :1], counts.shape)
+        expected = in_numpy(sums, counts, first, theta, heads, received)
+        known, given = labels, (sums.copy(), counts.copy())
+        received, labels = follow_columns(sums, counts, first, theta, heads, received, known)
+        np.testing.assert_array_equal(received, expected[0])
+        np.testing.assert_array_equal(labels, expected[1])
+        for x, was in zip((sums, counts), given, strict=True):
+            np.testing.assert_array_equal(x, was)
+        again = follow_columns(sums, counts, first, theta, heads, None, labels)[1]
+        same = np.array_equal(again, labels)
+        assert (again is labels) == same
+
+
+def test_sinks_that_stay_are_the_same_array():
+    sums, counts = np.full((1, 2, 6), 0.5, np.float32), np.ones((1, 6), np.int64)
+    how = sums, counts, np.zeros(1, int), 0.2
+    received, labels = follow_columns(*how)
+    assert labels.tolist() == [[[0, 1, 1, 1, 1, 1]] * 2]
+    assert follow_columns(*how, before=received, known=labels)[1] is labels
+    other = labels.copy()
+    other[0, 1, 3] = 0
+    for known in (other, labels[..., :5].copy(), labels[:, :1].copy(), labels[..., :0]):
+        assert follow_columns(*how, known=known)[1] is not known
+
+
+def test_columns_without_a_number_are_no_sinks():
+    sums = np.array([[[1, np.nan, np.inf, 0.5]]], np.float32)
+    received, labels = follow_columns(sums, np.ones((1, 4), np.int64), np.zeros(1, int), 0.4)
+    assert labels.tolist() == [[[0, 0, 1, 1]]]
+    np.testing.assert_array_equal(received[:, :1], sums)
 
 
 def test_divergence_of_equal_branches_chooses_nobody(rng):

@@ -50,6 +50,21 @@ def plain(
     num_threads: int,
     /,
 ) -> NDArray[Any] | None: ...
+def attention_if_fit(
+    query: object,
+    key: object,
+    value: object,
+    scale: float | None,
+    causal: bool,
+    num_threads: int,
+    labels: object,
+    policies: Sequence[_Policy],
+    weighed: bool,
+    summed: bool,
+    plain: tuple[NDArray[Any], _Float] | None,
+    /,
+) -> tuple[NDArray[Any], _Float | None, _Float | None, _Float | None] | None: ...
+def type_if_fit(query: object, key: object, value: object, /) -> str | None: ...
 def column_sums(
     query: _Float,
     key: _Float,
@@ -71,6 +86,16 @@ def narrow(numbers: _Float, out: _Float, bfloat16: bool, /) -> None: ...
 def sink_tokens(
     states: _Float, dims: NDArray[np.bool_], tau: float, epsilon: float, found: NDArray[np.bool_], /
 ) -> None: ...
+def column_sinks(
+    sums: _Float,
+    counts: NDArray[np.int64],
+    chosen: _Bytes | None,
+    first: NDArray[np.int64],
+    before: _Float | None,
+    theta: float,
+    known: _Bytes | None,
+    /,
+) -> tuple[_Float, NDArray[np.uint8] | None]: ...
 def explain(
     query: _Float,
     key: _Float,

@@ -9,9 +9,10 @@ import numpy as np
 
 from reattend import _core, arguments
 from reattend.arguments import Shape
+from reattend.at_once import computed, usual
 from reattend.halves import write
 from reattend.inputs import Inputs, checked
-from reattend.policy import Array, Policy, Reweight
+from reattend.policy import Array, Policy, Reweight, decided_factors
 from reattend.quantized import Quantized
 from reattend.results import AttentionResult, SegmentState, combine
 
@@ -170,15 +171,18 @@ def attention(
     """
     threads = arguments.threads(num_threads)
     is_plain = policy is None and where is None and segments is None and returns == ()
-    if (
-        is_plain and out is None and key_mask is None and bias is None and window is None
-        and softcap is None and dtype is None and type(causal) is bool
-        and (scale is None or type(scale) is float)
-    ):  # fmt: skip
-        # Checks in Python take longer than a small call: the core looks whether any are needed.
-        plain = _core.plain(query, key, value, scale, causal, threads)
-        if plain is not None:
-            return plain
+    if out is None and usual(scale, causal, key_mask, bias, window, softcap, dtype):
+        if is_plain:
+            plain = _core.plain(query, key, value, scale, causal, threads)
+            if plain is not None:
+                return plain
+        elif returns in ((), "masses"):
+            found = computed(
+                query, key, value, scale, causal, threads, segments=segments, policy=policy,
+                where=where, weighed=returns == "masses",
+            )  # fmt: skip
+            if found is not None:
+                return found if returns else found.out
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     if is_plain:
         result = _room(inputs, out)  # a small call spends a tenth of its time on what is left out
@@ -215,7 +219,7 @@ def attention(
             partials = arguments.empty(*per_segment, inputs.value.shape[3])
         _run(inputs, threads, None, labels, num_segments, [],
              masses, logsumexp, None, None, partials, sums)  # fmt: skip
-        factors = _factors(masses, logsumexp, policies, rows)
+        factors = decided_factors(masses, logsumexp, policies, rows)
         changed = (factors != 1).any(-1)
         if partials is not None:
             write(combine(partials, factors), result, mask.dtype)
@@ -225,11 +229,14 @@ def attention(
     result = _given(result, out)
     if not asked:
         return result
-    found = {
-        "masses": masses, "logsumexp": logsumexp, "column_sums": sums, "factors": factors,
-        "changed": changed,
-    }  # fmt: skip
-    return AttentionResult(result, **{name: found[name] for name in asked})
+    return AttentionResult(
+        result,
+        masses if "masses" in asked else None,
+        logsumexp if "logsumexp" in asked else None,
+        sums,
+        factors if "factors" in asked else None,
+        changed if "changed" in asked else None,
+    )
 
 
 def segment_pass(
@@ -323,11 +330,20 @@ def plain_pass(
     >>> sums[0, 0].round(3).tolist()
     [1.0, 1.0, 1.0]
     """
+    threads = arguments.threads(num_threads)
+    if (
+        summed
+        and out is heads is None
+        and usual(scale, causal, key_mask, bias, window, softcap, dtype)
+    ):
+        found = computed(query, key, value, scale, causal, threads, summed=True)
+        if found is not None:
+            return found
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     shape, result = inputs.shape, _room(inputs, out)
     logsumexp, sums = arguments.empty(*shape.rows), _room_for_sums(shape) if summed else None
     whose = None if heads is None else heads[None].repeat(shape.batch, axis=0)
-    _run(inputs, arguments.threads(num_threads), result, None, 1, [],
+    _run(inputs, threads, result, None, 1, [],
          None, logsumexp, None, None, None, sums, whose)  # fmt: skip
     return AttentionResult(_given(result, out), logsumexp=logsumexp, column_sums=sums)
 
@@ -378,21 +394,3 @@ def _segment_pass(
     _run(inputs, threads, None, labels, num_segments, [],
          masses, logsumexp, None, None, partials)  # fmt: skip
     return SegmentState(masses, partials, logsumexp)
-
-
-def _factors(
-    masses: Array, logsumexp: Array, policies: list[Policy], rows: list[Array | None]
-) -> Array:
-    """Call the policies in order; rows that see no key, or are not in `rows`, keep factors of 1."""
-    product = np.ones_like(masses)
-    seen = ~np.isneginf(logsumexp)
-    for policy, where in zip(policies, rows, strict=True):
-        factors = np.asarray(policy(masses * product))
-        if factors.shape != product.shape:
-            raise ValueError(
-                f"policy must return factors of the masses' shape {product.shape}, got "
-                f"{factors.shape} from {policy!r}"
-            )
-        changed = seen if where is None else seen & where
-        product = np.where(changed[..., None], product * factors, product)
-    return np.ascontiguousarray(product, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reattend import arguments
+from reattend import _core, arguments
 from reattend.arguments import Masks, Shape
 from reattend.policy import Array
 from reattend.quantized import Quantized
@@ -34,11 +34,20 @@ def checked(
     dtype: str | None,
 ) -> Inputs:
     """Check what all passes over keys and values are given, and bring it to what the core reads."""
+    masks = (scale, causal, key_mask, bias, window, softcap)
+    # The core sees at once whether arrays need anything; most do not.
+    fit = None if dtype is not None else _core.type_if_fit(query, key, value)
+    if fit is not None:
+        assert not isinstance(key, Quantized)
+        assert not isinstance(value, Quantized)
+        shape = Shape(*query.shape[:3], *key.shape[2:])
+        mask = arguments.masks(shape, *masks, None if fit == "float32" else fit)
+        return Inputs(query, key, value, (None, None), shape, mask)
     query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
     key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
     value, value_scale = arguments.stored("value", value, "[B, H_kv, M, Dv]", dtype)
     shape = arguments.sizes(query, key)
     arguments.check_value(value, key)
     half = arguments.half_type(dtype, query=query, key=key, value=value)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
+    mask = arguments.masks(shape, *masks, half)
     return Inputs(query, key, value, (key_scale, value_scale), shape, mask)

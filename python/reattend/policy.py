@@ -171,6 +171,46 @@ class Reweight:
         return np.where(changed[..., None], factors, 1)
 
 
+def decided_factors(
+    masses: Array, logsumexp: Array, policies: list[Policy], rows: list[Array | None]
+) -> Array:
+    """Call policies in order, with the masses that the ones before left.
+
+    Parameters
+    ----------
+    masses : array [B, H, N, G]
+    logsumexp : array [B, H, N]
+        Rows that see no key, at which it is -inf, keep factors of 1.
+    policies : list of callables
+    rows : list of bool arrays that broadcast to [B, H, N], or None
+        Of each policy; other rows keep factors of 1.
+
+    Raises
+    ------
+    ValueError
+        If a policy returns factors of another shape.
+
+    Examples
+    --------
+    >>> masses = np.full((1, 1, 1, 2), 0.5, np.float32)
+    >>> halved = lambda masses: np.full_like(masses, 0.5)
+    >>> decided_factors(masses, np.zeros((1, 1, 1)), [halved, halved], [None, None]).tolist()
+    [[[[0.25, 0.25]]]]
+    """
+    product = np.ones_like(masses)
+    seen = ~np.isneginf(logsumexp)
+    for policy, where in zip(policies, rows, strict=True):
+        factors = np.asarray(policy(masses * product))
+        if factors.shape != product.shape:
+            raise ValueError(
+                f"policy must return factors of the masses' shape {product.shape}, got "
+                f"{factors.shape} from {policy!r}"
+            )
+        changed = seen if where is None else seen & where
+        product = np.where(changed[..., None], product * factors, product)
+    return np.ascontiguousarray(product, np.float32)
+
+
 def _labels(name: str, labels: int | Iterable[int]) -> tuple[int, ...]:
     given = labels
     if isinstance(labels, (int, np.integer)):

@@ -172,6 +172,61 @@ def column_sinks(column_means: Array, theta: float) -> Array:
     return np.asarray(column_means > theta)
 
 
+def follow_columns(
+    column_sums: Array,
+    row_counts: Array,
+    first_key: Array,
+    theta: float,
+    heads: Array | None = None,
+    before: Array | None = None,
+    known: Array | None = None,
+) -> tuple[Array, Array]:
+    """Add what keys receive to what they received before, and find the sinks among them.
+
+    `column_sinks` of the means says which keys are sinks, in float32.
+
+    Parameters
+    ----------
+    column_sums : float32 array [B, H, M]
+        Of the newest rows.
+    row_counts : int64 array [B, M]
+        How many of these may attend to each key.
+    first_key : int array [B]
+        A key of each item that is no sink.
+    theta : float
+        The threshold; the comparison is strict.
+    heads : bool array [H], optional
+        The heads to follow, C of them; all by default.
+    before : float32 array [B, C + 1, M' <= M], optional
+        What this function gave for the rows before.
+    known : uint8 array [B, H, L], optional
+        Labels that this function gave, to be given again where sinks are the same.
+
+    Returns
+    -------
+    received : array [B, C + 1, M]
+        Sums over all rows, and last how many may attend to each key.
+    labels : uint8 array [B, H, L]
+        1 at sinks, up to the last of them.
+
+    Examples
+    --------
+    >>> sums, counts = np.array([[[2.0, 0.7, 0.3]]], np.float32), np.array([[3, 2, 1]])
+    >>> received, labels = follow_columns(sums, counts, np.zeros(1, int), theta=0.2)
+    >>> received[0].tolist()
+    [[2.0, 0.699999988079071, 0.30000001192092896], [3.0, 2.0, 1.0]]
+    >>> labels.tolist()
+    [[[0, 1, 1]]]
+    """
+    received, labels = _core.column_sinks(
+        column_sums, row_counts, heads, first_key, before, theta, known
+    )
+    if labels is None:
+        assert known is not None
+        labels = known
+    return received, labels
+
+
 def _chosen(sink_dims: Array | Sequence[int], hidden_states: Array) -> Array:
     """Check sink dimensions; give them as bool [1 or B, C]."""
     dims, (batch, _, size) = np.asarray(sink_dims), hidden_states.shape
