@@ -14,6 +14,7 @@ from reattend.results import AttentionResult
 from reattend.second_pass import column_sums
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
+_ONE = np.ones((), np.int64)
 _FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
 
 
@@ -202,7 +203,7 @@ class Call:
             return self._row_counts_under(hides)
         window = self.mask.get("window")
         if self.query.shape[2] == 1 and window is None and self.key_mask is None:
-            return np.ones((self.batch, self.key_len), dtype=np.int64)
+            return np.ndarray((self.batch, self.key_len), np.int64, _ONE, strides=(0, 0))
         column = np.arange(self.key_len)
         window = self.key_len + 1 if window is None else window
         causal = bool(self.mask.get("causal"))
@@ -280,14 +281,16 @@ class Call:
         >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
         [[[1.5, 0.5]]]
         """
+        single = self.query.shape[2] == 1
         valid = None  # only if causal does the core know where a row stands
         if self.key_mask is not None and not self.mask.get("causal"):
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
         if "plain" not in vars(self) and valid is None:  # both in one pass
-            vars(self)["plain"] = self._pass(True, heads)
+            # A single row's sums are its weights, of all heads.
+            vars(self)["plain"] = self._pass(True, None if single else heads)
             return np.asarray(self.plain.column_sums)
         logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
-        if sums is not None and self.query.shape[2] == 1:
+        if sums is not None and single:
             return np.asarray(sums if valid is None else np.where(valid, sums, np.float32(0)))
         if valid is not None:  # -inf is a row that sees no key
             logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))

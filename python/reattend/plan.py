@@ -112,13 +112,15 @@ class Plan:
         return Plan(segments, policy, None if self.where is None else _take(self.where, indices))
 
 
-def compose(plans: Sequence[Plan]) -> Composition:
+def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composition:
     """Bring plans onto the common refinement of their segments, to be applied in order.
 
     Parameters
     ----------
     plans : sequence of Plan
         At least one. Each policy sees the masses that the ones before it left.
+    known : Composition, optional
+        Of an earlier call. If it serves these plans, only their rows are taken.
 
     Returns
     -------
@@ -142,6 +144,8 @@ def compose(plans: Sequence[Plan]) -> Composition:
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
     wheres = tuple(plan.where for plan in plans)
+    if known is not None and known.serves(plans):
+        return known._replace(wheres=wheres, plans=tuple(plans))
     labelled = [plan for plan in plans if plan.segments is not None]
     if len(plans) == 1 or not labelled:
         labels = tuple(np.arange(plan.num_segments) for plan in plans)

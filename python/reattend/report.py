@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,8 +131,7 @@ class _Sums:
         self.before, self.after = np.zeros((2, heads, MAX_SEGMENTS))
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     places: tuple[int, ...]  # of the methods that had a plan
     plan: Composition
     masses: Array  # [B, H, N, G]

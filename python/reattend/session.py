@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.at_once import revised_step
 from reattend.attention import attention
 from reattend.call import Call, Prompt
 from reattend.halves import widened
@@ -16,6 +17,7 @@ from reattend.method import Method
 from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array, Reweight
 from reattend.report import Report, Tally, reading
+from reattend.results import AttentionResult
 from reattend.second_pass import revise
 
 
@@ -340,27 +342,30 @@ class Session:
         self, run: _Run, call: Call, plans: list[Plan], places: tuple[int, ...]
     ) -> Array:
         plan = run.composed.get(call.layer)
-        if plan is not None and plan.serves(plans):
-            plan = plan._replace(wheres=tuple(each.where for each in plans))
-        else:
-            plan = run.composed[call.layer] = compose(plans)
+        if plan is None or plan.plans != tuple(plans):  # mostly they are the very same
+            plan = run.composed[call.layer] = compose(plans, plan)
+        result = self._carry_out(call, plan)
         tally = run.tallies.setdefault(call.layer, Tally())
-        returns = "changed" if call.prefill else "masses"
-        how: dict[str, Any] = {
-            "segments": plan.segments, "policy": plan.policies, "where": plan.wheres,
-            "returns": returns, "num_threads": call.num_threads, **call.mask,
-        }  # fmt: skip
-        compiled = all(isinstance(policy, Reweight) for policy in plan.policies)
-        if compiled and "plain" in vars(call):
-            result = revise(call.plain, call.query, call.key, call.value, **how)
-        else:
-            result = attention(call.query, call.key, call.value, out=call.out, **how)
         if call.prefill:
             valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
             tally.add_prompt(result.changed, valid)
         else:
             tally.add_rows(places, plan, result.masses)
         return np.asarray(result.out)
+
+    @staticmethod
+    def _carry_out(call: Call, plan: Composition) -> AttentionResult:
+        arrays = call.query, call.key, call.value
+        how: dict[str, Any] = {
+            "segments": plan.segments, "policy": plan.policies, "where": plan.wheres,
+            "num_threads": call.num_threads, **call.mask,
+        }  # fmt: skip
+        returns = "changed" if call.prefill else "masses"
+        if "plain" in vars(call) and all(isinstance(each, Reweight) for each in plan.policies):
+            fresh = call.out is None and not call.prefill
+            found = revised_step(call.plain, *arrays, **how) if fresh else None
+            return found or revise(call.plain, *arrays, returns=returns, **how)
+        return attention(*arrays, out=call.out, returns=returns, **how)
 
 
 def _store_last_rows(

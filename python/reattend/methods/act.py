@@ -13,7 +13,7 @@ from reattend.call import Call
 from reattend.method import Method
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
-from reattend.sinks import column_sinks
+from reattend.sinks import follow_columns
 
 REST, SINK = range(2)
 
@@ -69,30 +69,20 @@ class ACT(Method):
         place = call.layer, call.num_layers, call.num_heads
         if place not in self._places:
             self._places[place] = self._calibrated(*place)
-        calibrated, some = self._places[place]
-        if some is None:
+        some, heads = self._places[place]
+        if not some:
             return None, state
         if state is not None and not (call.prefill or self.follow):
             return state.plan, state
-        sums = call.column_sums(calibrated)[:, some]
-        received = np.empty((call.batch, sums.shape[1] + 1, call.key_len), sums.dtype)
-        received[:, :-1] = sums
-        received[:, -1] = call.row_counts
-        if state is not None:  # of fewer keys
-            received[..., : state.received.shape[2]] += state.received
-        sink = column_sinks(received[:, :-1] / np.maximum(received[:, -1:], 1), self.theta)
-        first = np.minimum(call.first_key, call.key_len - 1)
-        sink[np.arange(call.batch), :, first] = False
-        at_all: Any = sink.any((0, 1))
-        keys = at_all.nonzero()[0]
-        if not keys.size:
-            return None, Columns(received, None, call.num_heads)
-        # Sinks are among the first keys, and keys beyond the labels are no sinks.
-        length = keys[-1] + 1
-        labels = np.zeros((call.batch, call.num_heads, length), np.uint8)
-        labels[:, some] = sink[..., :length]
-        plan = None if state is None else state.plan
-        if plan is None or not _same(plan.segments, labels):  # mostly a step finds what is known
+        before, known = (None, None) if state is None else (state.received, state.plan)
+        received, labels = follow_columns(
+            call.column_sums(heads), call.row_counts, call.first_key, self.theta,
+            heads, before, None if known is None else known.segments,
+        )  # fmt: skip
+        if known is not None and labels is known.segments:
+            return known, Columns(received, known, call.num_heads)
+        plan = None
+        if labels.shape[2]:
             found: Any = labels.any(-1, keepdims=True)  # [B, H, 1]
             plan = Plan(labels, self._policy, found)
         return plan, Columns(received, plan, call.num_heads)
@@ -115,34 +105,25 @@ class ACT(Method):
         return Reweight(weight=(1, self.beta), to=(REST,))
 
     @cached_property
-    def _places(self) -> dict[tuple[int, int, int], tuple[Array | None, Any]]:
+    def _places(self) -> dict[tuple[int, int, int], tuple[bool, Array | None]]:
         """What `_calibrated` gave: it is asked in every step, and seldom anything new."""
         return {}
 
-    def _calibrated(self, layer: int, num_layers: int, num_heads: int) -> tuple[Array | None, Any]:
-        """Say which heads of a layer are calibrated, bool [H] or None for all, and their index.
-
-        The index is None if no head is.
-        """
+    def _calibrated(self, layer: int, num_layers: int, num_heads: int) -> tuple[bool, Array | None]:
+        """Say whether heads of a layer are calibrated, and which, bool [H] or None for all."""
         if not 2 <= layer < num_layers - 1:
-            return None, None
+            return False, None
         if self.heads is None:
-            return None, slice(None)
+            return True, None
         heads = dict(self.heads).get(layer, ())
-        if not heads:
-            return None, None
-        if max(heads) >= num_heads:
+        if heads and max(heads) >= num_heads:
             raise ValueError(
                 f"heads must be below {num_heads}, the heads of the model, got {max(heads)} "
                 f"in layer {layer}"
             )
         calibrated = np.zeros(num_heads, dtype=bool)
         calibrated[list(heads)] = True
-        return calibrated, np.flatnonzero(calibrated)
-
-
-def _same(a: Array | None, b: Array) -> bool:
-    return a is not None and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return bool(heads), calibrated
 
 
 def _frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
