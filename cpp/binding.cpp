@@ -3,8 +3,10 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -176,23 +178,47 @@ void sink_tokens(const py::array& states, const py::array& dims, double tau, dou
     }
 }
 
+template <class T>
+using Contiguous = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+void expect(bool fits, const char* what) {
+    if (!fits) throw std::invalid_argument(what);
+}
+
 /// Columns, and labels uint8 [B, H, length] that are 1 at sinks, up to the last of them; None in
 /// their place if they are those that are `known`.
-py::tuple column_sinks(const py::array& sums, const py::array& counts, const OptionalArray& chosen,
-                       const py::array& first, const OptionalArray& before, float theta,
-                       const OptionalArray& known) {
-    Columns columns{sums.shape(0),
-                    sums.shape(1),
-                    sums.shape(2),
-                    static_cast<const float*>(sums.data()),
-                    static_cast<const int64_t*>(counts.data()),
-                    stride(counts, 1),
-                    stride(counts, 0),
-                    chosen ? static_cast<const uint8_t*>(chosen->data()) : nullptr,
-                    static_cast<const int64_t*>(first.data()),
-                    before ? static_cast<const float*>(before->data()) : nullptr,
-                    before ? before->shape(2) : 0,
-                    nullptr};
+py::tuple column_sinks(const Contiguous<float>& sums, const py::array_t<int64_t>& counts,
+                       const std::optional<Contiguous<bool>>& chosen,
+                       const Contiguous<int64_t>& first,
+                       const std::optional<Contiguous<float>>& before, float theta,
+                       const std::optional<Contiguous<uint8_t>>& known) {
+    expect(sums.ndim() == 3, "column_sums must be [B, H, M]");
+    Columns columns{};
+    columns.batch = sums.shape(0);
+    columns.heads = sums.shape(1);
+    columns.count = sums.shape(2);
+    columns.sums = sums.data();
+    expect(counts.ndim() == 2 && std::equal(counts.shape(), counts.shape() + 2,
+                                            std::array{sums.shape(0), sums.shape(2)}.data()),
+           "row_counts must be [B, M] as column_sums");
+    columns.counts = counts.data();
+    columns.counts_stride = stride(counts, 1);
+    columns.counts_item_stride = stride(counts, 0);
+    expect(first.ndim() == 1 && first.shape(0) == columns.batch,
+           "first_key must be [B] as column_sums");
+    columns.first = first.data();
+    if (chosen) {
+        expect(chosen->ndim() == 1 && chosen->shape(0) == columns.heads,
+               "heads must be bool [H] as column_sums");
+        columns.chosen = reinterpret_cast<const uint8_t*>(chosen->data());
+    }
+    if (before) {
+        expect(before->ndim() == 3 && before->shape(0) == columns.batch &&
+                   before->shape(1) == columns.followed() + 1 && before->shape(2) <= columns.count,
+               "before must be [B, heads that are followed + 1, at most M]");
+        columns.before = before->data();
+        columns.past = before->shape(2);
+    }
     const py::array received(py::dtype::of<float>(),
                              {columns.batch, columns.followed() + 1, columns.count});
     columns.received = writable(received);
@@ -208,9 +234,9 @@ py::tuple column_sinks(const py::array& sums, const py::array& counts, const Opt
     std::fill_n(label, labels.size(), uint8_t{0});
     for (size_t i = 0; i < sinks.size(); ++i)
         for (const int64_t key : sinks[i]) label[i * length + key] = 1;
-    const bool same =
-        known && std::equal(labels.shape(), labels.shape() + 3, known->shape()) &&
-        std::equal(label, label + labels.size(), static_cast<const uint8_t*>(known->data()));
+    const bool same = known && known->ndim() == 3 &&
+                      std::equal(labels.shape(), labels.shape() + 3, known->shape()) &&
+                      std::equal(label, label + labels.size(), known->data());
     return py::make_tuple(received, same ? py::none() : py::object(labels));
 }
 

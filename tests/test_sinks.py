@@ -183,6 +183,39 @@ def test_sinks_that_stay_are_the_same_array():
         assert follow_columns(*how, known=known)[1] is not known
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("column_sums", np.ones((2, 5), np.float32)),
+        ("row_counts", np.ones((1, 4), np.int64)),
+        ("row_counts", np.ones(5, np.int64)),
+        ("first_key", np.zeros(2, int)),
+        ("heads", np.ones(3, bool)),
+        ("before", np.ones((1, 2, 5), np.float32)),
+        ("before", np.ones((1, 3, 6), np.float32)),
+        ("before", np.ones((2, 3, 5), np.float32)),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(name, value):
+    how = {
+        "column_sums": np.ones((1, 2, 5), np.float32), "row_counts": np.ones((1, 5), np.int64),
+        "first_key": np.zeros(1, int), "theta": 0.2,
+    }  # fmt: skip
+    follow_columns(**how)
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        follow_columns(**{**how, name: value})
+
+
+def test_columns_of_other_types_and_strides_are_converted(rng):
+    sums = rng.random((2, 4, 9))
+    counts, first = rng.integers(0, 3, (2, 9)), np.array([0, 1])
+    expected = follow_columns(sums.astype(np.float32), counts, first, 0.4)
+    for laid in (sums, np.repeat(sums, 2, -1)[..., ::2], sums[:, ::-1].copy()[:, ::-1]):
+        found = follow_columns(laid, counts.astype(np.int32), first.astype(np.int32), 0.4)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_columns_without_a_number_are_no_sinks():
     sums = np.array([[[1, np.nan, np.inf, 0.5]]], np.float32)
     received, labels = follow_columns(sums, np.ones((1, 4), np.int64), np.zeros(1, int), 0.4)

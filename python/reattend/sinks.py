@@ -209,6 +209,11 @@ def follow_columns(
     labels : uint8 array [B, H, L]
         1 at sinks, up to the last of them.
 
+    Raises
+    ------
+    ValueError
+        Naming the argument whose shape does not fit.
+
     Examples
     --------
     >>> sums, counts = np.array([[[2.0, 0.7, 0.3]]], np.float32), np.array([[3, 2, 1]])
