@@ -22,6 +22,14 @@ def test_call_counts_rows(rng):
                 np.testing.assert_array_equal(call.row_counts, seen.sum(1), str(what))
 
 
+def test_a_step_counts_once_for_each_key_and_nobody_can_change_that():
+    query, key = np.ones((2, 4, 1, 8), np.float32), np.ones((2, 2, 7, 8), np.float32)
+    counts = Call(2, 8, query, key, key, Prompt(), {"causal": True}).row_counts
+    np.testing.assert_array_equal(counts, np.ones((2, 7), np.int64))
+    with pytest.raises(ValueError, match="read-only"):
+        counts[:] = 2
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 300, 303), (1, 1, 300, 303), (300, 303), (2, 1, 1, 303)])
 def test_call_counts_rows_under_a_bias_that_hides(rng, shape):
     query = rng.standard_normal((2, 3, 300, 8), dtype=np.float32)

@@ -14,7 +14,7 @@ from reattend.results import AttentionResult
 from reattend.second_pass import column_sums
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
-_ONE = np.ones((), np.int64)
+_ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of it
 _FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
 
 
