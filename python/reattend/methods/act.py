@@ -83,7 +83,8 @@ class ACT(Method):
             return known, Columns(received, known, call.num_heads)
         plan = None
         if labels.shape[2]:
-            plan = Plan(labels, self._policy, None if heads is None else heads[None, :, None])
+            found: Any = labels.any(-1, keepdims=True)  # [B, H, 1]
+            plan = Plan(labels, self._policy, found)
         return plan, Columns(received, plan, call.num_heads)
 
     def readings(self, state: Columns | None) -> dict[str, Any]:
