@@ -181,6 +181,24 @@ def test_act_sinks_may_stay_those_of_the_prompt(inputs):
     assert any(max(map(max, r.found["sinks"])) >= 24 for r in session.report().readings)
 
 
+def test_act_changes_no_row_of_a_head_without_a_sink(rng):
+    query, key, value = rng.standard_normal((3, 1, 2, 40, 8), np.float32)
+    query[..., 0] = key[..., 0] = 0
+    query[:, 0, :, 0], key[:, 0, 5, 0] = 9, 3  # only the first head has a sink
+    session = Session(ACT(theta=0.4), num_layers=5)
+    with session.generation():
+        for end in range(30, 41):
+            rows = slice(0 if end == 30 else end - 1, end)
+            out = session.attend(2, query[:, :, rows], key[:, :, :end], value[:, :, :end])
+            plain = attention(query[:, :, rows], key[:, :, :end], value[:, :, :end], causal=True)
+            assert (out[:, 1] == plain[:, 1]).all()
+    report = session.report()
+    (reading,) = report.readings
+    assert reading.found["counts"].tolist() == [[1, 0]]
+    assert reading.changed.tolist() == [1, 0]
+    assert report.prompt_changed[2] == 30 / 60
+
+
 def test_out_is_written(inputs):
     session = Session(ALL[:1], num_layers=5)
     out = np.empty_like(prompt(inputs, 2)[0])
