@@ -1,5 +1,5 @@
 // The border to Python: arrays in, views out, the GIL released. No mathematics, and no checks but
-// those that a small call has no time for in Python: attention.py has made them.
+// those that a step has no time for in Python, which makes all others.
 #include <omp.h>
 
 #include <algorithm>

@@ -241,9 +241,12 @@ def test_what_the_core_checks_is_what_python_checks(
     ]
     half = next((kind for kind in (query_kind, key_kind) if kind != "float32"), "float32")
     assert _core.type_if_fit(*arrays) == (half if taken else None)
+    assert (_core.plain(*arrays, scale, True, 1) is not None) == taken
     found = attention(*arrays, causal=True, scale=scale)
     assert found.dtype == NUMBERS[query_kind]
     same_bytes(found, in_python(*arrays, causal=True, scale=scale))
+    out = np.empty_like(found)  # with it, Python checks all but the arrays
+    same_bytes(found, attention(*arrays, causal=True, scale=scale, out=out))
 
 
 def step(rng):
@@ -318,7 +321,7 @@ def test_the_core_leaves_what_does_not_fit_to_python(shapes):
 
 def test_the_core_leaves_other_numbers_to_python():
     ones = np.ones((1, 2, 3, 4), np.float32)
-    for other in (ones.tolist(), None):
+    for other in (ones.astype(np.float16), ones.tolist(), None):
         assert _core.plain(ones, other, ones, None, True, 1) is None
     halves = ones.astype(np.float16), ones.astype(ml_dtypes.bfloat16)
     assert _core.plain(ones, *halves, None, True, 1) is None

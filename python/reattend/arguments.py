@@ -229,12 +229,9 @@ def policies(policy: Any) -> list[Policy]:
     for each in found:
         if not callable(each):
             raise TypeError(f"policy must be a callable or a sequence of them, got {each!r}")
-    if len(found) > 1:
-        sizes = {each.num_segments for each in found if isinstance(each, Reweight)}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"policy: all weights must have one length, got lengths {sorted(sizes)}"
-            )
+    sizes = {each.num_segments for each in found if isinstance(each, Reweight)}
+    if len(sizes) > 1:
+        raise ValueError(f"policy: all weights must have one length, got lengths {sorted(sizes)}")
     return list(found)
 
 
