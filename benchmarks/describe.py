@@ -103,7 +103,7 @@ def table(found: dict[str, Any]) -> str:
 
 def serve(name: str, path: Path, threads: int) -> None:
     """Answer requests until there are none."""
-    from reattend.demo import World
+    from reattend.evaluation.datasets.emoji_world import World
 
     replies, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print is no reply
     world = World(split="test")
@@ -126,8 +126,8 @@ def serve(name: str, path: Path, threads: int) -> None:
 def ours(name: str, path: Path, threads: int) -> Describe:
     """Give the NumPy model with a method."""
     from reattend import Session
-    from reattend.demo import DESCRIBE, World
-    from reattend.demo.settings import build_methods, default_strengths, find_sink_dims
+    from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
+    from reattend.evaluation.settings import build_methods, default_strengths, find_sink_dims
     from reattend.models import read_vision_language
 
     model = read_vision_language(path)
@@ -147,8 +147,8 @@ def transformers(name: str, path: Path, threads: int) -> Describe:
     sys.path.insert(0, str(ROOT / "python" / "training"))
     import torch
     from network import read_network
-    from reattend.adaptors.caches import cache_argument, cache_of
-    from reattend.demo import DESCRIBE
+    from reattend.adaptors.transformers.caches import cache_argument, cache_of
+    from reattend.evaluation.datasets.emoji_world import DESCRIBE
     from reattend.models import ModelFile, Tokenizer, find_smollm2
     from samples import Texts
 

@@ -184,7 +184,7 @@ def numpy_loop(path: Path, method: str) -> Callable[[], Step]:
 def transformers(path: Path, threads: int) -> Callable[[], Step]:
     """Give what begins a generation of transformers: its model's own calls, without generate()."""
     import torch
-    from reattend.adaptors.caches import cache_argument, cache_of
+    from reattend.adaptors.transformers.caches import cache_argument, cache_of
 
     torch.set_num_threads(threads)
     with warnings.catch_warnings():

@@ -175,7 +175,7 @@ def peak(layers: int, quick: bool, name: str, length: int) -> int:
 def alternated(threads: int) -> dict[str, float]:
     """Time a torch matmul and our attention alone and in turns, in ms: two pools would fight."""
     import torch
-    from reattend.adaptors.crossing import numbers, output_like
+    from reattend.adaptors.transformers.tensors import numbers, output_like
     from reattend.attention import attention
 
     a = torch.randn(512, 1024)

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu.h"
+#include "dispatch.h"
 
 namespace reattend {
 namespace {

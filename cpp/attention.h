@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "parallel.h"
 #include "policy.h"
 #include "row_state.h"

@@ -6,8 +6,8 @@
 #include <chrono>
 #include <vector>
 
-#include "cpu.h"
-#include "matmul.h"
+#include "dispatch.h"
+#include "onednn.h"
 #include "parallel.h"
 
 namespace reattend {

@@ -14,7 +14,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu.h"
+#include "dispatch.h"
 #include "policy.h"
 
 namespace reattend {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu.h"
+#include "dispatch.h"
 
 namespace reattend {
 namespace {

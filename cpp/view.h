@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "parallel.h"
 
 namespace reattend {

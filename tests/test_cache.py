@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reattend import KVCache, Quantized, attention, quantize
-from reattend.halves import widened
+from reattend.border.dtypes import widened
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 

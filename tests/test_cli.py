@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reattend
 import tiny_llama as tiny
-from reattend import cli
+from reattend.cli import entry as cli
 
 needs_models = pytest.mark.skipif(
     any(not tiny.installed(name) for name in ("gguf", "tokenizers", "jinja2")),

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from reattend import KVCache, Quantized
-from reattend.halves import widened
+from reattend.border.dtypes import widened
 from test_cache import DTYPES, rounded, step
 
 

@@ -17,7 +17,7 @@ from reattend import (
     revise,
     segment_pass,
 )
-from reattend.halves import widened, write
+from reattend.border.dtypes import widened, write
 from reattend.methods import ACT, VAR, VHR
 from tensors import EVERYTHING, STRIDES, TOLERANCE, Sizes, close, labels_of, mask_of, tensors
 

@@ -10,9 +10,10 @@ from cases import METHODS
 from reattend import Plan, Reweight
 from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
-from reattend.sample import sample
 from reattend.session import Session
-from reattend.testing import TOLERANCE, Case, checks, parametrize_with_checks, run
+from reattend.testing import Case, checks, parametrize_with_checks, run
+from reattend.testing.laws import TOLERANCE
+from reattend.testing.sample import sample
 
 
 @parametrize_with_checks(METHODS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reattend
-from reattend import picture
+from reattend.plot import sink_rates as picture
 
 
 def test_shares_are_those_of_the_full_matrix(rng):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reattend import KVCache, Quantized, attention, quantize, reference
-from reattend.halves import widened
+from reattend.border.dtypes import widened
 
 FLOATS = hnp.arrays(
     np.float32,

@@ -10,9 +10,10 @@ from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight
-from reattend.sample import sample
 from reattend.session import Session
-from reattend.testing import PADDING, TOLERANCE, Recorder, run
+from reattend.testing import Recorder, run
+from reattend.testing.laws import PADDING, TOLERANCE
+from reattend.testing.sample import sample
 
 ALL = (VAR(), VHR(), ACT())
 

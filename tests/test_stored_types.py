@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reattend import ACT, Reweight, Session, attention, column_sums, reference, revise, segment_pass
-from reattend.quantized import Quantized, quantize
+from reattend.border.quantized import Quantized, quantize
 from tensors import EVERYTHING, Sizes, close, labels_of, mask_of, tensors
 
 SIZES = {

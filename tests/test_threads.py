@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from reattend import Reweight, attention, config, reference
+from reattend import Reweight, attention, reference
+from reattend.border import config
 from tensors import Sizes, close, same_bytes, tensors
 from threadpoolctl import threadpool_info, threadpool_limits
 

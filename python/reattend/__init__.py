@@ -2,17 +2,17 @@
 
 from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
-from reattend.cache import KVCache
+from reattend.border.config import __version__, show_config
+from reattend.border.explanation import explain
+from reattend.border.quantized import Quantized, quantize
+from reattend.border.results import AttentionResult, SegmentState, combine, merge
+from reattend.cache.kv_cache import KVCache
 from reattend.call import Call
-from reattend.config import __version__, show_config
-from reattend.explanation import explain
+from reattend.column_sums import column_sums, revise
 from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
-from reattend.quantized import Quantized, quantize
-from reattend.results import AttentionResult, SegmentState, combine, merge
-from reattend.second_pass import column_sums, revise
 from reattend.session import Session
 
 __all__ = [

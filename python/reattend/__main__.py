@@ -2,7 +2,7 @@
 
 import sys
 
-from reattend.cli import main
+from reattend.cli.entry import main
 
 if __name__ == "__main__":  # not in worker processes, which import this file
     sys.exit(main())

@@ -7,14 +7,15 @@ from typing import Any, overload
 
 import numpy as np
 
-from reattend import _core, arguments
-from reattend.arguments import Shape
-from reattend.at_once import computed, usual
-from reattend.halves import write
-from reattend.inputs import Inputs, checked
+from reattend import _core
+from reattend.border import arguments
+from reattend.border.arguments import Shape
+from reattend.border.at_once import computed, usual
+from reattend.border.dtypes import write
+from reattend.border.inputs import Inputs, checked
+from reattend.border.quantized import Quantized
+from reattend.border.results import AttentionResult, SegmentState, combine
 from reattend.policy import Array, Policy, Reweight, decided_factors
-from reattend.quantized import Quantized
-from reattend.results import AttentionResult, SegmentState, combine
 
 _FEW_PARTIALS = 64 << 20  # bytes
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from reattend.attention import attention, plain_pass
+from reattend.border.results import AttentionResult
+from reattend.column_sums import column_sums
 from reattend.policy import Array
-from reattend.results import AttentionResult
-from reattend.second_pass import column_sums
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
 _ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of it

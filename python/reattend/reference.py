@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from reattend.halves import widened
+from reattend.border.dtypes import widened
+from reattend.border.quantized import Quantized
+from reattend.border.results import AttentionResult, SegmentState
 from reattend.policy import Array, Policy, Reweight
-from reattend.quantized import Quantized
-from reattend.results import AttentionResult, SegmentState
 
 
 def weights(

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from reattend.at_once import revised_step
 from reattend.attention import attention
+from reattend.border.at_once import revised_step
+from reattend.border.dtypes import widened
+from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
-from reattend.halves import widened
+from reattend.column_sums import revise
 from reattend.method import Method
 from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array, Reweight
 from reattend.report import Report, Tally, reading
-from reattend.results import AttentionResult
-from reattend.second_pass import revise
 
 
 @dataclass

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reattend import _core, arguments
+from reattend import _core
+from reattend.border import arguments
 from reattend.policy import Array
 
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reattend.extras import demand
-from reattend.picture import FORMATS
+from reattend.optional import demand
+from reattend.plot.sink_rates import FORMATS
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal's number, as a shell says it
 CLEAR_LINE = "\r\033[K"

@@ -13,9 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 from network import IMAGE, Network, read_network
-from reattend.demo import DESCRIBE, World, filler
-from reattend.extras import demand
+from reattend.evaluation.datasets.emoji_world import DESCRIBE, World, filler
 from reattend.models import ModelFile, Tokenizer, find_smollm2
+from reattend.optional import demand
 from reattend.sinks import column_sinks, massive_activations, sink_dims, sink_score
 from samples import FILLER_WORDS, SETTINGS, Texts
 

@@ -9,8 +9,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from network import IMAGE, IMAGE_TOKENS
-from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Difficulty, Scene, World, ask, describe, filler
-from reattend.demo.easy_vqa import Question, read_pictures
+from reattend.evaluation.datasets.easy_vqa import Question, read_pictures
+from reattend.evaluation.datasets.emoji_world import (
+    CONTEXTS,
+    DESCRIBE,
+    NOUNS,
+    Difficulty,
+    Scene,
+    World,
+    ask,
+    describe,
+    filler,
+)
 from reattend.models import Tokenizer
 from reattend.policy import Array
 from torch import Tensor

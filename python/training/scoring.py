@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from network import Network, mixed
-from reattend.adaptors.caches import cache_argument, cache_of
-from reattend.demo import CONTEXTS, DESCRIBE, NOUNS, Scene, World, ask, filler, mentioned
-from reattend.extras import demand
+from reattend.adaptors.transformers.caches import cache_argument, cache_of
+from reattend.evaluation.datasets.emoji_world import (
+    CONTEXTS,
+    DESCRIBE,
+    NOUNS,
+    Scene,
+    World,
+    ask,
+    filler,
+    mentioned,
+)
+from reattend.optional import demand
 from samples import FILLER_WORDS, LONG, SETTINGS, SHORT, Texts
 from torch import Tensor
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from network import REGISTER_SCALE, WIDTH, Network, mixed
-from reattend.demo import NOUNS, World
-from reattend.demo.easy_vqa import read_questions
-from reattend.demo.world import CELL
+from reattend.evaluation.datasets.easy_vqa import read_questions
+from reattend.evaluation.datasets.emoji_world import NOUNS, World
+from reattend.evaluation.datasets.emoji_world.world import CELL
 from samples import IGNORE, Batch, Texts, draw_batch, draw_difficulty, draw_shapes
 from torch import Tensor, nn
 from torch.nn import functional

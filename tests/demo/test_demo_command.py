@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reattend import cli
-from reattend.demo import cases, tuning
-from reattend.demo.cases import Cases
-from reattend.demo.journal import Journal
-from reattend.demo.loading import SHIPPED
-from reattend.demo.settings import SETTINGS
-from reattend.demo.workers import Workers, answer_side_by_side
+from reattend.evaluation.calibration import strengths as tuning
+from reattend.evaluation.datasets.emoji_world import cases
+from reattend.evaluation.datasets.emoji_world.cases import Cases
+from reattend.evaluation.loading import SHIPPED
+from reattend.evaluation.runner.journal import Journal
+from reattend.evaluation.runner.workers import Workers, answer_side_by_side
+from reattend.evaluation.settings import SETTINGS
 from reattend.terminal import CommandError
 from tiny_llama import installed
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reattend.demo.measures import (
+from reattend.evaluation.metrics.counts import (
     DESCRIPTION_MEASURES,
     QUESTION_MEASURES,
     Question,

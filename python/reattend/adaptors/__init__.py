@@ -3,7 +3,6 @@
 Importing this imports no framework; each is asked for when it is used.
 """
 
-import reattend.adaptors.logits as logits
 import reattend.adaptors.transformers as transformers
 
-__all__ = ["logits", "transformers"]
+__all__ = ["transformers"]

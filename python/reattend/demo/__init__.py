@@ -1,18 +1,1 @@
-"""A small world to look at and to measure in: scenes with ground truth, sentences about them."""
-
-from reattend.demo.sentences import DESCRIBE, ask, describe, filler, mentioned
-from reattend.demo.world import CONTEXTS, DIFFICULTIES, NOUNS, Difficulty, Scene, World
-
-__all__ = [
-    "CONTEXTS",
-    "DESCRIBE",
-    "DIFFICULTIES",
-    "NOUNS",
-    "Difficulty",
-    "Scene",
-    "World",
-    "ask",
-    "describe",
-    "filler",
-    "mentioned",
-]
+"""What ``reattend demo`` shows."""

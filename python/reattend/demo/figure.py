@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.demo.sentences import mentioned
-from reattend.demo.watching import Watched
-from reattend.demo.world import NOUNS, Scene
-from reattend.extras import demand
-from reattend.picture import write_figure
+from reattend.demo.tracing import Watched
+from reattend.evaluation.datasets.emoji_world.sentences import mentioned
+from reattend.evaluation.datasets.emoji_world.world import NOUNS, Scene
+from reattend.optional import demand
+from reattend.plot.sink_rates import write_figure
 from reattend.policy import Array
 
 _TOKEN = re.compile(r"\S+\s*")

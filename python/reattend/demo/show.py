@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.demo.sentences import mentioned
+from reattend.evaluation.datasets.emoji_world.sentences import mentioned
 from reattend.policy import Array
 
 PLAIN_TEXT, COLOURS_256, COLOURS_24_BIT = 0, 8, 24
@@ -152,7 +152,7 @@ class Marker:
 
     Examples
     --------
-    >>> from reattend.demo import NOUNS
+    >>> from reattend.evaluation.datasets.emoji_world import NOUNS
     >>> marker = Marker(Ink(PLAIN_TEXT, blocks=False), there=[NOUNS.index("cow")])
     >>> [marker.push(piece) for piece in ("A cow", ", a b", "us.")], marker.flush()
     (['A ', 'cow, a ', 'bus [made up].'], '')

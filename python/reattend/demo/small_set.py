@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reattend.demo.answers import KINDS
-from reattend.demo.cases import Case, Cases, Record, answer_cases, count_case, encode_cases
-from reattend.demo.loading import Loaded
-from reattend.demo.measures import (
+from reattend.demo.show import Ink, table
+from reattend.evaluation.datasets.emoji_world.cases import (
+    Case,
+    Cases,
+    Record,
+    answer_cases,
+    count_case,
+    encode_cases,
+)
+from reattend.evaluation.loading import Loaded
+from reattend.evaluation.metrics.counts import (
     DESCRIPTION_MEASURES,
     QUESTION_MEASURES,
     Estimate,
@@ -18,8 +25,8 @@ from reattend.demo.measures import (
     estimate,
     resample,
 )
-from reattend.demo.settings import LABELS, PLAIN
-from reattend.demo.show import Ink, table
+from reattend.evaluation.runner.answers import KINDS
+from reattend.evaluation.settings import LABELS, PLAIN
 from reattend.terminal import progress
 
 _TOGETHER = 8  # scenes in a batch: small enough for a bar that moves

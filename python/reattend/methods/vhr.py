@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from reattend.call import Call
-from reattend.measures import head_divergence
+from reattend.measures.readings import head_divergence
 from reattend.method import Method
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight

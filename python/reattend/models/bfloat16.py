@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from reattend.extras import demand
 from reattend.models.llama import Llama
+from reattend.optional import demand
 from reattend.policy import Array
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reattend.cache import KVCache
+from reattend.cache.kv_cache import KVCache
 from reattend.models.sampling import choose
 from reattend.policy import Array
 from reattend.session import Session

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reattend.extras import demand
 from reattend.models.weights import ModelFile, ModelFileError
+from reattend.optional import demand
 
 _CONTROL, _USER_DEFINED = 3, 4  # token types: special, and added by hand
 _LLAMA3_WORDS = (

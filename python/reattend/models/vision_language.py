@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.cache import KVCache
+from reattend.cache.kv_cache import KVCache
 from reattend.models.llama import Llama, generate
 from reattend.models.tokenizer import Tokenizer
 from reattend.models.vision import IMAGE_TOKENS, Encoder, Projector, Registers

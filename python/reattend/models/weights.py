@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from reattend.extras import demand
 from reattend.models.llama import Config, Layer, Llama
+from reattend.optional import demand
 from reattend.policy import Array
 
 _ARCHITECTURE = "llama"

@@ -1,0 +1,107 @@
+// What each key receives: a second pass of one product, given the rows' logsumexp. The matrix never
+// exists.
+#include <algorithm>
+
+#include "attention.h"
+#include "dispatch.h"
+#include "onednn.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kRows = 128;
+constexpr int kKeys = 256;
+constexpr int kFewRows = 8;  // then packing keys would cost more than it saves
+
+/// The sums of one tile of keys of one head: walks over the rows.
+void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, int64_t key,
+              const float* logsumexp, float* sums) {
+    const int count = static_cast<int>(std::min<int64_t>(kKeys, keys.end - key));
+    const int dim = static_cast<int>(scores.head_dim);
+    const int64_t query_ld = padded(dim);
+    const bool few_rows = scores.query_len <= kFewRows;
+    const size_t size = few_rows ? kFewRows * query_ld : dim * kKeys;
+    const size_t buffer_size =
+        few_rows ? scores.key.buffer_size(count) : scores.query.buffer_size(kRows);
+    float* operand =
+        Scratch::of_thread().floats(size + kRows * kKeys + kKeys + buffer_size);  // of the product
+    float* weights = operand + size;
+    float* total = weights + kRows * kKeys;
+    float* buffer = total + kKeys;
+    std::fill_n(total, kKeys, 0.0f);
+    const int64_t kv_head = scores.kv_head(head);
+    Rows keys_read{};
+    if (few_rows) {
+        keys_read = scores.key.rows(item, kv_head, key, count, buffer);
+        scores.query_rows(item, head, 0, scores.query_len, operand, query_ld);
+    } else {
+        scores.packed_keys(item, kv_head, key, count, operand, kKeys);
+    }
+
+    const int64_t first = scores.first_row(keys);
+    for (int64_t row = first; row < scores.query_len; row += kRows) {
+        const int rows = static_cast<int>(std::min<int64_t>(kRows, scores.query_len - row));
+        Range visible[kRows];
+        bool any = false, all = rows == kRows && count == kKeys;
+        for (int r = 0; r < rows; ++r) {
+            const Interval seen = scores.visible(row + r, keys);
+            visible[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+                          static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+            // A row that stands at a masked key is padding.
+            const int64_t here = scores.position(row + r);
+            if (scores.causal && here >= 0 && scores.masked(item, here)) visible[r] = {0, 0};
+            any = any || visible[r].begin < visible[r].end;
+            all = all && visible[r].begin == 0 && visible[r].end == kKeys;
+        }
+        if (!any) continue;
+        if (few_rows) {
+            kernels().dots(operand + row * query_ld, query_ld, keys_read.data, Type::kFloat32,
+                           keys_read.stride, weights, kKeys, rows, count, dim,
+                           fetched_ahead(rows, false));
+        } else {
+            const Rows query = scores.query.rows(item, head, row, rows, buffer);
+            if (all && query.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
+                matmul({kRows, kKeys, dim, query.stride, kKeys, kKeys, false}, query.data, operand,
+                       weights);
+            else
+                kernels().scores(query.data, query.stride, operand, kKeys, weights, kKeys, rows,
+                                 count, dim, visible);
+        }
+        int32_t hidden[kKeys];
+        const ScoreEdits edits = scores.edits(item, head, row, key, count, hidden);
+        kernels().weights(weights, kKeys, rows, count, all ? nullptr : visible, edits,
+                          logsumexp + row);
+        kernels().sum_columns(weights, kKeys, rows, count, total);
+    }
+    std::copy_n(total, count, sums + key);
+}
+
+}  // namespace
+
+void column_sums(const Scores& scores, const float* logsumexp, const uint8_t* heads, float* sums) {
+    const int64_t tiles = (scores.key_len + kKeys - 1) / kKeys;
+    const int64_t num_heads = scores.batch * scores.num_heads;
+    const int64_t done = heads ? std::count(heads, heads + num_heads, uint8_t{1}) : num_heads;
+    const int threads =
+        scores.threads_for(done * scores.query_len * scores.key_len * scores.head_dim);
+    // The first keys first: when causal, more rows see them.
+    parallel_for(num_heads * tiles, threads, [&](int64_t unit) {
+        const int64_t index = unit / tiles, item = index / scores.num_heads,
+                      head = index % scores.num_heads;
+        const Interval keys = scores.keys_of_item(item);
+        float* to = sums + index * scores.key_len;
+        const int64_t key = keys.begin + unit % tiles * kKeys;
+        if (unit % tiles == 0) {
+            std::fill_n(to, keys.begin, 0.0f);
+            std::fill(to + keys.end, to + scores.key_len, 0.0f);
+        }
+        if (key >= keys.end) return;
+        if (heads && !heads[index])
+            std::fill(to + key, to + std::min(key + kKeys, keys.end), 0.0f);
+        else
+            sum_tile(scores, item, head, keys, key, logsumexp + index * scores.query_len, to);
+    });
+}
+
+}  // namespace reattend

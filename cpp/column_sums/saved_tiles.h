@@ -1,0 +1,88 @@
+// Column sums of many rows: the weights of a tile of rows, kept until their sums are known.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "attention.h"
+#include "dispatch.h"
+#include "prefill/tile_products.h"
+
+namespace reattend {
+
+/// Weights of a tile of rows, kept until all of its keys are read and the rows' sums are known:
+/// then what each key received is one product with them, where a second pass would multiply queries
+/// and keys again.
+class KeptTiles {
+public:
+    static bool serve(const Attention& call) { return call.column_sums && call.keeps_weights(); }
+    /// Floats that they take.
+    static size_t scratch(const Attention& call) {
+        return serve(call) ? tiles(call) * (kSize + kTileRows) + kTileRows : 0;
+    }
+
+    KeptTiles(const Attention& call, const TilePlace& place, float* memory)
+        : call_(call),
+          place_(place),
+          weights_(memory),
+          max_(weights_ + tiles(call) * kSize),
+          factor_(max_ + tiles(call) * kTileRows) {}
+
+    /// Where the weights of the next tile of keys go.
+    float* next() const { return weights_ + tiles_.size() * kSize; }
+
+    /// The tile is done: its first key, keys, distance of rows; the maxima so far.
+    void keep(int64_t key, int count, int ld, const float* max) {
+        std::copy_n(max, place_.rows, max_ + tiles_.size() * kTileRows);
+        tiles_.push_back({key, count, ld});
+    }
+
+    /// Adds what the rows spent to the place's sums, given their states.
+    void sum(const float* max, const float (*sum)[kMaxSegments]) {
+        const Interval keys = call_.scores.keys_of_item(place_.item);
+        for (size_t t = 0; t < tiles_.size(); ++t) {
+            const auto [key, count, ld] = tiles_[t];
+            const float* tile_max = max_ + t * kTileRows;
+            const float* weights = weights_ + t * kSize;
+            for (int r = 0; r < place_.rows; ++r) {
+                factor_[r] =
+                    counts(r) && sum[r][0] != 0 ? std::exp(tile_max[r] - max[r]) / sum[r][0] : 0;
+                if (std::isfinite(factor_[r])) continue;
+                // A row that is not finite reaches the keys that it sees, no other.
+                const Interval seen = call_.scores.visible(place_.row + r, keys);
+                for (int64_t j = std::max(seen.begin, key); j < std::min(seen.end, key + count);
+                     ++j)
+                    place_.sums[j] += factor_[r] * weights[r * ld + (j - key)];
+                factor_[r] = 0;
+            }
+            kernels().accumulate_few(factor_, kTileRows, weights, Type::kFloat32, ld,
+                                     place_.sums + key, 0, 1, place_.rows,
+                                     static_cast<int>(padded(count)), Ahead::kNothing);
+        }
+    }
+
+private:
+    static constexpr int64_t kSize = kTileRows * kTileKeys;
+
+    static int64_t tiles(const Attention& call) {
+        return (call.scores.key_len + kTileKeys - 1) / kTileKeys;
+    }
+    /// Whether a row is none that stands at padding.
+    bool counts(int r) const {
+        const int64_t here = call_.scores.position(place_.row + r);
+        return !(call_.scores.causal && here >= 0 && call_.scores.masked(place_.item, here));
+    }
+
+    struct Tile {
+        int64_t key;
+        int count, ld;
+    };
+
+    const Attention& call_;
+    const TilePlace& place_;
+    float *weights_, *max_, *factor_;
+    std::vector<Tile> tiles_;
+};
+
+}  // namespace reattend

@@ -1,0 +1,247 @@
+// A policy decided after the plain pass: when it concerns few keys (sinks that their column sums
+// gave away), their part of the output is computed anew from the row's logsumexp, and weighed.
+//
+//     out' = sum_g factor_g partial_g = factor_0 out + sum_{g > 0} (factor_g - factor_0) partial_g
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "dispatch.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kRows = kTileRows;
+constexpr int64_t kFewKeys = 64;  // of a head; with more, a pass over all keys is no dearer
+constexpr int kVeryFewKeys = 4;
+// A rest with less mass than this has lost digits in 1 - (sum of the other masses): its rows are
+// computed from scratch, a whole tile where they are many.
+constexpr float kLeastRest = 1.0f / 4;
+constexpr int kManyRows = 16;
+
+/// The labelled keys of a head, by segment, in the order of their positions.
+struct FewKeys {
+    std::vector<int64_t> positions[kMaxSegments];
+    int64_t count = 0;
+
+    FewKeys(const Attention& call, int64_t item, int64_t head) {
+        const uint8_t* label = call.labels ? call.labels.row(item, head, 0) : nullptr;
+        for (int64_t key = 0, end; label && key < call.num_labels; key = end) {
+            end = end_of_run(label, key, call.num_labels);
+            for (; label[key] && key < end; ++key)
+                if (!call.scores.masked(item, key)) {
+                    positions[label[key]].push_back(key);
+                    ++count;
+                }
+        }
+    }
+};
+
+/// Some rows of one head, with mass and partial of each segment but the rest.
+class Revision {
+public:
+    Revision(const Attention& call, const float* logsumexp, int64_t item, int64_t head, int64_t row,
+             int rows)
+        : call_(call), scores_(call.scores), item_(item), head_(head), row_(row), rows_(rows) {
+        logsumexp_ = logsumexp + (item * scores_.num_heads + head) * scores_.query_len + row;
+        key_ld_ = padded(scores_.head_dim);
+        partial_ld_ = padded(call.value_dim);
+    }
+
+    void run(const FewKeys& keys) {
+        if (keys.count == 0 && call_.out.direct() && call_.policies.size() < 64)
+            return run_unlabelled();
+        int segments = 0, most = 0;
+        for (int g = 1; g < call_.num_segments; ++g) {
+            segments += !keys.positions[g].empty();
+            most = std::max(most, static_cast<int>(keys.positions[g].size()));
+        }
+        ld_ = padded(most);
+        const size_t packed = scores_.head_dim * ld_, weights = kRows * ld_;
+        float* memory = Scratch::of_thread().floats(
+            packed + 2 * weights + ld_ * (key_ld_ + partial_ld_) + segments * kRows * partial_ld_ +
+            scores_.query.buffer_size(kRows) + partial_ld_);
+        packed_ = memory;
+        weights_ = packed_ + packed;
+        bias_ = weights_ + weights;
+        keys_ = bias_ + weights;
+        values_ = keys_ + ld_ * key_ld_;
+        out_row_ = values_ + ld_ * partial_ld_;
+        float* next = out_row_ + partial_ld_;
+        query_buffer_ = next;
+        next += scores_.query.buffer_size(kRows);
+        std::fill_n(&mass_[0][0], rows_ * kMaxSegments, 0.0f);
+        for (int g = 1; g < call_.num_segments; ++g) {
+            partial_[g] = nullptr;
+            if (keys.positions[g].empty()) continue;
+            partial_[g] = next;
+            next += kRows * partial_ld_;
+            add(g, keys.positions[g]);
+        }
+        for (int r = 0; r < rows_; ++r) finish(r);
+        if (num_again_ > kManyRows) return attend_tile(call_, item_, head_, row_, rows_);
+        for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
+    }
+
+private:
+    /// Mass and partial of a segment.
+    void add(int segment, const std::vector<int64_t>& positions) {
+        const int count = static_cast<int>(positions.size()),
+                  dim = static_cast<int>(scores_.head_dim);
+        const int64_t kv_head = scores_.kv_head(head_);
+        for (int i = 0; i < count; ++i) {
+            float* key = keys_ + i * key_ld_;
+            const Rows key_read = scores_.key.rows(item_, kv_head, positions[i], 1, key);
+            if (key_read.data != key) std::copy_n(key_read.data, dim, key);
+            std::fill(key + dim, key + key_ld_, 0.0f);
+            float* value = values_ + i * partial_ld_;
+            const Rows found = call_.value.rows(item_, kv_head, positions[i], 1, value);
+            if (found.data != value) std::copy_n(found.data, call_.value_dim, value);
+        }
+        Range visible[kRows];
+        const Interval all{0, scores_.key_len};
+        for (int r = 0; r < rows_; ++r) {
+            const Interval seen = scores_.visible(row_ + r, all);
+            const auto at = [&](int64_t key) {
+                return static_cast<int32_t>(
+                    std::lower_bound(positions.begin(), positions.end(), key) - positions.begin());
+            };
+            visible[r] = {at(seen.begin), at(seen.end)};
+        }
+        ScoreEdits edits;
+        edits.scale = scores_.scale;
+        edits.softcap = scores_.softcap;
+        if (scores_.bias.view) {
+            for (int r = 0; r < rows_; ++r)
+                for (int i = 0; i < count; ++i)
+                    bias_[r * ld_ + i] = scores_.bias.view.row(
+                        item_, head_, row_ + r)[positions[i] * scores_.bias.key_stride];
+            edits.bias = bias_;
+            edits.bias_row_stride = ld_;
+            edits.bias_key_stride = 1;
+        }
+        score(count);
+        kernels().weights(weights_, ld_, rows_, count, visible, edits, logsumexp_);
+        const Range columns{0, count};
+        kernels().sum_rows(weights_, ld_, rows_, columns, &mass_[0][segment], kMaxSegments);
+        std::fill_n(partial_[segment], rows_ * partial_ld_, 0.0f);
+        kernels().accumulate(weights_, ld_, values_, partial_ld_, partial_[segment], partial_ld_,
+                             rows_, columns, static_cast<int>(call_.value_dim), visible);
+    }
+
+    /// Scores with the keys. A few are held against the queries, which are read in order.
+    void score(int count) {
+        const int dim = static_cast<int>(scores_.head_dim);
+        if (count > kVeryFewKeys) {
+            const Rows query = scores_.query.rows(item_, head_, row_, rows_, query_buffer_);
+            kernels().pack_keys(keys_, key_ld_, count, dim, packed_, ld_);
+            return kernels().scores(query.data, query.stride, packed_, ld_, weights_, ld_, rows_,
+                                    count, dim, nullptr);
+        }
+        const Tensor& query = scores_.query;
+        kernels().dots(keys_, key_ld_, query.row(item_, head_, row_), query.type, query.row_stride,
+                       &transposed_[0][0], kRows, count, rows_, dim, fetched_ahead(count, false));
+        for (int r = 0; r < rows_; ++r)
+            for (int i = 0; i < count; ++i) weights_[r * ld_ + i] = transposed_[i][r];
+    }
+
+    void finish(int r) {
+        const int64_t row = row_ + r;
+        if (logsumexp_[r] == kNoKey) return call_.finish_empty(item_, head_, row);
+        const int num_segments = call_.num_segments;
+        const bool applies =
+            std::any_of(call_.policies.begin(), call_.policies.end(),
+                        [&](const PolicyStep& step) { return step.applies(item_, head_, row); });
+        float* mass = mass_[r];
+        mass[0] = 1;
+        for (int g = 1; g < num_segments; ++g) mass[0] -= mass[g];
+        if (applies && !(mass[0] >= kLeastRest)) {  // NaN too
+            again_[num_again_++] = r;
+            return;
+        }
+        float factor[kMaxSegments];
+        call_.factors_of(item_, head_, row, mass, factor);
+        write(r, mass, factor);
+    }
+
+    /// The rows of a head without labelled keys: factors differ only by which policies a row is in.
+    void run_unlabelled() {
+        const float mass[kMaxSegments] = {1};
+        float factor[kMaxSegments];
+        uint64_t applied = ~uint64_t{0};
+        for (int r = 0; r < rows_; ++r) {
+            uint64_t applies = 0;
+            for (const PolicyStep& step : call_.policies)
+                applies = 2 * applies + step.applies(item_, head_, row_ + r);
+            if (applies != applied) call_.factors_of(item_, head_, row_ + r, mass, factor);
+            applied = applies;
+            if (logsumexp_[r] == kNoKey)
+                call_.finish_empty(item_, head_, row_ + r);
+            else
+                write(r, mass, factor);
+        }
+    }
+
+    void write(int r, const float* mass, const float* factor) {
+        const int num_segments = call_.num_segments;
+        const int64_t row = row_ + r;
+        const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
+        if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
+        call_.report(index, factor);
+        if (!call_.changes(factor)) return;
+        const Output& written = call_.out;
+        float* out = written.direct() ? written.direct_row(item_, head_, row) : out_row_;
+        if (!written.direct()) written.rows(item_, head_, row, 1, out);
+        float keep = factor[0];
+        for (int g = 1; g < num_segments; ++g) {
+            if (!partial_[g] || factor[g] == factor[0]) continue;
+            kernels().mix(partial_[g] + r * partial_ld_, factor[g] - factor[0], out, keep,
+                          call_.value_dim);
+            keep = 1;
+        }
+        if (keep != 1) kernels().scaled(out, keep, out, call_.value_dim);
+        if (!written.direct()) written.store(item_, head_, row, out);
+    }
+
+    const Attention& call_;
+    const Scores& scores_;
+    int64_t item_, head_, row_;
+    int rows_;
+    const float* logsumexp_;
+    int64_t key_ld_, partial_ld_, ld_;
+    float *packed_, *weights_, *bias_, *keys_, *values_, *out_row_;
+    float* query_buffer_;
+    float transposed_[kVeryFewKeys][kRows];
+    float* partial_[kMaxSegments] = {};
+    float mass_[kRows][kMaxSegments];
+    int again_[kRows];
+    int num_again_ = 0;
+};
+
+}  // namespace
+
+void revise(Attention& call, const float* plain_logsumexp) {
+    const Scores& scores = call.scores;
+    const int64_t heads = scores.batch * scores.num_heads;
+    const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
+    call.find_labels();
+    std::vector<FewKeys> keys;
+    for (int64_t i = 0; i < heads; ++i) {
+        keys.emplace_back(call, i / scores.num_heads, i % scores.num_heads);
+        if (keys.back().count > kFewKeys) return attend(call);
+    }
+    int64_t labelled = 0;
+    for (const FewKeys& each : keys) labelled += each.count;
+    const int threads = scores.threads_for(scores.query_len * (labelled + heads) *
+                                           (scores.head_dim + call.value_dim));
+    parallel_for(heads * tiles, threads, [&](int64_t unit) {
+        const int64_t item = unit / tiles / scores.num_heads,
+                      head = unit / tiles % scores.num_heads;
+        const int64_t row = unit % tiles * kRows;
+        const int rows = static_cast<int>(std::min<int64_t>(kRows, scores.query_len - row));
+        Revision(call, plain_logsumexp, item, head, row, rows).run(keys[unit / tiles]);
+    });
+}
+
+}  // namespace reattend

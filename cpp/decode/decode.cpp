@@ -1,0 +1,400 @@
+// Few rows, many keys: each key and value is read once, for all query heads of its head; long
+// caches are split into chunks over the threads, whose row states are merged.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+#include "attention.h"
+#include "column_sums/saved_weights.h"
+#include "dispatch.h"
+#include "parallel.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kKeys = kDecodeKeys;
+// Least keys of a chunk: merging its state costs under 1% of reading it.
+constexpr int64_t kChunk = 512;
+constexpr int64_t kMaxChunks = 64;
+// With more bytes in a call no cache keeps them until the next one.
+constexpr int64_t kPassing = 64 << 20;
+constexpr int kFewRows = 8;  // with more it pays to convert keys and values once, for all of them
+
+/// The rows of an item that share a key head, with their states.
+struct Group {
+    int64_t item, kv_head;
+    int64_t first_head, num_heads;
+    int64_t first_row, num_rows;
+
+    int size() const { return static_cast<int>(num_heads * num_rows); }
+    int64_t head(int r) const { return first_head + r / num_rows; }
+    int64_t row(int r) const { return first_row + r % num_rows; }
+};
+
+/// States of a group: [size] rows of max, sum [segments] and partial [segments, ld].
+struct States {
+    float* memory;
+    int segments;
+    int64_t value_dim;
+
+    int64_t partial_ld() const { return padded(value_dim); }
+    int64_t row_size() const { return padded(1 + segments) + segments * partial_ld(); }
+    static int64_t size(int rows, int segments, int64_t value_dim) {
+        const States one{nullptr, segments, value_dim};
+        return rows * one.row_size();
+    }
+    RowState row(int r) const {
+        float* begin = memory + r * row_size();
+        return {begin, begin + 1, begin + padded(1 + segments), partial_ld()};
+    }
+};
+
+/// Adds the keys of an interval to the states of a group.
+class Reader {
+public:
+    /// `kept`, if any, gets the weights of chunks that begin with tile number `tile`.
+    Reader(const Attention& call, const Group& group, const States& states,
+           KeptWeights* kept = nullptr, int64_t tile = 0)
+        : call_(call),
+          scores_(call.scores),
+          group_(group),
+          states_(states),
+          size_(group.size()),
+          pairs_(multiplies_pairs(call, size_)),
+          ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
+          kept_(kept),
+          tile_(tile) {
+        query_ld_ = padded(scores_.head_dim);
+        query_ = Scratch::of_thread().floats(scratch(scores_, size_));
+        weights_ = query_ + size_ * query_ld_;
+        narrow_ = reinterpret_cast<uint16_t*>(weights_ + size_ * kKeys);
+        max_ = weights_ + 2 * size_ * kKeys;
+        keep_ = max_ + padded(size_);
+        sum_ = keep_ + padded(size_);
+        visible_ = reinterpret_cast<Range*>(sum_ + padded(size_));
+        for (int r = 0; r < size_; ++r) {
+            if (pairs_)
+                std::memcpy(narrow_query() + r * query_ld_,
+                            scores_.query.row(group.item, group.head(r), group.row(r)),
+                            scores_.head_dim * sizeof(uint16_t));
+            else
+                scores_.query_rows(group.item, group.head(r), group.row(r), 1,
+                                   query_ + r * query_ld_, query_ld_);
+            states.row(r).clear(states.segments);
+            max_[r] = kNoKey;
+        }
+    }
+
+    /// Floats that so many rows take.
+    static size_t scratch(const Scores& scores, int rows) {
+        return rows * (padded(scores.head_dim) + 2 * kKeys) + 5 * padded(rows);
+    }
+
+    /// Bytes of all keys and values of a call.
+    static int64_t bytes_read(const Attention& call) {
+        const Scores& scores = call.scores;
+        return scores.batch * scores.num_kv_heads * scores.key_len *
+               (scores.head_dim * scores.key.item_size() + call.value_dim * call.value.item_size());
+    }
+
+    /// Whether products are of bfloat16, with weights rounded to it: not with a single row, which
+    /// memory bounds, nor with float32 queries, which would be rounded.
+    static bool multiplies_pairs(const Attention& call, int rows) {
+        const Scores& scores = call.scores;
+        return rows > 1 && rows <= kFewRows && scores.query.type == Type::kBfloat16 &&
+               scores.key.type == Type::kBfloat16 && call.value.type == Type::kBfloat16 &&
+               kernels().has_pairs(static_cast<int>(scores.head_dim)) &&
+               kernels().has_pairs(static_cast<int>(call.value_dim));
+    }
+
+    /// `keys`: those of the item; `chunk`: the part to read. Gives the segments that appeared.
+    SegmentSet run(Interval keys, Interval chunk) {
+        for (int64_t key = chunk.begin; key < chunk.end; key += kKeys)
+            add(keys, key, static_cast<int>(std::min<int64_t>(kKeys, chunk.end - key)));
+        for (int r = 0; r < size_; ++r) *states_.row(r).max = max_[r];
+        return present_;
+    }
+
+private:
+    void add(Interval keys, int64_t key, int count) {
+        for (int r = 0; r < size_; ++r) {
+            const Interval seen = scores_.visible(group_.row(r), keys);
+            visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+                           static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+        }
+        read_keys(key, count);
+        int32_t hidden[kKeys];
+        for (int r = 0; r < size_; ++r) {
+            const ScoreEdits edits =
+                scores_.edits(group_.item, group_.head(r), group_.row(r), key, count, hidden);
+            kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
+                              keep_ + r, sum_ + r);
+            rescale(r);
+            if (kept_)
+                kept_->keep(group_.item, group_.head(r), tile_, key, count, weights_ + r * kKeys,
+                            max_[r]);
+        }
+        ++tile_;
+        if (states_.segments == 1 && !scores_.key_mask)
+            add_run(0, {0, count}, key, 0, size_);
+        else if (call_.labels.head_stride == 0)
+            add_labels(key, count, 0, size_);
+        else
+            for (int r = 0; r < size_; r += static_cast<int>(group_.num_rows))
+                add_labels(key, count, r, static_cast<int>(group_.num_rows));
+    }
+
+    void rescale(int r) {
+        const RowState state = states_.row(r);
+        if (keep_[r] == 1) return;
+        for (int g = 0; g < states_.segments; ++g) {
+            if (!(present_ >> g & 1)) continue;
+            state.sum[g] *= keep_[r];
+            kernels().scaled(state.partial_of(g), keep_[r], state.partial_of(g), call_.value_dim);
+        }
+    }
+
+    /// Adds a tile to rows [first, first + rows), which share their labels, run by run.
+    void add_labels(int64_t key, int count, int first, int rows) {
+        uint8_t labels[kKeys];
+        call_.labels_of(group_.item, group_.head(first), key, count, labels);
+        for (int begin = 0, end; begin < count; begin = end) {
+            const uint8_t label = labels[begin];
+            end = static_cast<int>(end_of_run(labels, begin, count));
+            if (label != kHidden)
+                add_run(states_.segments == 1 ? 0 : label, {begin, end}, key, first, rows);
+        }
+    }
+
+    void add_run(int segment, Range columns, int64_t key, int first, int rows) {
+        open(segment);
+        const RowState state = states_.row(first);
+        const float* weights = weights_ + first * kKeys;
+        kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
+        // Rows that do not see a key have weight 0 there.
+        if (call_.reads_values()) read_values(columns, key, first, rows, state.partial_of(segment));
+    }
+
+    /// Scores of all rows.
+    void read_keys(int64_t key, int count) {
+        const Tensor& keys = scores_.key;
+        const int dim = static_cast<int>(scores_.head_dim);
+        if (pairs_)
+            return kernels().dot_pairs(
+                narrow_query(), query_ld_,
+                static_cast<const uint16_t*>(keys.row(group_.item, group_.kv_head, key)),
+                keys.row_stride, weights_, kKeys, size_, count, dim);
+        if (size_ > kFewRows)
+            return read(keys, group_.item, group_.kv_head, key, count,
+                        [&](Rows rows, int offset, int some) {
+                            kernels().dots(query_, query_ld_, rows.data, Type::kFloat32,
+                                           rows.stride, weights_ + offset, kKeys, size_, some, dim,
+                                           Ahead::kNothing);
+                        });
+        kernels().dots(query_, query_ld_, keys.row(group_.item, group_.kv_head, key), keys.type,
+                       keys.row_stride, weights_, kKeys, size_, count, dim, ahead_);
+        for (int r = 0; keys.scales && r < size_; ++r)
+            kernels().multiply(keys.scales.row(group_.item, group_.kv_head, key),
+                               weights_ + r * kKeys, count);
+    }
+
+    /// Adds values to some rows.
+    void read_values(Range columns, int64_t key, int first, int rows, float* out) {
+        const Tensor& values = call_.value;
+        const int dim = static_cast<int>(call_.value_dim), count = columns.end - columns.begin;
+        const int64_t out_ld = states_.row_size();
+        float* weights = weights_ + first * kKeys + columns.begin;
+        key += columns.begin;
+        if (pairs_) {
+            for (int r = 0; r < rows; ++r)
+                kernels().narrow(weights + r * kKeys, true, narrow_ + r * kNarrowLd, count);
+            return kernels().accumulate_pairs(
+                narrow_, kNarrowLd,
+                static_cast<const uint16_t*>(values.row(group_.item, group_.kv_head, key)),
+                values.row_stride, out, out_ld, rows, count, dim);
+        }
+        if (rows > kFewRows)
+            return read(values, group_.item, group_.kv_head, key, count,
+                        [&](Rows some_values, int offset, int some) {
+                            kernels().accumulate(weights + offset, kKeys, some_values.data,
+                                                 some_values.stride, out, out_ld, rows, {0, some},
+                                                 dim, nullptr);
+                        });
+        for (int r = 0; values.scales && r < rows; ++r)
+            kernels().multiply(values.scales.row(group_.item, group_.kv_head, key),
+                               weights + r * kKeys, count);
+        kernels().accumulate_few(weights, kKeys, values.row(group_.item, group_.kv_head, key),
+                                 values.type, values.row_stride, out, out_ld, rows, count, dim,
+                                 ahead_);
+    }
+
+    void open(int segment) {
+        if (present_ >> segment & 1) return;
+        present_ |= 1u << segment;
+        for (int r = 0; r < size_; ++r) states_.row(r).open(segment, call_.value_dim);
+    }
+
+    static constexpr int64_t kNarrowLd = 2 * kKeys;
+
+    /// In the place of query_.
+    uint16_t* narrow_query() const { return reinterpret_cast<uint16_t*>(query_); }
+
+    const Attention& call_;
+    const Scores& scores_;
+    const Group& group_;
+    const States& states_;
+    int size_;
+    bool pairs_;
+    Ahead ahead_;
+    KeptWeights* kept_;
+    int64_t tile_;
+    int64_t query_ld_;
+    float *query_, *weights_, *max_, *keep_, *sum_;
+    uint16_t* narrow_;  // weights as bfloat16
+    Range* visible_;
+    SegmentSet present_ = 0;
+};
+
+/// How an item's keys are cut into chunks: by what its rows see alone, so that neither the batch
+/// nor the number of threads changes a byte.
+struct Chunks {
+    Interval keys;     // of the item
+    Interval visible;  // of any of its rows
+    int64_t size, count;
+
+    Chunks(const Scores& scores, int64_t item) : keys(scores.keys_of_item(item)) {
+        visible = {scores.visible(0, keys).begin, scores.visible(scores.query_len - 1, keys).end};
+        const int64_t least = (visible.size() + kMaxChunks - 1) / kMaxChunks;
+        size = std::max(kChunk, (least + kKeys - 1) / kKeys * kKeys);
+        count = std::max<int64_t>(1, (visible.size() + size - 1) / size);
+    }
+    Interval chunk(int64_t i) const {
+        return {visible.begin + i * size, std::min(visible.end, visible.begin + (i + 1) * size)};
+    }
+};
+
+/// A state with one segment, seen as a state with the call's number of them.
+void finish_row(const Attention& call, const Group& group, int r, const States& states,
+                SegmentSet present) {
+    RowState state = states.row(r);
+    float sum[kMaxSegments] = {};
+    std::copy_n(state.sum, states.segments, sum);
+    bool finite = true;
+    for (int g = 0; g < states.segments; ++g)
+        finite = finite &&
+                 (!(present >> g & 1) || kernels().all_finite(state.partial_of(g), call.value_dim));
+    if (!finite && group.size() > 1)
+        return attend_row(call, group.item, group.head(r), group.row(r));
+    state.sum = sum;
+    call.finish(group.item, group.head(r), group.row(r), state, present);
+}
+
+}  // namespace
+
+void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row) {
+    const Scores& scores = call.scores;
+    const Group group{item, scores.kv_head(head), head, 1, row, 1};
+    const int segments = call.segmented(item, head, row, 1).size() ? call.num_segments : 1;
+    std::vector<float> memory(States::size(1, segments, call.value_dim));
+    const States states{memory.data(), segments, call.value_dim};
+    const Interval keys = scores.keys_of_item(item);
+    const SegmentSet present = Reader(call, group, states).run(keys, scores.visible(row, keys));
+    finish_row(call, group, 0, states, present);
+}
+
+Decision decide_decode(const Attention& call) {
+    const Scores& scores = call.scores;
+    const int64_t rows =
+        scores.num_heads / std::max<int64_t>(1, scores.num_kv_heads) * scores.query_len;
+    const int segments = call.labels ? call.num_segments : 1;
+    int64_t units = 0;
+    for (int64_t item = 0; item < scores.batch; ++item)
+        units += Chunks(scores, item).count * scores.num_kv_heads;
+    const size_t floats = Reader::scratch(scores, static_cast<int>(rows)) +
+                          States::size(static_cast<int>(rows), segments, call.value_dim);
+    return {.few_rows = true,
+            .bfloat16 = Reader::multiplies_pairs(call, static_cast<int>(rows)),
+            .threads = 1,
+            .units = units,
+            .rows = static_cast<int>(rows),
+            .keys = kKeys,
+            .scratch = static_cast<int64_t>(floats * sizeof(float))};
+}
+
+void decode(const Attention& call) {
+    const Scores& scores = call.scores;
+    const int64_t group_heads = scores.num_heads / scores.num_kv_heads;
+    const int64_t num_groups = scores.batch * scores.num_kv_heads;
+    std::vector<Chunks> chunks;
+    std::vector<int64_t> first_unit{0};  // of each item
+    for (int64_t item = 0; item < scores.batch; ++item) {
+        chunks.emplace_back(scores, item);
+        first_unit.push_back(first_unit.back() + chunks.back().count * scores.num_kv_heads);
+    }
+    const auto group_of = [&](int64_t index) {
+        const int64_t kv_head = index % scores.num_kv_heads;
+        return Group{index / scores.num_kv_heads,
+                     kv_head,
+                     kv_head * group_heads,
+                     group_heads,
+                     0,
+                     scores.query_len};
+    };
+    std::vector<int> segments(num_groups, 1);
+    for (int64_t i = 0; i < num_groups; ++i)
+        for (int64_t head = group_of(i).first_head; head < group_of(i).first_head + group_heads;
+             ++head)
+            if (call.segmented(group_of(i).item, head, 0, scores.query_len).size())
+                segments[i] = call.num_segments;
+
+    const int rows = static_cast<int>(group_heads * scores.query_len);
+    const int most_segments = num_groups ? *std::max_element(segments.begin(), segments.end()) : 1;
+    const int64_t state_size = States::size(rows, most_segments, call.value_dim);
+    const int64_t num_units = first_unit.back();
+    float* memory = Scratch::of_call().floats(num_units * state_size);
+    const auto states_of = [&](int64_t unit, int64_t group) {
+        return States{memory + unit * state_size, segments[group], call.value_dim};
+    };
+    const auto unit_of = [&](int64_t group, int64_t chunk) {
+        const int64_t item = group / scores.num_kv_heads;
+        return first_unit[item] + group % scores.num_kv_heads * chunks[item].count + chunk;
+    };
+
+    KeptWeights kept(call);
+    std::vector<SegmentSet> present(num_units);
+    const auto merge_chunks = [&](int64_t index) {
+        const Group group = group_of(index);
+        const int64_t first = unit_of(index, 0), count = chunks[group.item].count;
+        const States states = states_of(first, index);
+        SegmentSet found = 0;
+        for (int64_t chunk = 0; chunk < count; ++chunk) found |= present[first + chunk];
+        for (int r = 0; r < rows; ++r) {
+            const RowState state = states.row(r);
+            for (int g = 0; g < states.segments; ++g)
+                if (count > 1 && !(present[first] >> g & 1)) state.open(g, call.value_dim);
+            for (int64_t chunk = 1; chunk < count; ++chunk)
+                merge(state, states_of(first + chunk, index).row(r), present[first + chunk],
+                      states.segments, call.value_dim);
+            kept.finish(group.item, group.head(r), chunks[group.item].visible, state,
+                        states.segments);
+            finish_row(call, group, r, states, found);
+        }
+    };
+
+    // Whoever reads a group's last chunk merges them: a second loop would wake the threads again.
+    std::vector<std::atomic<int64_t>> left(num_groups);
+    for (int64_t i = 0; i < num_groups; ++i) left[i] = chunks[i / scores.num_kv_heads].count;
+    parallel_for(num_units, scores.num_threads, [&](int64_t unit) {
+        const int64_t item =
+            std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
+        const int64_t within = unit - first_unit[item], count = chunks[item].count;
+        const int64_t index = item * scores.num_kv_heads + within / count;
+        present[unit] = Reader(call, group_of(index), states_of(unit, index), &kept,
+                               within % count * (chunks[item].size / kKeys))
+                            .run(chunks[item].keys, chunks[item].chunk(within % count));
+        if (left[index].fetch_sub(1) == 1) merge_chunks(index);
+    });
+}
+
+}  // namespace reattend

@@ -1,0 +1,307 @@
+// Products of few rows with keys and values where they lie: bound by memory, so that what counts is
+// the order in which it is first touched. A core reads ahead along one run of addresses: it gave 30
+// to 38 GB/s key after key, and 8 to 18 where vectors of several keys were read in turns. A single
+// row goes key after key, if need be with sums in the first cache. With more rows arithmetic counts
+// as well, which wants several keys in turns (10 ns for a key of 128 and four rows, 16 before), and
+// what is ahead is fetched by hand. Distances were measured on a Zen 4, a Zen 3 and a Sapphire
+// Rapids; which of them wants help where a reader goes key after key, fetched_ahead() knows.
+//
+// Only for kernels.cpp, see simd.h.
+#pragma once
+
+#include "kernels/load.h"
+#include "kernels/simd.h"
+
+namespace reattend::REATTEND_ISA {
+namespace {
+
+/// Bytes between what is fetched and what is used.
+constexpr int distance(Ahead ahead) {
+    if (ahead == Ahead::kFar) return 16 << 10;
+    return ahead == Ahead::kPassing && kLanes == 16 ? 512 : 2 << 10;
+}
+// Bytes of values that serve more rows in turn.
+constexpr int kTurn = (kLanes == 16 ? 16 : 4) << 10;
+constexpr int kMostAdded = 64;  // numbers added one by one: more would cost digits
+constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
+constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
+
+/// How many rows' sums of so many vectors registers hold.
+constexpr int held_rows(int vecs) { return 4 * vecs <= kHeld ? 4 : 2 * vecs <= kHeld ? 2 : 1; }
+
+inline int smaller(int a, int b) { return a < b ? a : b; }
+
+template <int n>
+struct Count {
+    static constexpr int value = n;
+};
+
+/// How many keys of `dim` numbers of `size` bytes take so many bytes, at least 1.
+inline int keys_in(int bytes, int dim, int size) {
+    const int keys = dim ? bytes / (size * dim) : 0;
+    return keys > 1 ? keys : 1;
+}
+
+/// How many numbers lie between a key that is used and the one that is fetched.
+template <Ahead ahead, class T>
+inline int64_t ahead_by(const T*, int64_t key_stride, int dim) {
+    return keys_in(distance(ahead), dim, sizeof(T)) * key_stride;
+}
+
+template <Ahead ahead, class T>
+inline void fetch(const T* from, int64_t by) {
+    if constexpr (ahead == Ahead::kFar) {  // twice: a busy core drops what it is to fetch
+        __builtin_prefetch(from + by, 0, 2);
+        __builtin_prefetch(from + by / 2, 0, 2);
+    }
+    if constexpr (ahead == Ahead::kNear) __builtin_prefetch(from + by, 0, 3);
+    if constexpr (ahead == Ahead::kPassing) __builtin_prefetch(from + by, 0, 0);
+}
+
+template <Ahead ahead>
+struct Fetching {
+    static constexpr Ahead value = ahead;
+};
+
+/// use(ahead as a constant); only a single row goes past the caches.
+template <int rows, class Use>
+inline void with_ahead(Ahead ahead, const Use& use) {
+    if constexpr (rows == 1)
+        if (ahead == Ahead::kPassing) return use(Fetching<Ahead::kPassing>{});
+    if (ahead == Ahead::kNothing) return use(Fetching<Ahead::kNothing>{});
+    use(Fetching<Ahead::kNear>{});
+}
+
+/// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
+template <Ahead ahead, class T>
+inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim,
+                   int64_t by) {
+    // By way of memory: with these in registers the loop over keys would have to be unrolled, and
+    // the compiler would read vectors of several keys in turns.
+    float each[kLanes][kLanes];
+    for (int k = 0; k < kLanes; ++k) {
+        // Beyond the last key: the last again, its scores are not used.
+        const T* key = keys + smaller(k, count - 1) * key_stride;
+        Vec sum{};
+        int d = 0;
+        for (; d + kLanes <= dim; d += kLanes) {
+            fetch<ahead>(key + d, by);
+            sum += load(query + d) * numbers(key + d);
+        }
+        if (d < dim) sum += load(query + d) * first_numbers(key + d, dim - d);
+        store(each[k], sum);
+    }
+    Vec sums[kLanes];
+#pragma GCC unroll 16
+    for (int k = 0; k < kLanes; ++k) sums[k] = load(each[k]);
+    return sum_each(sums);
+}
+
+/// Scores of `rows` queries with as many keys as fit, kLanes / rows: lane r * keys + key. What is
+/// loaded of a query serves all these keys.
+template <int rows, class T>
+inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
+                     int count, int dim, int64_t by) {
+    constexpr int kKeys = kLanes / rows;
+    const T* key[kKeys];
+    Vec sums[kLanes];
+#pragma GCC unroll 16
+    for (int k = 0; k < kKeys; ++k) key[k] = keys + smaller(k, count - 1) * key_stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) sums[i] = Vec{};
+    int d = 0;
+    for (; d + kLanes <= dim; d += kLanes) {
+        Vec x[kKeys];
+#pragma GCC unroll 16
+        for (int k = 0; k < kKeys; ++k) {
+            fetch<Ahead::kFar>(key[k] + d, by);
+            x[k] = numbers(key[k] + d);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const Vec factor = load(query + r * query_ld + d);
+#pragma GCC unroll 16
+            for (int k = 0; k < kKeys; ++k) sums[r * kKeys + k] += factor * x[k];
+        }
+    }
+    if (d < dim) {
+#pragma GCC unroll 16
+        for (int k = 0; k < kKeys; ++k) {
+            const Vec x = first_numbers(key[k] + d, dim - d);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r)
+                sums[r * kKeys + k] += load(query + r * query_ld + d) * x;
+        }
+    }
+    return sum_each(sums);
+}
+
+// Not inline, as weigh(): where all types and sizes are in one function, registers do not suffice.
+template <int rows, Ahead ahead, class T>
+[[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
+                               int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
+    constexpr int kKeys = kLanes / rows;
+    const int64_t by = ahead_by<ahead>(keys, key_stride, dim);
+    for (int j = 0; j < count; j += kKeys) {
+        const T* some = keys + j * key_stride;
+        float lanes[kLanes];
+        if constexpr (rows == 1)
+            store(lanes, dot_row<ahead>(query, some, key_stride, count - j, dim, by));
+        else
+            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, by));
+        for (int r = 0; r < rows; ++r) {
+            float* to = out + r * out_ld + j;
+            if (j + kKeys <= count)
+                memcpy(to, lanes + r * kKeys, kKeys * sizeof *to);
+            else
+                memcpy(to, lanes + r * kKeys, (count - j) * sizeof *to);
+        }
+    }
+}
+
+/// use(first row, their number) for up to `most` rows at a time: four, two or one.
+template <int most = 4, class Use>
+inline void by_some(int rows, const Use& use) {
+    int r = 0;
+    for (; r + most <= rows; r += most) use(r, Count<most>{});
+    if constexpr (most == 4) {
+        if (rows - r == 3) use(r, Count<3>{});
+        if (rows - r == 2) use(r, Count<2>{});
+    }
+    if constexpr (most > 1)
+        if (rows - r == 1) use(r, Count<1>{});
+}
+
+/// use(vecs) with what `vecs` is, up to 8 and 16; false: it is another number.
+template <int most = 16, int number = 1, class Use>
+inline bool with_vectors(int vecs, const Use& use) {
+    if constexpr (number > most) {
+        return false;
+    } else {
+        if (vecs != number) return with_vectors<most, number == 8 ? 16 : number + 1>(vecs, use);
+        use(Count<number>{});
+        return true;
+    }
+}
+
+void dots(const float* query, int64_t query_ld, const void* keys, Type type, int64_t key_stride,
+          float* out, int64_t out_ld, int rows, int count, int dim, Ahead ahead) {
+    const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
+    as_stored(keys, type, [&](const auto* stored) {
+        const auto add = [&](int j, int r, auto number, auto fetching) {
+            dots_of<number.value, fetching.value>(
+                query + r * query_ld, query_ld, stored + j * key_stride, key_stride,
+                out + r * out_ld + j, out_ld, smaller(step, count - j), dim);
+        };
+        for (int j = 0; j < count; j += step)
+            by_some(rows, [&](int r, auto number) {
+                if constexpr (number.value == 1)
+                    with_ahead<1>(ahead, [&](auto fetching) { add(j, r, number, fetching); });
+                else
+                    add(j, r, number, Fetching<Ahead::kFar>{});
+            });
+    });
+}
+
+/// out [rows, vecs] += weights [rows, count] * values [count, vecs], held in registers. With
+/// `partial`, the last vector has only `last` columns.
+template <int rows, int vecs, bool partial, Ahead ahead, class T>
+[[gnu::noinline]] void weigh(const float* weights, int64_t ld, const T* values,
+                             int64_t value_stride, float* out, int64_t out_ld, int count, int last,
+                             int64_t by) {
+    Vec sum[rows][vecs];
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
+    for (int k = 0; k < count; ++k) {
+        const T* value = values + k * value_stride;
+        Vec factor[vecs];
+        for (int v = 0; v < vecs; ++v) {
+            const T* from = value + v * kLanes;
+            fetch<ahead>(from, by);
+            factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
+        }
+        for (int r = 0; r < rows; ++r) {
+            const Vec weight = broadcast(weights[r * ld + k]);
+            for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vecs; ++v) {
+            float* to = out + r * out_ld + v * kLanes;
+            store(to, load(to) + sum[r][v]);
+        }
+}
+
+/// Whole values, which are read key after key.
+template <int vecs, class T>
+inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64_t value_stride,
+                        float* out, int64_t out_ld, int rows, int count, Ahead ahead) {
+    constexpr int kMost = held_rows(vecs);
+    const int step =
+        rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
+    for (int j = 0; j < count; j += step) {
+        const T* near = values + j * value_stride;
+        const int some = smaller(step, count - j);
+        by_some<kMost>(rows, [&](int r, auto number) {
+            with_ahead<number.value>(r ? Ahead::kNothing : ahead, [&](auto fetching) {
+                const int64_t by = ahead_by<fetching.value>(values, value_stride, vecs * kLanes);
+                weigh<number.value, vecs, false, fetching.value>(weights + r * ld + j, ld, near,
+                                                                 value_stride, out + r * out_ld,
+                                                                 out_ld, some, 0, by);
+            });
+        });
+    }
+}
+
+/// Some columns after the others.
+template <class T>
+inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
+                          float* out, int64_t out_ld, int rows, int count, int dim) {
+    constexpr int kWide = kVecBlock * kLanes;
+    const int64_t far = ahead_by<Ahead::kFar>(values, value_stride, dim);
+    const int step = smaller(kMostAdded, keys_in(kTurn, dim, sizeof(T)));
+    for (int j = 0; j < count; j += step) {
+        const T* near = values + j * value_stride;
+        const int some = smaller(step, count - j);
+        const auto add = [&](int r, auto number, auto fetching) {
+            constexpr int kRows = number.value;
+            constexpr Ahead kFetch = fetching.value;
+            const float* from = weights + r * ld + j;
+            float* to = out + r * out_ld;
+            int d = 0;
+            for (; d + kWide <= dim; d += kWide)
+                weigh<kRows, kVecBlock, false, kFetch>(from, ld, near + d, value_stride, to + d,
+                                                       out_ld, some, 0, far);
+            for (; d + kLanes <= dim; d += kLanes)
+                weigh<kRows, 1, false, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
+                                               some, 0, far);
+            if (d < dim)
+                weigh<kRows, 1, true, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
+                                              some, dim - d, far);
+        };
+        by_some(rows, [&](int r, auto number) {
+            r ? add(r, number, Fetching<Ahead::kNothing>{})
+              : add(r, number, Fetching<Ahead::kFar>{});
+        });
+    }
+}
+
+void accumulate_few(const float* weights, int64_t ld, const void* values, Type type,
+                    int64_t value_stride, float* out, int64_t out_ld, int rows, int count, int dim,
+                    Ahead ahead) {
+    as_stored(values, type, [&](const auto* stored) {
+        bool cut = true;
+        if (dim % kLanes == 0)
+            with_vectors(dim / kLanes, [&](auto vecs) {
+                constexpr int kMost = held_rows(vecs.value);
+                cut = kMost < 4 && kMost < rows;  // whole, they would be read again and again
+                if (!cut)
+                    weigh_whole<vecs.value>(weights, ld, stored, value_stride, out, out_ld, rows,
+                                            count, ahead);
+            });
+        if (cut) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
+    });
+}
+
+}  // namespace
+}  // namespace reattend::REATTEND_ISA

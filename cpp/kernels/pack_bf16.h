@@ -1,0 +1,87 @@
+// Operands of bfloat16 products: keys, values and weights, packed.
+//
+// Only for kernels.cpp, see simd.h.
+#pragma once
+
+#include "kernels/bf16_layout.h"
+#include "kernels/half.h"
+#include "kernels/kernels.h"
+#include "kernels/simd.h"
+
+namespace reattend::REATTEND_ISA {
+namespace {
+
+/// The first `count` numbers of 16 bits, the others of the vector 0.
+template <class V>
+inline V load_halves(const uint16_t* from, int count) {
+    V v{};
+    if (count * 2 >= (int)sizeof v)
+        memcpy(&v, from, sizeof v);
+    else if (count > 0)
+        memcpy(&v, from, count * 2);
+    return v;
+}
+
+/// A pair of numbers is moved as one of 32 bits: keys [kLanes] x pairs [kLanes], transposed.
+void pack_key_pairs(const uint16_t* keys, int64_t key_stride, int count, int dim,
+                    uint16_t* packed) {
+    constexpr int kCols = PackedPairs::kCols;
+    const int depth = round_up(dim, PackedPairs::kDepth);
+    for (int j = 0; j < round_up(count, kCols); j += kLanes)
+        for (int d = 0; d < depth; d += 2 * kLanes) {
+            Vec tile[kLanes];
+            const int left = dim - d;
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; ++i)
+                tile[i] =
+                    load_halves<Vec>(keys + (j + i) * key_stride + d, j + i < count ? left : 0);
+            transpose(tile);
+            uint16_t* to =
+                packed + j / kCols * PackedPairs::block_size(dim) + d * kCols + j % kCols * 2;
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; ++i) memcpy(to + i * 2 * kCols, &tile[i], sizeof tile[i]);
+        }
+}
+
+void pack_value_pairs(const uint16_t* values, int64_t value_stride, int count, int depth, int dim,
+                      uint16_t* packed) {
+    constexpr int kCols = PackedPairs::kCols;
+    const auto row = [&](int j, int d) {
+        const auto half =
+            load_halves<HalfVec>(values + j * value_stride + d, j < count ? dim - d : 0);
+        return __builtin_convertvector(half, IntVec);
+    };
+    for (int d = 0; d < round_up(dim, kCols); d += kLanes) {
+        uint16_t* block = packed + d / kCols * PackedPairs::block_size(depth) + d % kCols * 2;
+        for (int j = 0; j < depth; j += 2) {
+            const IntVec pair = row(j, d) | (row(j + 1, d) << 16);
+            memcpy(block + j * kCols, &pair, sizeof pair);
+        }
+    }
+}
+
+void narrow_block(const float* from, int64_t from_ld, int height, Range rows, Range columns,
+                  uint16_t* to, int64_t to_ld) {
+    for (int r = 0; r < height; ++r) {
+        uint16_t* out = to + r * to_ld;
+        if (r < rows.begin || r >= rows.end) {
+            for (int j = 0; j < to_ld; j += kLanes) memset(out + j, 0, sizeof(HalfVec));
+            continue;
+        }
+        for (int j = 0; j < to_ld; j += kLanes) {
+            HalfVec half{};
+            if (j >= columns.begin && j + kLanes <= columns.end) {
+                half = weights_to_bfloat16(load(from + r * from_ld + j));
+            } else if (j + kLanes > columns.begin && j < columns.end) {
+                const IntVec column = kIota + j;
+                const Vec v = load(from + r * from_ld + j);
+                half = weights_to_bfloat16(column >= columns.begin && column < columns.end ? v
+                                                                                           : Vec{});
+            }
+            memcpy(out + j, &half, sizeof half);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace reattend::REATTEND_ISA

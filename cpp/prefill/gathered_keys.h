@@ -1,0 +1,71 @@
+// Scattered keys of a segment (sinks): taken out of their tiles, and weighed together.
+#pragma once
+
+#include <cstdint>
+
+#include "attention.h"
+#include "dispatch.h"
+
+namespace reattend {
+
+/// Weights [rows, count] and values [count, value_ld] of keys that a tile of rows has seen and not
+/// weighed yet. Their values are less than a partial output would be, and where they wait until the
+/// rows end, their segment needs none.
+class WaitingKeys {
+public:
+    static constexpr int kRoom = 64;
+
+    /// Floats that they take.
+    static size_t scratch(int64_t value_ld) { return kTileRows * kRoom + kRoom * value_ld; }
+
+    void use(float* memory, int64_t value_ld) {
+        weights_ = memory;
+        values_ = memory + kTileRows * kRoom;
+        value_ld_ = value_ld;
+    }
+
+    int count() const { return count_; }
+    int room() const { return kRoom - count_; }
+
+    /// Moves columns of `rows` rows of a tile's weights here. They wait from keep() on.
+    void take(float* weights, int64_t ld, int rows, const int32_t* columns, int count) {
+        for (int r = 0; r < rows; ++r)
+            for (int i = 0; i < count; ++i) {
+                weights_[r * kRoom + count_ + i] = weights[r * ld + columns[i]];
+                weights[r * ld + columns[i]] = 0;
+            }
+    }
+    /// Adds the weights of the last columns taken to the sums of their rows.
+    void add_sums(int rows, int count, float* sum, int64_t sum_stride) const {
+        kernels().sum_rows(weights_, kRoom, rows, {count_, count_ + count}, sum, sum_stride);
+    }
+    /// Where the value of the last columns' i-th key goes.
+    float* value(int i) { return values_ + (count_ + i) * value_ld_; }
+    void keep(int count) { count_ += count; }
+
+    /// Multiplies rows, from one on, by factors.
+    void scale(int row, int rows, const float* factor) {
+        if (count_) kernels().scale_rows(weights_ + row * kRoom, kRoom, rows, count_, factor);
+    }
+
+    /// out [rows, dim] += weights * values, from a row on; none waits any more.
+    void weigh(int row, int rows, float* out, int64_t out_ld, int dim) {
+        if (count_)
+            kernels().accumulate(weights_ + row * kRoom, kRoom, values_, value_ld_, out, out_ld,
+                                 rows, {0, count_}, dim, nullptr);
+        count_ = 0;
+    }
+
+    bool finite(int dim) const {
+        for (int i = 0; i < count_; ++i)
+            if (!kernels().all_finite(values_ + i * value_ld_, dim)) return false;
+        return true;
+    }
+
+private:
+    float *weights_ = nullptr, *values_ = nullptr;
+    int64_t value_ld_ = 0;
+    int count_ = 0;
+};
+
+}  // namespace reattend

@@ -1,0 +1,393 @@
+// Many rows: a tile of queries walks over tiles of keys with a running softmax.
+//
+// A tile's scores and softmax are computed once, whatever its segments; only the product with the
+// values is split: each segment's columns go to that segment's partial. Long runs of a segment are
+// ranges of columns; scattered keys (sinks) are taken out of their tiles and weighed together, when
+// there are many or no tile is left.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <optional>
+
+#include "attention.h"
+#include "column_sums/saved_tiles.h"
+#include "dispatch.h"
+#include "parallel.h"
+#include "prefill/gathered_keys.h"
+#include "prefill/segment_runs.h"
+#include "prefill/tile_products.h"
+
+namespace reattend {
+namespace {
+
+constexpr int kRows = kTileRows;
+constexpr int kKeys = kTileKeys;
+
+/// The state of a tile of queries of one head, in the thread's scratch memory.
+template <class Products>
+class QueryTile {
+public:
+    QueryTile(const Attention& call, const TilePlace& place)
+        : QueryTile(call, place, call.segmented(place.item, place.head, place.row, place.rows),
+                    call.apart(place.item, place.head, place.row, place.rows)) {}
+
+    /// Floats that a tile takes, with a sum for each of so many segments and so many partials.
+    static size_t scratch(const Attention& call, int segments, int partials) {
+        return own_scratch(call, segments, partials) + KeptTiles::scratch(call);
+    }
+
+    static size_t own_scratch(const Attention& call, int segments, int partials) {
+        const size_t ld = padded(call.value_dim);
+        return kWeights + partials * kRows * ld +
+               (segments > 1 ? segments * WaitingKeys::scratch(ld) : 0) + Products::scratch(call);
+    }
+
+    void run(Interval keys) {
+        const int64_t begin =
+            scores_.visible(row_, keys).begin;  // of the first row: windows move on
+        const int64_t end = scores_.visible(row_ + rows_ - 1, keys).end;
+        // Tiles lie on a grid that begins at the item's first key, so padding changes no byte.
+        for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
+            add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
+        if (kept_) kept_->sum(max_, sum_);
+        finish();
+    }
+
+private:
+    QueryTile(const Attention& call, const TilePlace& place, Interval segmented, Interval apart)
+        : call_(call),
+          scores_(call.scores),
+          item_(place.item),
+          head_(place.head),
+          row_(place.row),
+          rows_(place.rows),
+          segmented_(within(segmented)),
+          apart_(within(apart)),
+          segments_(segmented.size() ? call.num_segments : 1),
+          num_partials_(apart.size() ? call.num_segments : 1),
+          partial_ld_(padded(call.value_dim)),
+          weights_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
+          partials_(weights_ + kWeights),
+          products_(
+              call, place,
+              weights_ + own_scratch(call, segments_, num_partials_) - Products::scratch(call)) {
+        float* memory = partials_ + num_partials_ * kRows * partial_ld_;
+        for (int g = 0; segments_ > 1 && g < segments_;
+             ++g, memory += WaitingKeys::scratch(partial_ld_))
+            waiting_[g].use(memory, partial_ld_);
+        if (place.sums)
+            kept_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
+        std::fill_n(max_, rows_, kNoKey);
+        std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
+    }
+
+    static constexpr size_t kWeights = kRows * kKeys;
+
+    /// Rows of the call as rows of the tile.
+    Range within(Interval rows) const {
+        if (!rows.size()) return {rows_, rows_};
+        return {static_cast<int32_t>(rows.begin - row_), static_cast<int32_t>(rows.end - row_)};
+    }
+
+    float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
+    /// The rows that have a partial of a segment.
+    Range rows_of(int segment) const { return segment ? apart_ : Range{0, rows_}; }
+
+    void add(int64_t key, int count, Interval keys) {
+        bool all_visible = true;
+        for (int r = 0; r < rows_; ++r) {
+            const Interval seen = scores_.visible(row_ + r, keys);
+            visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+                           static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+            all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
+        }
+        const Range* visible = all_visible ? nullptr : visible_;
+        if (kept_) weights_ = kept_->next();
+        ld_ = products_.scores(key, count, visible, weights_);
+        const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
+        kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
+        if (kept_) kept_->keep(key, count, ld_, max_);
+        rescale();
+        add_sums(0, {0, segmented_.begin});
+        add_sums(0, {segmented_.end, rows_});
+        add_values(0, {0, apart_.begin}, {0, count}, visible);
+        add_values(0, {apart_.end, rows_}, {0, count}, visible);
+        if (segments_ > 1) add_pieces(key, count, visible);  // the last: it takes weights out
+    }
+
+    /// Brings earlier sums, partials and weights to the new maxima.
+    void rescale() {
+        for (int g = 0; g < segments_; ++g) {
+            const Range rows = rows_of(g);
+            for (int r = 0; r < rows_; ++r) sum_[r][g] *= keep_[r];
+            waiting_[g].scale(0, segmented_.end - segmented_.begin, keep_ + segmented_.begin);
+            if (present_ >> g & 1)
+                for (int r = rows.begin; r < rows.end; ++r) behind_[g][r] *= keep_[r];
+        }
+    }
+
+    /// Brings the partial of a segment to the maxima, which may have changed since it was last
+    /// written: most segments are in few tiles.
+    void catch_up(int segment) {
+        const Range rows = rows_of(segment);
+        float* behind = behind_[segment];
+        kernels().scale_rows(partial(segment) + rows.begin * partial_ld_, partial_ld_,
+                             rows.end - rows.begin, static_cast<int>(call_.value_dim),
+                             behind + rows.begin);
+        std::fill_n(behind, rows_, 1.0f);
+    }
+
+    /// Makes the partial of a segment that appears for the first time; makes others ready.
+    void open(int segment) {
+        if (present_ >> segment & 1) return catch_up(segment);
+        present_ |= 1u << segment;
+        std::fill_n(behind_[segment], rows_, 1.0f);
+        const Range rows = rows_of(segment);
+        std::fill(
+            partial(segment) + rows.begin / Products::kRowStep * Products::kRowStep * partial_ld_,
+            partial(segment) + round_up(rows.end, Products::kRowStep) * partial_ld_, 0.0f);
+    }
+
+    /// Adds the whole tile to the sums of a segment.
+    void add_sums(int segment, Range rows) {
+        for (int r = rows.begin; r < rows.end; ++r) sum_[r][segment] += tile_sum_[r];
+    }
+
+    /// Adds some columns of the tile to the partial of a segment.
+    void add_values(int segment, Range rows, Range columns, const Range* visible) {
+        if (rows.begin >= rows.end) return;
+        open(segment);
+        if (!call_.reads_values()) return;
+        products_.add(weights_, rows, columns, visible, partial(segment), partial_ld_);
+    }
+
+    /// Adds the tile piece by piece: to the sums of segments, and to outputs that are kept apart.
+    void add_pieces(int64_t key, int count, const Range* visible) {
+        uint8_t labels[kKeys];
+        call_.labels_of(item_, head_, key, count, labels);
+        const Pieces pieces(labels, count);
+        for (int g = 0; g < segments_; ++g)
+            if (pieces.num_scattered[g])
+                add_scattered(g, pieces.scattered[g], pieces.num_scattered[g]);
+        for (int i = 0; i < pieces.num_runs; ++i) {
+            const Pieces::Run& run = pieces.runs[i];
+            if (pieces.whole)
+                add_sums(run.segment, segmented_);
+            else
+                kernels().sum_rows(weights_ + segmented_.begin * ld_, ld_,
+                                   segmented_.end - segmented_.begin, run.columns,
+                                   &sum_[segmented_.begin][run.segment], kMaxSegments);
+            add_values(run.segment, apart_, run.columns, visible);
+        }
+    }
+
+    /// Adds some columns of the tile to the sums of a segment; their values wait.
+    void add_scattered(int segment, const int32_t* columns, int count) {
+        for (int some; count; columns += some, count -= some) {
+            if (!waiting_[segment].room()) weigh_waiting(segment);
+            some = std::min(count, waiting_[segment].room());
+            take(segment, columns, some);
+        }
+    }
+
+    /// Takes columns out of the tile.
+    void take(int segment, const int32_t* columns, int count) {
+        WaitingKeys& keys = waiting_[segment];
+        const int rows = segmented_.end - segmented_.begin;
+        keys.take(weights_ + segmented_.begin * ld_, ld_, rows, columns, count);
+        keys.add_sums(rows, count, &sum_[segmented_.begin][segment], kMaxSegments);
+        if (apart_.begin >= apart_.end || !call_.reads_values()) return;
+        for (int i = 0; i < count; ++i) products_.value(columns[i], keys.value(i));
+        keys.keep(count);
+    }
+
+    /// Weighs the keys that wait into the partial of their segment.
+    void weigh_waiting(int segment) {
+        if (!waiting_[segment].count()) return;
+        open(segment);
+        weigh_waiting(segment, partial(segment) + apart_.begin * partial_ld_, partial_ld_);
+    }
+    /// The same into the outputs [apart rows], by what their weights were multiplied.
+    void weigh_waiting(int segment, float* out, int64_t out_ld) {
+        waiting_[segment].weigh(apart_.begin - segmented_.begin, apart_.end - apart_.begin, out,
+                                out_ld, static_cast<int>(call_.value_dim));
+    }
+
+    void finish() {
+        open(0);  // rows that see no key come here too
+        for (int g = 1; g < segments_; ++g)
+            if (present_ >> g & 1) catch_up(g);
+        if (!call_.partials && all_finite()) {
+            finish_rows({0, apart_.begin}, false);
+            finish_rows(apart_, true);
+            return finish_rows({apart_.end, rows_}, false);
+        }
+        for (int g = 0; g < segments_; ++g) weigh_waiting(g);
+        for (int r = 0; r < rows_; ++r)
+            if (row_finite(r))
+                finish_row(r);
+            else
+                again_[num_again_++] = r;
+        // A weight of 0 times a value that is not finite is NaN, also for a key that the row does
+        // not see. These rows are done again on their own (which needs the scratch memory).
+        for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
+    }
+
+    void finish_row(int r) {
+        const bool apart = r >= apart_.begin && r < apart_.end;
+        call_.finish(item_, head_, row_ + r, state(r), apart ? present_ : present_ & 1);
+    }
+
+    RowState state(int r) {
+        return {&max_[r], sum_[r], partials_ + r * partial_ld_, kRows * partial_ld_};
+    }
+
+    /// finish_row() of many rows. Keys that wait go straight into the outputs, now that it is known
+    /// what they are multiplied by.
+    void finish_rows(Range rows, bool apart) {
+        if (rows.begin >= rows.end) return;
+        const Output& out = call_.out;
+        const bool direct = out && out.direct();
+        const int64_t ld = direct ? out.row_stride : partial_ld_;
+        float* to = direct ? out.direct_row(item_, head_, row_ + rows.begin)
+                           : partial(0) + rows.begin * partial_ld_;
+        for (int r = rows.begin; r < rows.end; ++r) {
+            float scale[kMaxSegments] = {};  // of a row that sees no key
+            call_.weigh(item_, head_, row_ + r, state(r), scale);
+            if (out)
+                call_.combine(state(r), apart ? present_ : 1, scale, to + (r - rows.begin) * ld);
+            for (int g = 0; apart && g < segments_; ++g)
+                waiting_[g].scale(r - segmented_.begin, 1, scale + g);
+        }
+        for (int g = 0; apart && g < segments_; ++g) weigh_waiting(g, to, ld);
+        for (int r = rows.begin; r < rows.end; ++r) {
+            if (out && !direct) out.store(item_, head_, row_ + r, to + (r - rows.begin) * ld);
+            if (total(state(r), segments_) == 0) call_.finish_empty(item_, head_, row_ + r);
+        }
+    }
+
+    bool all_finite() {
+        for (int g = 0; g < segments_; ++g) {
+            const Range rows = rows_of(g);
+            if ((present_ >> g & 1) && !kernels().all_finite(partial(g) + rows.begin * partial_ld_,
+                                                             (rows.end - rows.begin) * partial_ld_))
+                return false;
+            if (!waiting_[g].finite(static_cast<int>(call_.value_dim))) return false;
+        }
+        return true;
+    }
+
+    bool row_finite(int r) {
+        for (int g = 0; g < segments_; ++g) {
+            const Range rows = rows_of(g);
+            if (r >= rows.begin && r < rows.end && (present_ >> g & 1) &&
+                !kernels().all_finite(partial(g) + r * partial_ld_, call_.value_dim))
+                return false;
+        }
+        return true;
+    }
+
+    const Attention& call_;
+    const Scores& scores_;
+    int64_t item_, head_, row_;
+    int rows_;
+    Range segmented_, apart_;  // the rows with a sum, and with a partial, for each segment
+    int segments_, num_partials_;
+    SegmentSet present_ = 0;
+    int64_t partial_ld_;
+    float *weights_, *partials_;
+    Products products_;
+    std::optional<KeptTiles> kept_;
+    int ld_ = 0;  // of the weights
+    WaitingKeys waiting_[kMaxSegments];
+    float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
+    float behind_[kMaxSegments][kRows];
+    Range visible_[kRows];
+    int32_t hidden_[kKeys];
+    int again_[kRows];
+    int num_again_ = 0;
+};
+
+/// Numbers calls, so that packed keys of one are not taken for another's.
+uint64_t next_number() {
+    static std::atomic<uint64_t> number{0};
+    return ++number;
+}
+
+void run_tile(const Attention& call, const TilePlace& place, Interval keys) {
+    if (Bfloat16Products::serve(call))
+        QueryTile<Bfloat16Products>(call, place).run(keys);
+    else
+        QueryTile<Float32Products>(call, place).run(keys);
+}
+
+}  // namespace
+
+void attend_tile(const Attention& call, int64_t item, int64_t head, int64_t row, int rows) {
+    run_tile(call, {item, head, row, rows, next_number()}, call.scores.keys_of_item(item));
+}
+
+Decision decide_prefill(const Attention& call) {
+    const Scores& scores = call.scores;
+    const bool bfloat16 = Bfloat16Products::serve(call);
+    const int segments = call.labels ? call.num_segments : 1;
+    const size_t tile = bfloat16 ? QueryTile<Bfloat16Products>::scratch(call, segments, segments)
+                                 : QueryTile<Float32Products>::scratch(call, segments, segments);
+    const size_t packed =
+        bfloat16 ? Bfloat16Products::packed_size(call) : Float32Products::packed_size(call);
+    return {.few_rows = false,
+            .bfloat16 = bfloat16,
+            .threads = 1,
+            .units = scores.batch * scores.num_heads * ((scores.query_len + kRows - 1) / kRows),
+            .rows = kRows,
+            .keys = kKeys,
+            .scratch = static_cast<int64_t>((tile + packed * PackedTiles::slots(scores.key_len)) *
+                                            sizeof(float))};
+}
+
+void prefill(const Attention& call) {
+    const Scores& scores = call.scores;
+    const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
+    const int64_t heads = scores.batch * scores.num_heads;
+    const uint64_t number = next_number();
+    const bool keeps = KeptTiles::serve(call);
+    const auto summed = [&](int64_t head) { return keeps && (!call.summed || call.summed[head]); };
+    const int64_t width = padded(scores.key_len) + Kernels::kPad;
+    const std::unique_ptr<float[]> sums(new float[keeps ? heads * tiles * width : 0]);
+    const auto run = [&](int64_t index, int64_t tile) {
+        const int64_t item = index / scores.num_heads, head = index % scores.num_heads;
+        const Interval keys = scores.keys_of_item(item);
+        const int64_t first =
+            scores.first_row(keys);  // tiles begin there: left padding changes no byte
+        if (tile == 0)
+            for (int64_t row = 0; row < first; ++row) call.finish_empty(item, head, row);
+        const int64_t row = first + tile * kRows;
+        const int64_t rows = std::min<int64_t>(kRows, scores.query_len - row);
+        float* to = summed(index) ? &sums[(index * tiles + tile) * width] : nullptr;
+        if (to) std::fill_n(to, width, 0.0f);
+        if (rows > 0) run_tile(call, {item, head, row, static_cast<int>(rows), number, to}, keys);
+    };
+    // Head by head, so that a head's keys stay in the cache; its last tile first: causal tiles grow
+    // with their row. As many tiles of a head as leave work for all threads go to one of them,
+    // which packs the keys once.
+    constexpr int64_t kUnits = 8;  // for each thread, so that all end at about the same time
+    const int64_t some =
+        std::clamp<int64_t>(heads * tiles / (kUnits * scores.num_threads), 1, tiles);
+    const int64_t parts = (tiles + some - 1) / some;
+    parallel_for(heads * parts, scores.num_threads, [&](int64_t unit) {
+        const int64_t end = tiles - unit % parts * some;
+        for (int64_t tile = end; tile-- > std::max<int64_t>(0, end - some);)
+            run(unit / parts, tile);
+    });
+    // In the order of rows, whoever had them.
+    for (int64_t head = 0; head < heads; ++head) {
+        if (!summed(head)) continue;
+        float* to = call.column_sums + head * scores.key_len;
+        const float* from = &sums[head * tiles * width];
+        std::copy_n(from, scores.key_len, to);
+        for (int64_t tile = 1; tile < tiles; ++tile)
+            kernels().add_scaled(from + tile * width, 1, to, scores.key_len);
+    }
+}
+
+}  // namespace reattend

@@ -1,0 +1,139 @@
+"""Hugging Face models: methods inside `model.generate`, with nothing of the model changed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from reattend.adaptors.transformers.interface import switched
+from reattend.adaptors.transformers.introspection import Anatomy, examined
+from reattend.adaptors.transformers.model_session import ModelSession
+from reattend.adaptors.transformers.tensors import bools
+from reattend.method import Method
+from reattend.optional import demand
+
+__all__ = ["Attached", "ModelSession", "attached"]
+
+
+def attached(
+    model: Any, *methods: Method | Sequence[Method], processor: Any = None, image: Any = None
+) -> Attached:
+    """Let reattend be the attention of a model's language model, for the length of a `with` block.
+
+    The vision tower and all else stay as they are; what is changed is restored when the block ends,
+    also by an exception. Without methods the model computes what it did before.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Loaded in any way, on the CPU, in evaluation mode.
+    *methods : Method
+        Applied in order.
+    processor : optional
+        The model's processor, asked for the image token if the model's config does not name it.
+    image : bool array or tensor [B, P], optional
+        True at the prompt's image tokens. Found in ``input_ids`` by itself; needed where a prompt
+        comes as ``inputs_embeds``.
+
+    Returns
+    -------
+    Attached
+        A context manager that gives a `ModelSession`.
+
+    Raises
+    ------
+    MissingPackageError, TypeError, ValueError, NotImplementedError
+        Naming the model and what is in the way.
+
+    Examples
+    --------
+    >>> with attached(model, VAR()) as session:  # doctest: +SKIP
+    ...     model.generate(**inputs, max_new_tokens=64)
+    >>> print(session.report())  # doctest: +SKIP
+    """
+    demand("torch")
+    demand("transformers")
+    flat = tuple(m for each in methods for m in ((each,) if isinstance(each, Method) else each))
+    for method in flat:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods must be Method instances, got {method!r}")
+    anatomy = examined(model, processor)
+    for parameter in model.parameters():
+        if parameter.device.type != "cpu":
+            raise NotImplementedError(
+                f"{type(model).__name__} is on {parameter.device}; reattend computes on the CPU: "
+                "move it by model.to('cpu')"
+            )
+    return Attached(model, anatomy, flat, None if image is None else bools(image))
+
+
+@dataclass(eq=False)
+class Attached:
+    """A context manager that attaches a model; it may be entered again, and be nested."""
+
+    model: Any
+    anatomy: Anatomy
+    methods: tuple[Method, ...]
+    image: Any
+
+    def __post_init__(self) -> None:
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> ModelSession:
+        session = ModelSession(self.model, self.anatomy, self.methods, self.image)
+        with ExitStack() as stack:
+            stack.callback(session.end)
+            stack.enter_context(switched(self.model, self.anatomy, session))
+            for hook in self._hooks(session):
+                stack.callback(hook.remove)
+            if hasattr(self.model, "generate"):
+                self._announce(session, stack)
+            self._entered.append(stack.pop_all())
+        return session
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._entered.pop().close()
+
+    def _hooks(self, session: ModelSession) -> list[Any]:
+        anatomy = self.anatomy
+        hooks = [
+            self.model.register_forward_pre_hook(session.model_begins, with_kwargs=True),
+            anatomy.decoder.register_forward_pre_hook(session.decoder_begins, with_kwargs=True),
+            anatomy.decoder.register_forward_hook(session.decoder_ends, always_call=True),
+        ]
+        if self.methods:
+            hooks += [
+                module.register_forward_pre_hook(
+                    functools.partial(session.layer_begins, layer), with_kwargs=True
+                )
+                for layer, module in anatomy.layers.items()
+            ]
+        return hooks
+
+    def _announce(self, session: ModelSession, stack: ExitStack) -> None:
+        """Tell the session what `generate` is called with: forwards see parts of a prompt only."""
+        model, generate = self.model, self.model.generate
+        mine = vars(model).get("generate")
+
+        @functools.wraps(generate)
+        def announcing(*args: Any, **kwargs: Any) -> Any:
+            with session.announced(args, kwargs):
+                return generate(*args, **kwargs)
+
+        def restore() -> None:
+            if mine is None:
+                vars(model).pop("generate", None)
+            else:
+                model.generate = mine
+
+        stack.callback(restore)
+        model.generate = announcing

@@ -1,0 +1,132 @@
+"""reattend as one of transformers' attention implementations: who owns which module, and switching.
+
+The name is registered when a model is first attached, and stays registered; it does nothing to
+models that do not use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from reattend.adaptors.transformers.introspection import Anatomy
+from reattend.optional import demand
+
+NAME = "reattend"
+_owners: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # attention module -> who attends for it
+_configs: dict[int, tuple[Any, str]] = {}  # id of an attached config -> owner, what it used before
+
+
+def owns(owner: Any, anatomy: Anatomy) -> bool:
+    """Whether it is this owner, of several nested ones, that a model's attention asks now.
+
+    Parameters
+    ----------
+    owner : object
+    anatomy : Anatomy
+        Of the model.
+    """
+    return _owners.get(anatomy.attention[0]) is owner
+
+
+@contextmanager
+def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
+    """Let an owner compute a language model's attention; all is as it was when the block ends.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    anatomy : Anatomy
+        Of the model.
+    owner : object
+        Its ``attend`` is called in place of attention, its ``note_padding`` with each 2-D mask.
+
+    Raises
+    ------
+    NotImplementedError
+        If the model's attention does not go through transformers' AttentionInterface.
+    """
+    _register()
+    config, modules = anatomy.config, list(anatomy.attention.values())
+    before = config._attn_implementation
+    owners = [_owners.get(module) for module in modules]
+    known = _configs.get(id(config))
+    try:
+        model.set_attn_implementation(_nested(model.config, config, NAME))
+        if config._attn_implementation != NAME:  # transformers only logs a warning
+            raise NotImplementedError(
+                f"{type(model).__name__} does not route its attention through transformers' "
+                "AttentionInterface, so reattend cannot be its attention"
+            )
+        for module in modules:
+            _owners[module] = owner
+        _configs[id(config)] = (owner, before if known is None else known[1])
+        yield
+    finally:
+        for module, previous in zip(modules, owners, strict=True):
+            if previous is None:
+                _owners.pop(module, None)
+            else:
+                _owners[module] = previous
+        if known is None:
+            _configs.pop(id(config), None)
+        else:
+            _configs[id(config)] = known
+        if config._attn_implementation != before:
+            model.set_attn_implementation(_nested(model.config, config, before))
+
+
+def _register() -> None:
+    transformers = demand("transformers")
+    transformers.AttentionInterface.register(NAME, _attention)
+    transformers.AttentionMaskInterface.register(NAME, _mask)
+
+
+def _nested(config: Any, target: Any, name: str) -> dict[str, Any]:
+    """Give what set_attn_implementation takes to change one sub-config and no other."""
+    found = _path(config, target, name)
+    if found is None:
+        raise NotImplementedError(
+            f"the config of the language model is not part of the {type(config).__name__} of the "
+            "model, so its attention cannot be switched"
+        )
+    return found
+
+
+def _path(config: Any, target: Any, name: str) -> dict[str, Any] | None:
+    if config is target:
+        return {"": name}
+    for key in config.sub_configs:
+        inner = getattr(config, key, None)
+        if inner is not None and (found := _path(inner, target, name)) is not None:
+            return {key: found}
+    return None
+
+
+def _attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
+) -> tuple[Any, None]:
+    """Take the place of a model's attention: what transformers calls."""
+    owner = _owners.get(module)
+    if owner is not None:
+        return owner.attend(module, query, key, value, attention_mask, options), None
+    _, before = _configs.get(id(getattr(module, "config", None)), (None, ""))
+    if before != "sdpa":
+        raise RuntimeError(
+            f"{type(module).__name__} shares its config object with an attached model and is not "
+            "attached itself; give it a config of its own (copy.deepcopy)"
+        )
+    # Two models that were built from one config object switch together; this one goes on as it was.
+    sdpa = demand("transformers.integrations.sdpa_attention").sdpa_attention_forward
+    result: tuple[Any, None] = sdpa(module, query, key, value, attention_mask, **options)
+    return result
+
+
+def _mask(**options: Any) -> Any:
+    """Make the mask of a forward: None where it is plain causal, else bool [B, 1, N, M]."""
+    owner, _ = _configs.get(id(options.get("config")), (None, ""))
+    if owner is not None:  # generate() makes masks of static caches itself: nobody else sees these
+        owner.note_padding(options.get("attention_mask"))
+    return demand("transformers.masking_utils").sdpa_mask(**options)

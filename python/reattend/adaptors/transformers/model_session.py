@@ -1,0 +1,313 @@
+"""ModelSession: what an attached model's forwards tell, and the attention they get."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from reattend.adaptors.transformers.attending import Forward, attend
+from reattend.adaptors.transformers.caches import cache_of
+from reattend.adaptors.transformers.interface import owns
+from reattend.adaptors.transformers.introspection import Anatomy
+from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
+from reattend.adaptors.transformers.tensors import bools, floats
+from reattend.method import Method
+from reattend.optional import demand
+from reattend.policy import Array
+from reattend.report import Report
+from reattend.session import Session
+from reattend.sinks import sink_dims
+
+_sink_dims: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()  # of each decoder
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What the methods did in the latest generation; print it for a table."""
+
+    methods: Report
+    sink_dims: tuple[int, ...] | None  # what was found; None: nobody asked
+    image: list[list[tuple[int, int]]]  # each item's runs of image tokens
+    text_seconds: float | None  # what the text-only branch cost; None: there was none
+    text_tokens: int = 0
+
+    def __str__(self) -> str:
+        lines = [str(self.methods)]
+        if self.image:
+            shown = [", ".join(f"{a} to {b - 1}" for a, b in item) or "none" for item in self.image]
+            lines.append(f"image tokens: {'; '.join(shown)}")
+        if self.sink_dims is not None:
+            found = ", ".join(map(str, self.sink_dims)) or "none"
+            lines.append(f"sink dimensions, found on the first prompt: {found}")
+        if self.text_seconds is not None:
+            lines.append(
+                f"text-only branch: {self.text_tokens} tokens in {self.text_seconds:.3f} s"
+            )
+        return "\n".join(lines)
+
+
+class ModelSession:
+    """What `attached` gives: the methods at work in a model, and what they did."""
+
+    def __init__(
+        self, model: Any, anatomy: Anatomy, methods: tuple[Method, ...], image: Array | None
+    ) -> None:
+        self.model = model
+        self.anatomy = anatomy
+        self.methods = methods
+        self.image = image
+        self._prompts = Prompts()
+        self._forward = Forward()
+        self._padding: Array | None = None  # what the mask function saw
+        self._announced: Array | None = None  # ids [B, P] of the generate() that runs
+        self._announced_length: int | None = None
+        self._ids: Array | None = None  # of the forward that runs
+        self._found: tuple[int, ...] | None = None
+        self._probe: list[Array] | None = None  # sink dimensions seen, while they are looked for
+
+    def report(self) -> ModelReport:
+        """Say what the methods did in the latest generation.
+
+        Returns
+        -------
+        ModelReport
+        """
+        last = self._prompts.last
+        if last is None:
+            return ModelReport(Report((), {}), self._found, [], None)
+        return ModelReport(
+            last.session.report(), self._found, spans(last.image), last.text_seconds,
+            last.text_tokens,
+        )  # fmt: skip
+
+    @property
+    def image_spans(self) -> list[list[tuple[int, int]]]:
+        """Each item's runs of image tokens in the latest prompt."""
+        last = self._prompts.last
+        return [] if last is None else spans(last.image)
+
+    def end(self) -> None:
+        """Close what is open; `attached` calls it."""
+        self._prompts.end()
+        self._ids = self._padding = None
+
+    # What the hooks call, in the order in which they do.
+
+    @contextmanager
+    def announced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        """Hear of a call of `generate`, and refuse what methods cannot follow."""
+        if not (self.methods and owns(self, self.anatomy)):
+            yield
+            return
+        _refuse_generate(self.model, kwargs)
+        ids = kwargs.get("input_ids", kwargs.get("inputs"))
+        ids = args[0] if ids is None and args else ids
+        embeds = kwargs.get("inputs_embeds")
+        if ids is not None and getattr(ids, "ndim", 0) == 2:
+            self._announced = ids.detach().numpy()
+        sized = embeds if embeds is not None else self._announced
+        self._announced_length = None if sized is None else int(sized.shape[1])
+        try:
+            yield
+        finally:
+            self._announced = self._announced_length = None
+
+    def model_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See the token ids of a forward, which the decoder does not get."""
+        if self._forward.text or not owns(self, self.anatomy):
+            return
+        asked = kwargs.get("output_attentions")
+        if asked or (asked is None and getattr(self.model.config, "output_attentions", False)):
+            raise NotImplementedError(
+                "output_attentions needs the attention matrix, which reattend never makes: use "
+                "eager attention for it"
+            )
+        ids: Any = kwargs.get("input_ids", args[0] if args else None)
+        self._ids = ids.detach().numpy() if getattr(ids, "ndim", 0) == 2 else None
+
+    def note_padding(self, mask: Any) -> None:
+        """Keep a forward's 2-D attention mask; the mask function calls it."""
+        known = mask is not None and mask.ndim == 2
+        self._padding = bools(mask) if known else None
+
+    def decoder_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Learn where in a prompt a forward is, and open a generation if it begins one."""
+        if self._forward.text or not owns(self, self.anatomy):
+            return
+        if module.training:
+            raise RuntimeError(
+                f"{type(self.model).__name__} is in training mode and reattend is for inference: "
+                "call model.eval()"
+            )
+        inputs: Any = kwargs.get("inputs_embeds")
+        if inputs is None:
+            inputs = kwargs.get("input_ids", args[0] if args else None)
+        cache = cache_of(kwargs)
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        ids, self._ids = self._ids, None
+        prompt = None
+        if self.methods and past == 0:
+            mask = kwargs.get("attention_mask")
+            padding = bools(mask) if getattr(mask, "ndim", 0) == 2 else self._padding
+            prompt = self._begin(inputs, padding, ids, cache)
+        elif self.methods:
+            prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
+        self._forward = Forward(past, prompt)
+
+    def layer_begins(
+        self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """See the hidden states that enter a layer, and the cache a decoder made by itself."""
+        forward = self._forward
+        states = args[0] if args else kwargs.get("hidden_states")
+        if self._probe is not None and forward.text:
+            mask = self._padding
+            dims = sink_dims(floats(states), mask)  # [B, C]
+            self._probe.append(np.flatnonzero(dims.any(0)))
+        if forward.prompt is None or forward.past >= forward.prompt.length:
+            return
+        forward.states = states
+        cache = cache_of(kwargs)
+        if layer == 0 and forward.past == 0 and cache is not None:
+            self._prompts.bind(forward.prompt, cache)
+
+    def attend(
+        self, module: Any, query: Any, key: Any, value: Any, mask: Any, options: dict[str, Any]
+    ) -> Any:
+        """Compute a layer's attention [B, N, H, Dv]; the attention function calls it."""
+        return attend(self._forward, module, query, key, value, mask, self._padding, options)
+
+    def decoder_ends(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        """Forget what was of one forward only."""
+        if not self._forward.text:
+            self._padding = None
+            self._forward = Forward()
+
+    # What a prompt begins with.
+
+    def _begin(self, inputs: Any, padding: Array | None, ids: Array | None, cache: Any) -> Prompt:
+        batch, length = inputs.shape[:2]
+        announced, announced_length = self._announced, self._announced_length
+        self._announced = self._announced_length = None  # a second branch's prompt is not meant
+        if announced_length is not None and announced_length > length:
+            ids, length = announced, announced_length  # the prompt comes in chunks
+        elif ids is None:  # some models' generate() gives the decoder embeddings only
+            ids = announced
+        if ids is not None and (ids.shape[1] != length or batch % len(ids)):
+            ids = None
+        token = self.anatomy.image_token
+        if self.image is None and ids is None and token is not None:
+            raise ValueError(
+                "the prompt came as inputs_embeds, in which image tokens cannot be told: pass "
+                "input_ids as well, or attached(..., image=mask)"
+            )
+        image = image_of(self.image, ids, token, batch, length)
+        whole = length == inputs.shape[1]
+        for_text = image is not None and whole and any(m.needs_text_only for m in self.methods)
+        methods = self._with_sink_dims() if whole else self.methods
+        probe = methods is None
+        session = Session(methods or self.methods, **self._sizes)
+        prompt = Prompt(session, length, image)
+        if probe or for_text:
+            keep = np.ones((batch, length), bool) if image is None else ~image
+            keep = keep if padding is None else keep & padding[:, :length]
+            begun = time.perf_counter()
+            with session.text_only() if for_text else nullcontext():
+                self._run_text(inputs, keep, session if for_text else None, probe)
+            if for_text:
+                prompt.text_seconds = time.perf_counter() - begun
+                prompt.text_tokens = int(keep.sum())
+            if probe:
+                session.methods = self._with_sink_dims() or self.methods
+        self._prompts.begin(prompt, cache)
+        return prompt
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"num_layers": self.anatomy.num_layers, "num_heads": self.anatomy.num_heads}
+
+    def _with_sink_dims(self) -> tuple[Method, ...] | None:
+        """Give the methods with the model's sink dimensions; None if these are not known yet."""
+        without = [m for m in self.methods if getattr(m, "sink_dims", ()) is None]
+        if not without:
+            return self.methods
+        found = _sink_dims.get(self.anatomy.decoder)
+        if found is None:
+            return None
+        self._found = found
+        if not found:  # each prompt may still show some
+            return self.methods
+        given: Any = {"sink_dims": found}
+        return tuple(replace(m, **given) if m in without else m for m in self.methods)  # type: ignore[type-var]
+
+    def _resume(self, cache: Any, past: int, ids: Array | None) -> Prompt:
+        prompt = self._prompts.of(cache)
+        if prompt is None:
+            raise RuntimeError(
+                f"the cache holds {past} keys of a prompt that was read without these methods: "
+                "let the prompt begin inside the block, with an empty cache"
+            )
+        token = self.anatomy.image_token
+        if past >= prompt.length and ids is not None and token is not None and (ids == token).any():
+            raise NotImplementedError(
+                f"image tokens came after the prompt of {prompt.length} tokens was over; let one "
+                "prompt hold all images, or read it in chunks by generate(prefill_chunk_size=...)"
+            )
+        return prompt
+
+    def _run_text(self, inputs: Any, keep: Array, session: Session | None, probe: bool) -> None:
+        """Run the decoder on a prompt without its images, packed to the right."""
+        torch = demand("torch")
+        decoder = self.anatomy.decoder
+        if not keep.any(1).all():
+            raise ValueError(
+                "every prompt must have text beside its image: without it there is no text-only "
+                "branch, nor a first token to find sink dimensions on"
+            )
+        states = inputs if inputs.ndim == 3 else decoder.get_input_embeddings()(inputs)
+        length = int(keep.sum(1).max())
+        packed = states.new_zeros((len(keep), length, states.shape[-1]))
+        mask = np.zeros((len(keep), length), bool)
+        for item, kept in enumerate(keep):
+            count = int(kept.sum())
+            packed[item, length - count :] = states[item, torch.from_numpy(kept)]
+            mask[item, length - count :] = True
+        saved = self._forward, self._padding
+        self._forward, self._padding = Forward(text=True, text_session=session), mask
+        self._probe = [] if probe else None
+        try:
+            with torch.no_grad():
+                decoder(
+                    inputs_embeds=packed, attention_mask=torch.from_numpy(mask).long(),
+                    use_cache=False,
+                )  # fmt: skip
+            if self._probe is not None:
+                _sink_dims[decoder] = tuple(sorted({int(d) for x in self._probe for d in x}))
+        finally:
+            self._forward, self._padding = saved
+            self._probe = None
+
+
+def _refuse_generate(model: Any, kwargs: dict[str, Any]) -> None:
+    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
+
+    def option(name: str) -> Any:
+        return kwargs[name] if name in kwargs else getattr(config, name, None)
+
+    if kwargs.get("assistant_model") is not None or option("prompt_lookup_num_tokens"):
+        raise NotImplementedError(
+            "assisted generation reads guessed tokens together with the prompt and takes rows "
+            "back, which methods cannot follow: leave out assistant_model and "
+            "prompt_lookup_num_tokens"
+        )
+    if option("use_cache") is False:
+        raise NotImplementedError(
+            "generate(use_cache=False) reads the prompt anew at each step, so methods would take "
+            "generated tokens for the prompt: use a cache"
+        )

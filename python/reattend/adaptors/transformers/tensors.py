@@ -1,0 +1,75 @@
+"""How tensors of torch cross to NumPy and back: the one place that knows their types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reattend.optional import demand
+from reattend.policy import Array
+
+
+def floats(tensor: Any) -> Array:
+    """Give a float tensor as a float32 array, without a copy where it is float32 already.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        On the CPU.
+    """
+    array: Array = tensor.detach().float().numpy()
+    return array
+
+
+def numbers(*tensors: Any) -> tuple[list[Array], str | None]:
+    """Give float tensors as the core reads them, without a copy where all have one type it knows.
+
+    Parameters
+    ----------
+    *tensors : torch.Tensor
+        On the CPU.
+
+    Returns
+    -------
+    arrays : list of array
+        float32, float16, or the bits of bfloat16 as uint16.
+    dtype : "bfloat16" or None
+        What bits are.
+    """
+    torch = demand("torch")
+    kind = tensors[0].dtype
+    same = all(tensor.dtype == kind for tensor in tensors)
+    if same and kind == torch.bfloat16:
+        return [tensor.detach().view(torch.uint16).numpy() for tensor in tensors], "bfloat16"
+    if same and kind == torch.float16:
+        return [tensor.detach().numpy() for tensor in tensors], None
+    return [floats(tensor) for tensor in tensors], None
+
+
+def bools(tensor: Any) -> Array:
+    """Give a tensor or array of zeros and ones as an array of bool.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor or array
+    """
+    array = tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else np.asarray(tensor)
+    return np.asarray(array).astype(bool, copy=False)
+
+
+def output_like(query: Any, value: Any, *, exact: bool) -> tuple[Any, Array]:
+    """Make room for an output: the tensor [B, N, H, Dv] that models want, and [B, H, N, Dv] of it.
+
+    Parameters
+    ----------
+    query, value : torch.Tensor
+        [B, H, N, D] and [B, H_kv, M, Dv].
+    exact : bool
+        Whether the output shall be float32, whatever type the inputs have.
+    """
+    torch = demand("torch")
+    batch, heads, rows, _ = query.shape
+    kind = torch.float32 if exact else query.dtype
+    tensor = torch.empty((batch, rows, heads, value.shape[-1]), dtype=kind)
+    return tensor, numbers(tensor)[0][0].transpose(0, 2, 1, 3)

@@ -1,0 +1,1 @@
+"""The border to the compiled core: arrays prepared or errors that name them, dtypes, results."""

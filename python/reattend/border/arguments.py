@@ -1,0 +1,374 @@
+"""What the arguments of a call may be: each is checked once, and an error names it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reattend.border import config
+from reattend.border.quantized import Quantized
+from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
+
+FLOAT32 = np.dtype(np.float32)
+DTYPES = ("float32", "float16", "bfloat16")
+LARGEST = float(np.finfo(np.float32).max)
+MAX_THREADS = 1024  # OpenMP ends the process where the system refuses a thread
+RETURNS = ("masses", "logsumexp", "column_sums", "factors", "changed")
+
+
+class Shape(NamedTuple):
+    """The sizes of one call."""
+
+    batch: int
+    num_heads: int
+    query_len: int
+    key_len: int
+    head_dim: int
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """[B, H, N]."""
+        return self[:3]
+
+
+class Masks(NamedTuple):
+    """Scale and masks of one call, as the core takes them."""
+
+    scale: float
+    causal: bool
+    window: int  # 0: none
+    softcap: float  # 0: none
+    key_mask: Array | None
+    bias: Array | None
+    dtype: str | None = None  # of 16-bit inputs
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether 16-bit inputs are bfloat16, not float16."""
+        return self.dtype == "bfloat16"
+
+
+def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
+    """Give an array of four axes as the core reads it; copied only if strides demand it."""
+    array = np.asarray(array)
+    if array.dtype is not FLOAT32 or dtype is not None:
+        _check_type(name, array.dtype, dtype)
+    if array.ndim != 4:
+        raise ValueError(f"{name} must have 4 axes {axes}, got shape {array.shape}")
+    return readable(array)
+
+
+def stored(
+    name: str, array: Any, axes: str, dtype: str | None = None
+) -> tuple[Array, Array | None]:
+    """Give keys or values as the core reads them, and the scales of int8 ones."""
+    if not isinstance(array, Quantized):
+        return tensor(name, array, axes, dtype), None
+    numbers, scale = np.asarray(array.numbers), np.asarray(array.scale)
+    if numbers.dtype != np.int8 or numbers.ndim != 4:
+        raise TypeError(
+            f"{name} must hold int8 numbers of 4 axes {axes}, got {numbers.dtype} {numbers.shape}"
+        )
+    if scale.dtype != FLOAT32 or scale.shape != numbers.shape[:3]:
+        raise TypeError(
+            f"{name} must have float32 scales {numbers.shape[:3]}, got {scale.dtype} {scale.shape}"
+        )
+    return readable(numbers), readable(scale)
+
+
+def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    if dtype in ("float16", "bfloat16") and found == np.uint16:
+        return
+    allowed = DTYPES if dtype is None else ("float32", dtype)
+    if found.name not in allowed or not found.isnative:
+        wanted = "float32, float16 or bfloat16" if dtype is None else f"float32 or {dtype}"
+        hint = '; say what bits are by dtype="bfloat16"' if found == np.uint16 else ""
+        raise TypeError(f"{name} must be {wanted}, got {found}{hint}")
+
+
+def half_type(dtype: str | None, **arrays: Array) -> str | None:
+    """Say which type the 16-bit arrays among the inputs have, None if none is; it must be one."""
+    found: str | None = None
+    for name, array in arrays.items():
+        if array.dtype.itemsize == 2:
+            own = dtype or array.dtype.name
+            if found not in (None, own):
+                raise TypeError(
+                    f"{name} must have one 16-bit type with the others, {found}, got {own}"
+                )
+            found = own
+    return found
+
+
+def empty(*shape: int) -> Array:
+    """Give a new float32 array."""
+    return np.empty(shape, dtype=np.float32)
+
+
+def readable(array: Array) -> Array:
+    """Give the array with a contiguous last axis and strides of whole elements."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    size = array.itemsize
+    contiguous = array.strides[-1] == size or array.shape[-1] <= 1
+    if contiguous and flags.aligned and all(s % size == 0 for s in array.strides):
+        return array
+    return np.ascontiguousarray(array)
+
+
+def sizes(query: Array, key: Array) -> Shape:
+    """Check query and key against each other."""
+    batch, num_heads, query_len, head_dim = query.shape
+    key_batch, num_kv_heads, key_len, key_dim = key.shape
+    if key_batch != batch:
+        raise ValueError(f"key must have the batch size of query, {batch}, got {key_batch}")
+    if key_dim != head_dim:
+        raise ValueError(f"key must have the head size of query, {head_dim}, got {key_dim}")
+    if head_dim == 0:
+        raise ValueError(f"query must have a head size of at least 1, got shape {query.shape}")
+    if num_heads % num_kv_heads if num_kv_heads else num_heads:
+        raise ValueError(
+            f"query's number of heads must be a multiple of key's, {num_kv_heads}, got {num_heads}"
+        )
+    return Shape(batch, num_heads, query_len, key_len, head_dim)
+
+
+def check_value(value: Array, key: Array) -> None:
+    """Check value against key."""
+    if value.shape[:3] != key.shape[:3]:
+        raise ValueError(
+            f"value must have batch, heads and length of key, {key.shape[:3]}, "
+            f"got {value.shape[:3]}"
+        )
+
+
+def masks(
+    shape: Shape,
+    scale: float | None,
+    causal: bool,
+    key_mask: Array | None,
+    bias: Array | None,
+    window: int | None,
+    softcap: float | None,
+    dtype: str | None = None,
+) -> Masks:
+    """Check scale and masks."""
+    if scale is None:
+        scale = shape.head_dim**-0.5
+    else:
+        scale = _real("scale", scale)
+        if not abs(scale) <= LARGEST:
+            raise ValueError(f"scale must be a finite float32 number, got {scale}")
+    if causal is not True and causal is not False and not isinstance(causal, np.bool_):
+        raise TypeError(f"causal must be a bool, got {causal!r}")
+    if window is not None:
+        window = integer("window", window)
+        if window < 1:
+            raise ValueError(f"window must be at least 1 key, got {window}")
+    if softcap is not None:
+        softcap = _real("softcap", softcap)
+        if not SMALLEST_MASS <= softcap <= LARGEST:
+            raise ValueError(f"softcap must be a positive finite number, got {softcap}")
+    return Masks(
+        scale,
+        bool(causal),
+        min(window or 0, shape.key_len + shape.query_len),
+        softcap or 0.0,
+        None if key_mask is None else _key_mask(shape, key_mask),
+        None if bias is None else _bias(shape, bias),
+        dtype,
+    )
+
+
+def labels(shape: Shape, segments: Any) -> Array:
+    """Check segments: integer labels [B, 1 or H, at most M] as uint8."""
+    segments = np.asarray(segments)
+    if segments.dtype.kind not in "uib":
+        raise TypeError(f"segments must be uint8 labels, got {segments.dtype}")
+    if segments.ndim != 3:
+        raise ValueError(f"segments must have 3 axes [B, 1 or H, M], got shape {segments.shape}")
+    batch, heads, length = segments.shape
+    if batch != shape.batch or heads not in (1, shape.num_heads) or length > shape.key_len:
+        raise ValueError(
+            f"segments must have shape [{shape.batch}, 1 or {shape.num_heads}, at most "
+            f"{shape.key_len}], got {segments.shape}"
+        )
+    if segments.dtype.kind == "i" and segments.size and segments.min() < 0:
+        raise ValueError(f"segments must hold labels from 0, got {segments.min()}")
+    if segments.dtype.itemsize > 1 and segments.size and segments.max() > 255:
+        raise ValueError(f"segments must be uint8 labels, got {segments.max()}")
+    return readable(segments.astype(np.uint8, copy=False))
+
+
+def count_segments(segments: Array | None, num_segments: int | None) -> int:
+    """Give G; the core checks that labels are below it."""
+    if num_segments is not None:
+        return num_segments
+    most = int(segments.max()) if segments is not None and segments.size else 0
+    if most >= MAX_SEGMENTS:
+        raise ValueError(
+            f"segments must hold labels below {MAX_SEGMENTS}, the most a pass keeps apart, "
+            f"got {most}"
+        )
+    return most + 1
+
+
+def policies(policy: Any) -> list[Policy]:
+    """Give the policies as a list."""
+    if policy is None:
+        return []
+    found = [policy] if callable(policy) else policy
+    if not isinstance(found, (list, tuple)):
+        raise TypeError(f"policy must be a callable or a sequence of them, got {policy!r}")
+    for each in found:
+        if not callable(each):
+            raise TypeError(f"policy must be a callable or a sequence of them, got {each!r}")
+    sizes = {each.num_segments for each in found if isinstance(each, Reweight)}
+    if len(sizes) > 1:
+        raise ValueError(f"policy: all weights must have one length, got lengths {sorted(sizes)}")
+    return list(found)
+
+
+def wheres(shape: Shape, where: Any, count: int) -> list[Array | None]:
+    """Give one bool array [B, H, N] or None for each policy."""
+    if where is None:
+        return [None] * count
+    found = list(where) if isinstance(where, (list, tuple)) else [where] * count
+    if len(found) != count:
+        raise ValueError(
+            f"where must be one array or one for each policy, {count}, got {len(found)}"
+        )
+    return [None if each is None else _rows(shape, each) for each in found]
+
+
+def rule(shape: Shape, policy: Reweight, where: Array | None) -> Any:
+    """Give a Reweight as the core takes it; axes of length 1 broadcast there."""
+    weight, to, when = policy.packed
+    batch, heads, _ = weight.shape
+    if batch not in (1, shape.batch) or heads not in (1, shape.num_heads):
+        raise ValueError(
+            f"policy: weight must broadcast to [B, H, G] = "
+            f"{(shape.batch, shape.num_heads, policy.num_segments)}, got shape {weight.shape}"
+        )
+    return weight, to, when, where
+
+
+def names(returns: Any) -> tuple[str, ...]:
+    """Check the names of what is to be returned."""
+    found = (returns,) if isinstance(returns, str) else returns
+    if not isinstance(found, (list, tuple, set, frozenset)):
+        raise TypeError(f"returns must be a name or a sequence of names, got {returns!r}")
+    for name in found:
+        if name not in RETURNS:
+            raise ValueError(f"returns must hold names of {RETURNS}, got {name!r}")
+    return tuple(found)
+
+
+def output(
+    out: Any, full: tuple[int, ...], inputs: Sequence[Array | None], dtype: np.dtype[Any] = FLOAT32
+) -> Array:
+    """Check an array that results are written to."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype not in (FLOAT32, dtype):
+        other = "" if dtype == FLOAT32 else f" or {dtype}"
+        raise TypeError(f"out must be float32{other}, got {out.dtype}")
+    if out.shape != full:
+        raise ValueError(f"out must have shape {full}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    extent = out.itemsize  # of the axes with smaller strides
+    for step, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
+        if n > 1 and step < extent:
+            raise ValueError(f"out must not overlap with itself, got strides {out.strides}")
+        extent += (n - 1) * step if n > 1 else 0
+    for array in inputs:
+        if array is not None and _overlap(out, array):
+            raise ValueError("out must not overlap with an input, got memory that they share")
+    return out
+
+
+def threads(num_threads: int | None) -> int:
+    """Check the number of threads; the default where it is None."""
+    if num_threads is None:
+        return config.num_threads()
+    num_threads = integer("num_threads", num_threads)
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    if num_threads > MAX_THREADS:
+        raise ValueError(f"num_threads must be at most {MAX_THREADS}, got {num_threads}")
+    return num_threads
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _key_mask(shape: Shape, key_mask: Any) -> Array:
+    key_mask = np.asarray(key_mask)
+    if key_mask.dtype != bool:
+        raise TypeError(f"key_mask must be bool, False for padding, got {key_mask.dtype}")
+    if key_mask.shape != (shape.batch, shape.key_len):
+        raise ValueError(
+            f"key_mask must have shape [B, M] = {(shape.batch, shape.key_len)}, "
+            f"got {key_mask.shape}"
+        )
+    return np.ascontiguousarray(key_mask)
+
+
+def _bias(shape: Shape, bias: Any) -> Array:
+    bias = np.asarray(bias)
+    if bias.dtype.kind != "f":
+        hint = "; for a mask use np.where(mask, 0, -np.inf)" if bias.dtype == bool else ""
+        raise TypeError(f"bias must be float32, added to the scores, got {bias.dtype}{hint}")
+    full = (*shape.rows, shape.key_len)
+    bias = bias.astype(np.float32, copy=False)
+    if not bias.flags.aligned or any(s % bias.itemsize for s in bias.strides):
+        bias = bias.copy()
+    try:
+        return np.broadcast_to(bias, full)
+    except ValueError:
+        raise ValueError(
+            f"bias must broadcast to [B, H, N, M] = {full}, got shape {bias.shape}"
+        ) from None
+
+
+def _rows(shape: Shape, where: Any) -> Array:
+    where = np.asarray(where)
+    if where.dtype != bool:
+        raise TypeError(f"where must be bool, got {where.dtype}")
+    full = shape.rows
+    fits = where.ndim <= 3 and all(
+        n in (1, size) for n, size in zip(where.shape[::-1], full[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(f"where must broadcast to [B, H, N] = {full}, got shape {where.shape}")
+    leading: tuple[int, ...] = (1,) * (3 - where.ndim)
+    rows: Array = where.reshape(leading + where.shape)
+    return rows
+
+
+def _real(name: str, number: Any) -> float:
+    try:
+        return float(number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {number!r}") from None
+
+
+def integer(name: str, number: Any) -> int:
+    """Give an int."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {number!r}") from None

@@ -1,0 +1,153 @@
+"""What a call would do, and why, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from reattend import _core
+from reattend.border import arguments
+from reattend.border.inputs import Inputs, checked
+from reattend.border.quantized import Quantized
+from reattend.policy import Array, Policy, Reweight
+
+
+class Explanation(NamedTuple):
+    """How a call is computed; printed, it is a sentence a line."""
+
+    kernel: str  # "decode" (few rows) or "prefill" (many)
+    products: str  # what is multiplied: "float32" or "bfloat16"
+    instruction_set: str
+    threads: int  # that are woken
+    units: int  # independent pieces of work
+    tile: tuple[int, int]  # rows and keys
+    scratch: int  # bytes that each thread keeps
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows, keys = self.tile
+        lines = [
+            f"{self.kernel}: tiles of {rows} rows x {keys} keys, {self.products} products, "
+            f"{self.instruction_set}",
+            f"{self.threads} of the threads work on {self.units} units, "
+            f"each with {self.scratch / 2**20:.2f} MiB of scratch memory",
+        ]
+        return "\n".join([*lines, *(f"- {reason}" for reason in self.reasons)])
+
+
+def explain(
+    query: Array,
+    key: Array | Quantized,
+    value: Array | Quantized,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Array | None = None,
+    bias: Array | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    segments: Array | None = None,
+    policy: Policy | Sequence[Policy] | None = None,
+    where: Array | Sequence[Array | None] | None = None,
+    returns: str | Sequence[str] = (),
+    out: Array | None = None,
+    dtype: str | None = None,
+    num_threads: int | None = None,
+) -> Explanation:
+    """Say how `attention` would compute a call: which kernel, tiles, threads, and why.
+
+    Parameters
+    ----------
+    query, key, value, scale, causal, key_mask, bias, window, softcap, segments, policy, where
+        As for `attention`, and so are returns, out, dtype and num_threads. Nothing is computed.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> query = np.zeros((1, 32, 1, 128), np.float32)
+    >>> key = np.zeros((1, 8, 4096, 128), np.float32)
+    >>> print(explain(query, key, key, num_threads=2))  # doctest: +ELLIPSIS
+    decode: tiles of 4 rows x 512 keys, float32 products, ...
+    2 of the threads work on 64 units, each with ... MiB of scratch memory
+    - 1 row: keys and values are read once, where they lie; up to 8 rows go this way
+    - 4 query heads share a key head, and one reading of it
+    - keys are split into 8 chunks a key head, whose results are merged
+    """
+    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
+    asked = arguments.names(returns)
+    policies = arguments.policies(policy)
+    arguments.wheres(inputs.shape, where, len(policies))
+    labels = None if segments is None else arguments.labels(inputs.shape, segments)
+    weighing = [each for each in policies if isinstance(each, Reweight)]
+    count = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
+    threads = arguments.threads(num_threads)
+    mask = inputs.mask
+    found = _core.explain(
+        inputs.query, inputs.key, inputs.value, mask.scale, mask.causal, mask.window, mask.softcap,
+        mask.key_mask, mask.bias, labels, count, threads, mask.bfloat16,
+    )  # fmt: skip
+    reasons = _of_kernel(inputs, found) + _of_types(inputs, found)
+    if found["threads"] < min(threads, found["units"]):
+        reasons.append("one thread: waking another would take longer than the work")
+    if count > 1:
+        reasons.append(f"{count} segments are kept apart, a sum and a partial output for each")
+    if len(weighing) < len(policies):
+        reasons.append("a policy is a Python callable: it is called once, between two steps")
+    if "column_sums" in asked:
+        reasons.append(
+            "column sums take a second pass"
+            if not found["keeps"]
+            else "column sums are the row's weights"
+            if found["few_rows"]
+            else "column sums: the weights of a tile of rows are kept until their sums are known"
+        )
+    return Explanation(
+        "decode" if found["few_rows"] else "prefill",
+        "bfloat16" if found["bfloat16"] else "float32",
+        _core.isa(),
+        found["threads"],
+        found["units"],
+        (found["rows"], found["keys"]),
+        found["scratch"],
+        tuple(reasons),
+    )
+
+
+def _of_kernel(inputs: Inputs, found: dict[str, Any]) -> list[str]:
+    shape, num_kv_heads = inputs.shape, inputs.key.shape[1]
+    rows = f"{shape.query_len} row" + "s" * (shape.query_len != 1)
+    if not found["few_rows"]:
+        return [f"{rows}: tiles of queries walk over packed tiles of keys; from 9 rows on"]
+    reasons = [f"{rows}: keys and values are read once, where they lie; up to 8 rows go this way"]
+    group = shape.num_heads // max(num_kv_heads, 1)
+    if group > 1:
+        reasons.append(f"{group} query heads share a key head, and one reading of it")
+    chunks = found["units"] // max(shape.batch * num_kv_heads, 1)
+    if chunks > 1:
+        reasons.append(f"keys are split into {chunks} chunks a key head, whose results are merged")
+    return reasons
+
+
+def _of_types(inputs: Inputs, found: dict[str, Any]) -> list[str]:
+    names = {"query": inputs.query, "key": inputs.key, "value": inputs.value}
+    narrow = [name for name, array in names.items() if array.dtype != arguments.FLOAT32]
+    if not narrow:
+        return []
+    if found["bfloat16"]:
+        return ["all are bfloat16 and the CPU multiplies that: weights are rounded to it as well"]
+    where = "in registers" if found["few_rows"] else "tile by tile"
+    reasons = [f"{', '.join(narrow)} converted to float32 {where}"]
+    if inputs.mask.bfloat16 and not found["few_rows"]:
+        lacking = f"{_core.isa()} of this CPU has none"
+        why = "not all arrays are bfloat16" if len(narrow) < 3 else lacking
+        reasons.append(f"no bfloat16 products: {why}")
+    return reasons

@@ -1,0 +1,241 @@
+"""KVCache: keys and values of a generation, in one growing array a layer."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import numpy as np
+
+from reattend.border.quantized import Quantized, quantize
+from reattend.cache.storage import Layer
+from reattend.optional import demand
+from reattend.policy import Array
+
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
+
+
+class KVCache:
+    """Keys and values of each layer; reading them copies nothing.
+
+    A cache and its forks share storage: each holds the first so many keys of the same arrays. The
+    first that appends goes on in the room beyond, and a layer is copied when another one appends to
+    it. Pages of keys would share more, but then a layer would be no array: the kernel reads keys
+    by one stride, and a page table would stand between any two of its tiles.
+
+    Parameters
+    ----------
+    num_layers : int
+        Number of layers.
+    dtype : {"float32", "float16", "bfloat16", "int8"}
+        What the numbers are stored as. ``"bfloat16"`` needs the package ml_dtypes; ``"int8"`` gives
+        keys and values as `Quantized`.
+    capacity : int, optional
+        Number of keys to make room for at first. Storage grows by half when it is full.
+
+    Examples
+    --------
+    >>> cache = KVCache(num_layers=2)
+    >>> step = np.ones((1, 4, 3, 8), dtype=np.float32)
+    >>> keys, values = cache.append(0, step, step)
+    >>> keys, values = cache.append(0, step[:, :, :1], step[:, :, :1])
+    >>> keys.shape, cache.length(0), len(cache)
+    ((1, 4, 4, 8), 4, 4)
+    """
+
+    def __init__(self, num_layers: int, *, dtype: str = "float32", capacity: int = 0) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {_DTYPES}, got {dtype!r}")
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        if capacity < 0:
+            raise ValueError(f"capacity must not be negative, got {capacity}")
+        self.num_layers = num_layers
+        self.dtype = np.dtype(demand("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+        self._capacity = capacity
+        self._as_given = None if dtype == "int8" else self.dtype  # the type that needs no change
+        self._layers = [Layer() for _ in range(num_layers)]
+
+    def append(self, layer: int, key: Array, value: Array) -> tuple[Any, Any]:
+        """Add keys and values to a layer and give all it has.
+
+        Parameters
+        ----------
+        layer : int
+            The layer, from 0.
+        key, value : array [B, H_kv, N, D] and [B, H_kv, N, Dv]
+            What to add, of any float type; rounded to the cache's.
+
+        Returns
+        -------
+        keys, values : array, or Quantized, [B, H_kv, M, D] and [B, H_kv, M, Dv]
+            Views of the storage. They show the same until this cache is reordered, or cropped to
+            fewer keys than they have; nothing that is done to another cache changes them.
+
+        Raises
+        ------
+        TypeError
+            If key or value is of another type than a float.
+        ValueError
+            If shapes do not fit one another or what the layer holds, or if numbers to be stored as
+            int8 are not finite.
+
+        Examples
+        --------
+        >>> step = np.ones((1, 4, 3, 8), dtype=np.float32)
+        >>> keys, values = KVCache(num_layers=1, dtype="int8").append(0, step, step)
+        >>> keys.numbers.shape, keys.scale.shape
+        ((1, 4, 3, 8), (1, 4, 3))
+        """
+        held = self._layer(layer)
+        if key.dtype is not self._as_given or value.dtype is not self._as_given:
+            key, value = self._floats("key", key), self._floats("value", value)
+        if key.ndim != 4 or value.ndim != 4 or key.shape[:3] != value.shape[:3]:
+            raise ValueError(
+                "key and value must be [B, H_kv, N, D] and [B, H_kv, N, Dv], "
+                f"got shapes {key.shape} and {value.shape}"
+            )
+        sizes = (*key.shape[:2], key.shape[3], value.shape[3])
+        if held.room is not None and sizes != held.sizes:
+            raise ValueError(
+                "key and value must have the batch, heads and head sizes that the layer holds, "
+                f"{held.sizes}, got {sizes}"
+            )
+        if self._as_given is None:
+            parts = *quantize(key, name="key"), *quantize(value, name="value")
+            views = held.append(sizes, parts, self._capacity, None)
+            return Quantized(*views[:2]), Quantized(*views[2:])
+        keys, values = held.append(sizes, (key, value), self._capacity, self._as_given)
+        return keys, values
+
+    def crop(self, length: int) -> None:
+        """Forget what lies beyond a number of keys, in every layer.
+
+        Views that show more keys end: the next append writes where they look. To ask several
+        questions about one prompt in turn, crop to the prompt after each; nothing is copied.
+
+        Parameters
+        ----------
+        length : int
+            How many keys to keep.
+
+        Raises
+        ------
+        ValueError
+            If it is negative.
+
+        Examples
+        --------
+        >>> cache = KVCache(num_layers=1)
+        >>> _ = cache.append(0, np.ones((1, 1, 5, 2)), np.ones((1, 1, 5, 2)))
+        >>> cache.crop(3)
+        >>> len(cache)
+        3
+        """
+        if length < 0:
+            raise ValueError(f"length must not be negative, got {length}")
+        for held in self._layers:
+            held.crop(length)
+
+    def reorder(self, indices: Array) -> None:
+        """Reorder the batch, as beam search does: item b becomes what item ``indices[b]`` was.
+
+        Items that stay cost nothing, and of others only the keys are copied from where the two
+        items part: beams share their prompt, and most of what they generated. Views that this cache
+        gave before end.
+
+        Parameters
+        ----------
+        indices : array of int
+            One index into the batch for each item; the batch may grow or shrink.
+
+        Raises
+        ------
+        TypeError
+            If they are no integers.
+        ValueError
+            If they are no items of the batch.
+
+        Examples
+        --------
+        >>> cache = KVCache(num_layers=1)
+        >>> keys, _ = cache.append(0, np.arange(2.0).reshape(2, 1, 1, 1), np.ones((2, 1, 1, 1)))
+        >>> cache.reorder(np.array([1, 1]))
+        >>> cache.append(0, np.ones((2, 1, 0, 1)), np.ones((2, 1, 0, 1)))[0].ravel()
+        array([1., 1.], dtype=float32)
+        """
+        indices = np.asarray(indices)
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers, got {indices.dtype}")
+        batch = min((held.sizes[0] for held in self._layers if held.room is not None), default=None)
+        if batch is None:
+            return
+        if indices.ndim != 1 or not ((indices >= 0) & (indices < batch)).all():
+            raise ValueError(
+                f"indices must be one axis of items from 0 to {batch - 1}, got {indices.tolist()}"
+            )
+        for held in self._layers:
+            held.reorder(indices)
+
+    def fork(self) -> KVCache:
+        """Give a second cache that holds what this one does, without a copy.
+
+        For many questions about one image, or branches of a search: what is done to one of the two
+        never shows in the other. It is called as in vLLM and SGLang, after the system call, which
+        copies on write too; llama.cpp's ``seq_cp`` names a copy that is none.
+
+        Examples
+        --------
+        >>> cache = KVCache(num_layers=1)
+        >>> image, word = np.ones((1, 4, 600, 8)), np.zeros((1, 4, 1, 8))
+        >>> _ = cache.append(0, image, image)
+        >>> branch = cache.fork()
+        >>> _ = branch.append(0, word, word)
+        >>> len(cache), len(branch)
+        (600, 601)
+        """
+        other = copy(self)
+        other._layers = [held.fork() for held in self._layers]
+        return other
+
+    def length(self, layer: int) -> int:
+        """Give the number of keys that a layer holds.
+
+        Parameters
+        ----------
+        layer : int
+            The layer, from 0.
+
+        Examples
+        --------
+        >>> KVCache(num_layers=2).length(1)
+        0
+        """
+        return self._layer(layer).length
+
+    def __len__(self) -> int:
+        return max(held.length for held in self._layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the storage takes, in bytes; what forks share counts in each of them."""
+        rooms = [held.room for held in self._layers if held.room is not None]
+        return sum(array.nbytes for room in rooms for array in room.arrays)
+
+    def __repr__(self) -> str:
+        return f"KVCache({self.num_layers} layers, {len(self)} keys, {self.nbytes / 2**20:.1f} MiB)"
+
+    def _layer(self, layer: int) -> Layer:
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer must be from 0 to {self.num_layers - 1}, got {layer}")
+        return self._layers[layer]
+
+    def _floats(self, name: str, array: Any) -> Any:
+        """Give an array of floats."""
+        if not isinstance(array, Quantized):  # it is refused by its type, as any int8
+            array = np.asarray(array)
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            raise TypeError(
+                f"{name} must be float32, float16, bfloat16 or float64, got {array.dtype}"
+            )
+        return array

@@ -1,0 +1,5 @@
+"""The command line, one command a file."""
+
+from reattend.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,261 @@
+"""The command `reattend demo`: a picture, what a model makes up of it, and what methods change."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reattend.demo.figure import Prompt, Told, draw_demo
+from reattend.demo.run_summary import what_was_done
+from reattend.demo.show import Ink, Marker, listing, smaller
+from reattend.demo.small_set import measure, show_numbers
+from reattend.demo.tracing import WatchedAnswer
+from reattend.evaluation.datasets.emoji_world.cases import Case, Cases, Cell
+from reattend.evaluation.datasets.emoji_world.sentences import DESCRIBE, mentioned
+from reattend.evaluation.datasets.emoji_world.world import (
+    CONTEXTS,
+    DIFFICULTIES,
+    NOUNS,
+    SIDE,
+    Scene,
+)
+from reattend.evaluation.loading import Loaded, add_model_options, load
+from reattend.evaluation.runner.answers import describe_scenes, new_session
+from reattend.evaluation.settings import LABELS, METHODS, PLAIN, TAU
+from reattend.models import IMAGE, TextStream
+from reattend.optional import demand
+from reattend.policy import Array
+from reattend.terminal import INTERRUPTED, CommandError, at_least, picture_path, progress
+
+_LOOKED_AT = 8  # scenes, of which the first is shown that something is made up of
+_LONGEST = 64  # tokens of a description
+_INDENT = 7  # columns of a setting's name
+_PIXELS = 60  # of a side of the picture in the terminal, at most
+_WHERE = {
+    "kitchen": "in a kitchen", "fruit": "among fruit", "farm": "on a farm",
+    "street": "in a street", "music": "in a band", "sport": "in sports", "office": "in an office",
+    "bedroom": "in a bedroom", "sea": "at sea", "garden": "in a garden", "weather": "in the sky",
+    "clothes": "among clothes",
+}  # fmt: skip
+_CAPTION = (
+    "Attention is the mean over the rows of the answer, as softmax gave it. Blue frames: image "
+    "tokens whose state is a sink's (VAR's rule). Heads: the share of each head's attention that "
+    "is on the image, and\nhow far a method moves it; heads that VHR reinforces count with its "
+    "factor. Pictures of things: OpenMoji, CC BY-SA 4.0."
+)
+
+
+class Seen(NamedTuple):
+    """A picture, and the truth about it where it is known."""
+
+    pixels: Array  # uint8 [120, 120, 3]
+    scene: Scene | None
+
+    @property
+    def there(self) -> Collection[int] | None:
+        """The nouns that are not made up."""
+        return None if self.scene is None else self.scene.nouns
+
+
+class Spoken(NamedTuple):
+    """A description that was streamed."""
+
+    text: str
+    steps: int  # tokens, its end included
+    notes: tuple[str, ...]
+
+
+def add_demo(commands: Any) -> None:
+    """Add the command to a command line.
+
+    Parameters
+    ----------
+    commands : subparsers
+        Of argparse.
+    """
+    parser = commands.add_parser(
+        "demo",
+        help="describe a picture, and show what is made up of it with each method and without",
+        description="A small vision-language model describes a picture without and with VAR, VHR "
+        "and ACT. What it makes up is marked, counted on some scenes, and drawn. "
+        "A minute and a half on two cores.",
+    )
+    add = parser.add_argument
+    add("--image", type=Path, metavar="FILE",
+        help="your own picture, cropped to a square (default: a scene of known things)",
+    )  # fmt: skip
+    add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
+    add("--difficulty", choices=tuple(DIFFICULTIES), default="dim",
+        help="how well the scenes can be seen (default: dim)")  # fmt: skip
+    add("--scenes", type=at_least(int, 0), default=12, metavar="N",
+        help="how many scenes the numbers are from; 0: no numbers (default: 12)")  # fmt: skip
+    add("--out", type=picture_path, default=Path("reattend-demo.png"), metavar="FILE",
+        help="where the picture goes, as .png, .pdf or .svg (default: reattend-demo.png)",
+    )  # fmt: skip
+    add_model_options(parser)
+    parser.set_defaults(run=_demo, parser=parser, waits_asleep=True)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    demand("matplotlib")  # say so now, not after the answers
+    own = None if options.image is None else _read_picture(options.image)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows ?
+        sys.stdout.reconfigure(errors="replace")
+    ink = Ink.of(sys.stdout)
+    loaded = load(options)
+    cases = Cases(
+        "test", options.seed, cells=[Cell(options.difficulty)], asked=_LOOKED_AT + options.scenes
+    )
+    if own is not None:
+        seen, title = Seen(own, None), options.image.name
+    else:
+        case = _choose(loaded, [cases.draw(number) for number in range(_LOOKED_AT)])
+        seen, title = Seen(case.scene.pixels, case.scene), _title(case, options)
+    side = min(_PIXELS, shutil.get_terminal_size().columns)
+    print(ink.picture(smaller(seen.pixels, side)), end="")
+    print(ink.strong(f"Picture: {title}"))
+    if seen.scene is None:
+        print("Nobody says what is in it, so nothing can be marked as made up.")
+    else:
+        print(_wrapped(_truth(seen.scene)))
+    print()
+    spoken: dict[str, Spoken] = {}
+    for name in (PLAIN, *METHODS):
+        spoken[name] = _speak(loaded, name, seen, ink, spoken.get(PLAIN))
+    _draw(loaded, options.out, seen, spoken, title)
+    print(f"Drawn: {options.out}")
+    if not options.scenes:
+        return 0
+    names = (PLAIN, *METHODS)
+    numbers = range(_LOOKED_AT, _LOOKED_AT + options.scenes)
+    measured = measure(loaded, names, cases, numbers)
+    print()
+    print(show_numbers(measured, names, ink, options.difficulty))
+    chosen = "chosen on other scenes" if loaded.tuned else "those of the papers"
+    print(ink.faint(f"The methods' strengths are {chosen}."))
+    return INTERRUPTED if measured.interrupted else 0
+
+
+def _read_picture(path: Path) -> Array:
+    """Read a picture, and crop it to a square of the size that the model reads."""
+    pillow, operations = demand("PIL.Image"), demand("PIL.ImageOps")
+    try:
+        with pillow.open(path) as file:
+            picture = operations.exif_transpose(file).convert("RGBA")
+    except FileNotFoundError:
+        raise CommandError(f"{path} is not a file") from None
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise CommandError(f"{path} cannot be read as a picture: {error}") from error
+    white = pillow.new("RGBA", picture.size, "white")
+    picture = pillow.alpha_composite(white, picture).convert("RGB")
+    size = (SIDE, SIDE)
+    return np.array(operations.fit(picture, size, method=pillow.Resampling.LANCZOS), np.uint8)
+
+
+def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:
+    """Give the first case that something is made up of without a method; else the first."""
+    pixels = np.stack([case.scene.pixels for case in cases])
+    for _ in progress([0], "Looking at scenes", bar_format="{desc} ..."):
+        answers = describe_scenes(
+            loaded.model, [], pixels, [None] * len(cases), max_new_tokens=_LONGEST
+        )
+    for case, answer in zip(cases, answers, strict=True):
+        if {word.noun for word in answer.words} - {*case.scene.nouns}:
+            return case
+    return cases[0]
+
+
+def _title(case: Case, options: argparse.Namespace) -> str:
+    return f"scene {case.number} of seed {options.seed}, {options.difficulty}"
+
+
+def _truth(scene: Scene) -> str:
+    names = list(CONTEXTS)
+    usual = listing(_WHERE[names[place]] for place in scene.contexts)
+    there = listing(NOUNS[noun] for noun in sorted(scene.nouns))
+    removed = listing(NOUNS[noun] for noun in scene.removed)
+    return f"In it: {there}. Usual {usual}, but taken out: {removed}."
+
+
+def _wrapped(text: str, indent: int = 0) -> str:
+    return textwrap.fill(text, min(shutil.get_terminal_size().columns, 100) - indent)
+
+
+def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None) -> Spoken:
+    """Describe a picture, and show the description as it comes."""
+    model, config = loaded.model, loaded.model.llama.config
+    session = new_session(model, loaded.methods(name))
+    print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
+    stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
+    times, text = [], ""
+    steps = model.generate(
+        session, [model.prompt(DESCRIBE)], seen.pixels[None], max_new_tokens=_LONGEST
+    )
+    try:
+        for (token,) in steps:
+            times.append(time.perf_counter())
+            if token not in model.tokenizer.stop:
+                piece = "".join(c if c.isprintable() else " " for c in stream.push(int(token)))
+                text += piece
+                print(marker.push(piece), end="", flush=True)
+    finally:
+        rest = stream.flush()
+        print(marker.push(rest) + marker.flush(), flush=True)
+    text += rest
+    notes = [*_compared(text, seen, plain), *what_was_done(name, session.report(), config)]
+    pace = f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token"
+    lines = _wrapped("; ".join([*notes, pace]), _INDENT).splitlines()
+    print("\n".join(" " * _INDENT + ink.faint(line) for line in lines), flush=True)
+    return Spoken(text, len(times), tuple(notes))
+
+
+def _compared(text: str, seen: Seen, plain: Spoken | None) -> Iterator[str]:
+    """Say what is missing, and how a description differs from plain's."""
+    said = {*mentioned(text)}
+    if seen.scene is not None:
+        yield f"missed {listing(NOUNS[noun] for noun in sorted({*seen.scene.nouns} - said))}"
+    if plain is None:
+        return
+    before = {*mentioned(plain.text)}
+    if text == plain.text:
+        yield "word for word the same"
+    elif said == before:
+        yield "the same things"
+    for verb, nouns in (("no longer says", before - said), ("says in addition", said - before)):
+        if nouns:
+            yield f"{verb} {listing(NOUNS[noun] for noun in sorted(nouns))}"
+
+
+def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], title: str) -> None:
+    """Answer again, watched, and draw what was seen."""
+    model = loaded.model
+    config = model.llama.config
+    tokens = model.prompt(DESCRIBE)
+    told = []
+    for name in progress(spoken, "Watching attention"):
+        session = WatchedAnswer(
+            loaded.methods(name), num_layers=config.num_layers, num_heads=config.num_heads,
+            sink_dims=loaded.sink_dims,
+        )  # fmt: skip
+        steps = model.generate(
+            session, [tokens], seen.pixels[None], max_new_tokens=spoken[name].steps
+        )
+        collections.deque(steps, maxlen=0)
+        notes = f"({'; '.join(spoken[name].notes)})" if spoken[name].notes else ""
+        told.append(Told(LABELS[name], spoken[name].text, notes, session.watched()))
+    first = tokens.index(IMAGE)
+    image = slice(first, first + tokens.count(IMAGE))
+    tau = TAU * float(np.sqrt(config.hidden_size))
+    draw_demo(
+        path, seen.pixels, told, seen.scene, Prompt(image, len(tokens), tau),
+        title=f"What a model makes up, and what methods change: {title}", caption=_CAPTION,
+    )  # fmt: skip

@@ -1,0 +1,215 @@
+r"""Two-branch decoding: the next token's logits against those of a second prompt.
+
+.. code-block:: text
+
+    z = (1 + alpha) z1 - alpha z2        where p1 >= beta max p1, else -inf
+
+With the same prompt and a distorted or missing image as second branch this is contrastive decoding
+(VCD, arXiv 2311.16922; its cut-off is that of arXiv 2210.15097); with beta = 0 it is
+classifier-free guidance of scale 1 + alpha (arXiv 2306.17806): whether z are logits or log
+probabilities makes no difference to the probabilities of z.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from reattend.adaptors.transformers.caches import cache_argument, cache_of
+from reattend.adaptors.transformers.tensors import floats
+from reattend.optional import demand
+from reattend.policy import Array
+
+
+class Branch(Protocol):
+    """The second branch: what gives its logits, step by step. `ModelBranch` is one."""
+
+    def begin(self) -> Array:
+        """Read the prompts from their start; give the logits [B, V] of what follows."""
+
+    def step(self, tokens: Array) -> Array:
+        """Go on by one token [B] for each item; give the logits [B, V] of what follows."""
+
+    def reorder(self, indices: Array) -> None:
+        """Let item b become what item ``indices[b]`` was; the batch may grow or shrink."""
+
+
+def contrast(logits: Array, other: Array, *, alpha: float = 1.0, beta: float = 0.1) -> Array:
+    """Contrast the logits of two branches.
+
+    Parameters
+    ----------
+    logits : array [..., V]
+        Of the branch that speaks.
+    other : array [..., V]
+        Of the branch it shall differ from.
+    alpha : float, optional
+        How far; 0 leaves ``logits`` as they are, but for the cut-off.
+    beta : float, optional
+        Tokens whose probability is below this share of the likeliest one's are left out. 0: none.
+
+    Returns
+    -------
+    array [..., V]
+        With -inf at tokens that are left out.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or a number is out of its range.
+
+    Examples
+    --------
+    >>> contrast(np.array([2.0, 1.0, -9.0]), np.array([2.0, 0.0, -9.0]))
+    array([  2.,   2., -inf])
+    """
+    logits, other = np.asarray(logits), np.asarray(other)
+    if logits.shape != other.shape:
+        raise ValueError(f"other must have the shape of logits, {logits.shape}, got {other.shape}")
+    _check(alpha, beta)
+    with np.errstate(invalid="ignore"):  # a token that both branches rule out: inf - inf
+        mixed = (1 + alpha) * logits - alpha * other
+    if beta > 0:
+        plausible = logits >= logits.max(-1, keepdims=True) + np.log(beta)
+    else:
+        plausible = logits > -np.inf
+    return np.asarray(np.where(plausible, mixed, -np.inf).astype(logits.dtype, copy=False))
+
+
+class TwoBranch:
+    """A logits processor that contrasts each step with a second branch.
+
+    It works with greedy search, sampling and beams, whose rows it finds again by their tokens, and
+    with any loop that calls it as `generate` does.
+
+    Parameters
+    ----------
+    branch : Branch
+        The second branch, such as a `ModelBranch`.
+    alpha, beta : float, optional
+        As for `contrast`.
+
+    Examples
+    --------
+    >>> second = ModelBranch(model, **text_inputs)  # doctest: +SKIP
+    >>> model.generate(**inputs, logits_processor=[TwoBranch(second)])  # doctest: +SKIP
+    """
+
+    def __init__(self, branch: Branch, *, alpha: float = 1.0, beta: float = 0.1) -> None:
+        _check(alpha, beta)
+        self.branch, self.alpha, self.beta = branch, alpha, beta
+        self._seen: Array | None = None  # ids [B, N] of the last call
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Contrast scores [B, V], arrays or tensors, of what follows input_ids [B, N]."""
+        tensors = hasattr(scores, "detach")
+        ids = input_ids.detach().numpy() if tensors else np.asarray(input_ids)
+        own = floats(scores) if tensors else np.asarray(scores)
+        mixed = contrast(own, self._other(ids), alpha=self.alpha, beta=self.beta)
+        if not tensors:
+            return mixed
+        return demand("torch").from_numpy(mixed).to(scores.dtype)
+
+    def _other(self, ids: Array) -> Array:
+        seen, self._seen = self._seen, ids.copy()
+        parents = None if seen is None else _parents(seen, ids)
+        if parents is None:
+            other = self.branch.begin()
+            if len(other) == len(ids):
+                return other
+            if len(ids) % len(other):
+                raise ValueError(
+                    f"the second branch must have as many prompts as the first, got {len(other)} "
+                    f"for {len(ids)}"
+                )
+            repeated = np.repeat(np.arange(len(other)), len(ids) // len(other))
+            self.branch.reorder(repeated)  # beams and returned sequences
+            return other[repeated]
+        if not np.array_equal(parents, np.arange(len(ids))):
+            self.branch.reorder(parents)
+        return self.branch.step(ids[:, -1])
+
+
+class ModelBranch:
+    """A transformers model on a second prompt, with a cache of its own.
+
+    Inside `reattend.adaptors.transformers.attached` it has a generation of its own as well.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    **inputs
+        What the model is called with: ``input_ids`` [B, P], left-padded with an
+        ``attention_mask``, and what else it takes.
+    """
+
+    def __init__(self, model: Any, **inputs: Any) -> None:
+        if "input_ids" not in inputs:
+            raise ValueError(f"inputs must hold input_ids, got {sorted(inputs)}")
+        self.model, self.inputs = model, inputs
+        self._cache: Any = None
+        self._mask: Any = None
+        self._deltas: Any = None  # where a model keeps its place between forwards
+
+    def begin(self) -> Array:
+        """Read the prompts; give the logits [B, V] of what follows."""
+        torch = demand("torch")
+        mask = self.inputs.get("attention_mask")
+        ids = self.inputs["input_ids"]
+        self._mask = torch.ones_like(ids) if mask is None else mask
+        self._cache, self._deltas = None, None
+        return self._forward(**{**self.inputs, "attention_mask": self._mask})
+
+    def step(self, tokens: Array) -> Array:
+        """Go on by one token [B] for each item; give the logits [B, V] of what follows."""
+        torch = demand("torch")
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
+        ids = torch.from_numpy(np.ascontiguousarray(tokens))[:, None]
+        # Without padding no mask: Qwen-VL models take one for the positions of the new rows.
+        padded = {} if self._mask.all() else {"attention_mask": self._mask}
+        return self._forward(input_ids=ids, **padded)
+
+    def reorder(self, indices: Array) -> None:
+        """Let item b become what item ``indices[b]`` was."""
+        chosen = demand("torch").from_numpy(np.asarray(indices))
+        self._cache.reorder_cache(chosen)
+        self._mask = self._mask[chosen]
+        if self._deltas is not None and len(self._deltas) > 1:
+            self._deltas = self._deltas[chosen]
+
+    def _forward(self, **inputs: Any) -> Array:
+        # Qwen-VL models keep how far positions run behind keys; the first branch needs its own.
+        holder = next((m for m in self.model.modules() if hasattr(m, "rope_deltas")), None)
+        kept = getattr(holder, "rope_deltas", None)
+        if holder is not None:
+            holder.rope_deltas = self._deltas
+        try:
+            with demand("torch").no_grad():
+                held = {cache_argument(self.model): self._cache}
+                out = self.model(**inputs, **held, use_cache=True)
+            self._cache = cache_of(out)
+            self._deltas = getattr(holder, "rope_deltas", None)
+        finally:
+            if holder is not None:
+                holder.rope_deltas = kept
+        return floats(out.logits[:, -1])
+
+
+def _parents(seen: Array, ids: Array) -> Array | None:
+    """Find which row of the last call each row goes on from; None if one is new."""
+    if ids.shape[1] != seen.shape[1] + 1:
+        return None
+    same = (ids[:, None, :-1] == seen).all(-1)  # [B now, B then]
+    if not same.any(1).all():
+        return None
+    rows = np.arange(len(ids))
+    stays = same[rows, rows] if len(ids) <= len(seen) else np.zeros(len(ids), bool)
+    return np.where(stays, rows, same.argmax(1))
+
+
+def _check(alpha: float, beta: float) -> None:
+    if not (np.isfinite(alpha) and alpha >= 0):
+        raise ValueError(f"alpha must be a number from 0, got {alpha!r}")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be from 0 to 1, got {beta!r}")

@@ -1,0 +1,1 @@
+"""Measuring what methods do: data sets, metrics, runs, calibration and reports."""

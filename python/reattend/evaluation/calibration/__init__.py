@@ -1,0 +1,1 @@
+"""Strengths and heads, chosen on data of their own."""

@@ -1,0 +1,1 @@
+"""Data sets: pictures, questions and what is true of them."""

@@ -1,0 +1,1 @@
+"""Metrics of hallucination, with intervals."""

@@ -1,0 +1,1 @@
+"""Running an evaluation: answers, workers, and the journal that a run goes on from."""

@@ -1,0 +1,216 @@
+"""The picture: how much attention each head spends on sinks, before and after the methods."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reattend.method import Method
+from reattend.methods import ACT
+from reattend.observer import Observer
+from reattend.optional import demand
+from reattend.policy import Array
+from reattend.sinks import column_sinks
+
+FORMATS = (".png", ".pdf", ".svg")
+_FIRST, _LATER = 1, 2  # labels of the first key and of sinks behind it
+
+
+class SinkShares(NamedTuple):
+    """Mean share of a head's attention on sinks, over the prompt's rows but the first."""
+
+    before: Array  # [L, H, 2], on the first key and on later sinks, as softmax gave it
+    after: Array  # [L, H, 2], as the methods left it
+
+
+class WatchedSession(Observer):
+    """A session that also notes how much of the prompt's attention goes to sinks.
+
+    A later sink of a head is a key, behind the first, whose attention is above ``theta`` in the
+    mean over the rows that see it (ACT's rule). What is noted comes from segment masses and column
+    sums: the attention matrix never exists. It costs each layer one more pass, on the prompt only.
+
+    Parameters
+    ----------
+    methods : Method or sequence of Method
+        As for `Session`.
+    num_layers, num_heads : int
+        Of the model.
+    theta : float, optional
+        The threshold.
+
+    Examples
+    --------
+    >>> session = WatchedSession([], num_layers=1, num_heads=2)
+    >>> query = key = value = np.zeros((1, 2, 3, 8), dtype=np.float32)
+    >>> with session.generation():
+    ...     out = session.attend(0, query, key, value)
+    >>> session.shares().before[0].round(3).tolist()
+    [[0.417, 0.583], [0.417, 0.583]]
+    """
+
+    def __init__(
+        self,
+        methods: Method | Sequence[Method],
+        *,
+        num_layers: int,
+        num_heads: int,
+        theta: float = ACT.theta,
+    ) -> None:
+        super().__init__(methods, num_layers=num_layers, num_heads=num_heads)
+        self.theta = theta
+        self._shares = np.zeros((2, num_layers, num_heads, 2))
+
+    def attend(self, layer: int, query: Array, key: Array, value: Array, **options: Any) -> Array:
+        """Compute attention as `Session.attend`, and note the sinks of a whole prompt.
+
+        Parameters
+        ----------
+        layer, query, key, value, options
+            As for `Session.attend`.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        out = super().attend(layer, query, key, value, **options)
+        if 1 < query.shape[2] == key.shape[2]:
+            self._note(layer, query, key, value, options)
+        return out
+
+    def shares(self) -> SinkShares:
+        """Give what was noted of the last prompt, the mean over the batch.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        return SinkShares(*self._shares.copy())
+
+    def _note(self, layer: int, query: Array, key: Array, value: Array, options: Any) -> None:
+        call = self._call(layer, query, key, value, options)
+        means = call.column_sums() / np.maximum(call.row_counts, 1)[:, None]
+        labels = np.where(column_sinks(means, self.theta), _LATER, 0).astype(np.uint8)
+        np.put_along_axis(labels, call.first_key[:, None, None], _FIRST, axis=-1)
+        look = self._look(call, labels, 3, {})
+        rows = call.rows[None] > call.first_key[:, None]  # [B, N]: the first row sees one key only
+        for masses, shares in zip((look.before, look.after), self._shares, strict=True):
+            mean = np.einsum("bhng,bn->hg", masses, rows) / max(int(rows.sum()), 1)
+            for column, label in enumerate((_FIRST, _LATER)):
+                shares[layer, :, column] = mean[:, look.labels == label].sum(-1)
+
+
+def draw_sinks(path: str | Path, shares: SinkShares, *, title: str, caption: str) -> None:
+    """Draw heat maps of layers and heads: before, after and the difference; before alone if equal.
+
+    Parameters
+    ----------
+    path : path
+        Where to write, as .png, .pdf or .svg. The file is there in full or not at all.
+    shares : SinkShares
+        What to draw.
+    title, caption : str
+        Above and below.
+
+    Raises
+    ------
+    ValueError
+        If the path ends otherwise.
+    MissingPackageError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> shares = SinkShares(*np.random.default_rng(0).random((2, 4, 3, 2)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_sinks(Path(folder, "sinks.png"), shares, title="Sinks", caption="random numbers")
+    """
+    write_figure(path, lambda: _figure(shares, title, caption))
+
+
+def write_figure(path: str | Path, draw: Callable[[], Any]) -> None:
+    """Write a figure, in full or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Where to, as .png, .pdf or .svg.
+    draw : callable
+        Gives the figure, of matplotlib.
+
+    Raises
+    ------
+    ValueError
+        If the path ends otherwise.
+
+    Examples
+    --------
+    >>> write_figure("sinks.txt", lambda: None)
+    Traceback (most recent call last):
+        ...
+    ValueError: path must end in .png, .pdf, .svg, got 'sinks.txt'
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"path must end in {', '.join(FORMATS)}, got {path.name!r}")
+    figure = draw()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        figure.savefig(name, dpi=150)
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's own mode keeps others out
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _figure(shares: SinkShares, title: str, caption: str) -> Any:
+    # Without pyplot: no window, no global state.
+    figures, ticker = demand("matplotlib.figure"), demand("matplotlib.ticker")
+    changed = not np.array_equal(shares.before, shares.after)
+    panels = [("before", shares.before, "magma")]
+    if changed:
+        panels += [
+            ("after", shares.after, "magma"),
+            ("after - before", shares.after - shares.before, "RdBu_r"),
+        ]
+    num_layers, num_heads = shares.before.shape[:2]
+    names = ("the first key", "later sinks")
+    # One row of maps for each kind of sink; without a difference the two stand side by side.
+    grid = (2, 3) if changed else (1, 2)
+    height = float(np.clip(0.13 * num_layers, 2.2, 5.0))
+    figure = figures.Figure(figsize=(3.9 * grid[1], height * grid[0] + 1.3), layout="constrained")
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    figure.supxlabel(caption, fontsize=9, color="0.3")
+    axes = figure.subplots(*grid, squeeze=False)
+    for kind, name in enumerate(names):
+        top = max(float(shares.before[..., kind].max()), float(shares.after[..., kind].max()), 0.01)
+        for column, (when, values, colours) in enumerate(panels):
+            at = axes[kind, column] if changed else axes[0, kind]
+            difference = column == 2
+            reach = max(float(np.abs(values[..., kind]).max()), 0.01) if difference else top
+            image = at.imshow(
+                values[..., kind], cmap=colours, vmin=-reach if difference else 0, vmax=reach,
+                aspect="auto", interpolation="nearest",
+            )  # fmt: skip
+            at.set_title(f"{name}, {when}" if changed else name, fontsize=11)
+            at.set_xlabel("head")
+            at.set_ylabel("layer")
+            for axis, count in ((at.xaxis, num_heads), (at.yaxis, num_layers)):
+                axis.set_major_locator(ticker.MaxNLocator(min(count, 10), integer=True))
+            bar = figure.colorbar(image, ax=at, format=ticker.PercentFormatter(1, decimals=0))
+            bar.outline.set_visible(False)
+    return figure
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
