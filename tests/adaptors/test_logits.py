@@ -153,3 +153,50 @@ def test_branches_of_an_attached_model_do_not_mix():
             expected = tokens(model, inputs, 6)
             neutral = TwoBranch(ModelBranch(model, **text), alpha=0, beta=0)
             assert tokens(model, inputs, 6, logits_processor=[neutral]) == expected
+
+
+@pytest.mark.parametrize("name", ["Llama", "LLaVA-1.5"])
+@pytest.mark.parametrize("setting", ["DoLa", "DeCo"])
+def test_early_layers(name, setting):
+    """Each token is the setting's, from hidden states that the model itself gives."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from models import MODELS
+    from reattend import decoding
+
+    case = next(case for case in MODELS if case.name == name)
+    model, inputs, layers = case.load(), case.inputs((0,)), (0, 2, 3)
+    rule = getattr(decoding, setting)()
+    with decoding.EarlyLayers(model, rule, layers) as early:
+        out = model.generate(
+            **inputs, max_new_tokens=5, do_sample=False, logits_processor=[early],
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    prompt = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        for step in range(5):
+            grown = {**inputs, "input_ids": out.sequences[:, : prompt + step]}
+            grown["attention_mask"] = torch.ones_like(grown["input_ids"])
+            full = model(**grown, output_hidden_states=True)
+            norm, head = model.get_decoder().norm, model.get_output_embeddings()
+            others = [head(norm(full.hidden_states[layer + 1][:, -1])).numpy() for layer in layers]
+            expected = rule(full.logits[:, -1].numpy(), *others)
+            finite = np.isfinite(expected)
+            assert np.array_equal(np.isfinite(out.scores[step].numpy()), finite)
+            assert np.allclose(out.scores[step].numpy()[finite], expected[finite], atol=1e-4)
+    with pytest.raises(RuntimeError, match="must be entered"):
+        early(out.sequences, full.logits[:, -1])
+    left = [hook for layer in model.get_decoder().layers for hook in layer._forward_hooks.values()]
+    assert not any("EarlyLayers" in getattr(hook, "__qualname__", "") for hook in left)
+
+
+def test_early_layers_come_before_the_last():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from models import MODELS
+    from reattend.decoding import DoLa, EarlyLayers
+
+    model = next(case for case in MODELS if case.name == "Llama").load()
+    for layers in ((), (4,), (-1,)):
+        with pytest.raises(ValueError, match="layers must be some of 0 to 3"):
+            EarlyLayers(model, DoLa(), layers)

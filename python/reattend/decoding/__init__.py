@@ -1,5 +1,44 @@
-"""Decoding at the logits: two branches combined, as processors of a generation."""
+"""Decoding at the logits: branches combined by one mixer, as processors of a generation."""
 
 from reattend.decoding.contrastive import Branch, ModelBranch, TwoBranch, contrast
+from reattend.decoding.distortion import diffusion_noise, faint_tokens, outlier_patches
+from reattend.decoding.layers import DeCo, DoLa, EarlyLayers
+from reattend.decoding.mixing import log_softmax, mix, nucleus, plausible, softmax
+from reattend.decoding.settings import (
+    DAMRO,
+    ICD,
+    M3ID,
+    ONLY,
+    VCD,
+    AvisC,
+    CausalMM,
+    Guidance,
+    Setting,
+)
 
-__all__ = ["Branch", "ModelBranch", "TwoBranch", "contrast"]
+__all__ = [
+    "DAMRO",
+    "ICD",
+    "M3ID",
+    "ONLY",
+    "VCD",
+    "AvisC",
+    "Branch",
+    "CausalMM",
+    "DeCo",
+    "DoLa",
+    "EarlyLayers",
+    "Guidance",
+    "ModelBranch",
+    "Setting",
+    "TwoBranch",
+    "contrast",
+    "diffusion_noise",
+    "faint_tokens",
+    "log_softmax",
+    "mix",
+    "nucleus",
+    "outlier_patches",
+    "plausible",
+    "softmax",
+]

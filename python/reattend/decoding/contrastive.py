@@ -12,12 +12,14 @@ probabilities makes no difference to the probabilities of z.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from reattend.adaptors.transformers.caches import cache_argument, cache_of
 from reattend.adaptors.transformers.tensors import floats
+from reattend.decoding.settings import VCD, Setting
 from reattend.optional import demand
 from reattend.policy import Array
 
@@ -64,31 +66,28 @@ def contrast(logits: Array, other: Array, *, alpha: float = 1.0, beta: float = 0
     >>> contrast(np.array([2.0, 1.0, -9.0]), np.array([2.0, 0.0, -9.0]))
     array([  2.,   2., -inf])
     """
-    logits, other = np.asarray(logits), np.asarray(other)
-    if logits.shape != other.shape:
-        raise ValueError(f"other must have the shape of logits, {logits.shape}, got {other.shape}")
-    _check(alpha, beta)
-    with np.errstate(invalid="ignore"):  # a token that both branches rule out: inf - inf
-        mixed = (1 + alpha) * logits - alpha * other
-    if beta > 0:
-        plausible = logits >= logits.max(-1, keepdims=True) + np.log(beta)
-    else:
-        plausible = logits > -np.inf
-    return np.asarray(np.where(plausible, mixed, -np.inf).astype(logits.dtype, copy=False))
+    if np.shape(logits) != np.shape(other):
+        raise ValueError(
+            f"other must have the shape of logits, {np.shape(logits)}, got {np.shape(other)}"
+        )
+    return VCD(alpha, beta)(np.asarray(logits), np.asarray(other))
 
 
 class TwoBranch:
-    """A logits processor that contrasts each step with a second branch.
+    """A logits processor that mixes each step with other branches, as a setting says.
 
     It works with greedy search, sampling and beams, whose rows it finds again by their tokens, and
     with any loop that calls it as `generate` does.
 
     Parameters
     ----------
-    branch : Branch
-        The second branch, such as a `ModelBranch`.
+    branch : Branch, or sequence of these
+        The second branch, such as a `ModelBranch`; several for a setting that takes several.
     alpha, beta : float, optional
-        As for `contrast`.
+        As for `contrast`, where no setting is given.
+    setting : Setting, optional
+        What to do with the logits: `VCD`, `ICD`, `M3ID`, `Guidance`, ... or a function of one's
+        own, called with the logits, those of each branch, and ``step``.
 
     Examples
     --------
@@ -96,39 +95,58 @@ class TwoBranch:
     >>> model.generate(**inputs, logits_processor=[TwoBranch(second)])  # doctest: +SKIP
     """
 
-    def __init__(self, branch: Branch, *, alpha: float = 1.0, beta: float = 0.1) -> None:
-        _check(alpha, beta)
-        self.branch, self.alpha, self.beta = branch, alpha, beta
+    def __init__(
+        self,
+        branch: Branch | Sequence[Branch],
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        setting: Setting | None = None,
+    ) -> None:
+        self.setting: Setting = VCD(alpha, beta) if setting is None else setting
+        self.branches = tuple(branch) if isinstance(branch, Sequence) else (branch,)
         self._seen: Array | None = None  # ids [B, N] of the last call
+        self._step = 0
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Contrast scores [B, V], arrays or tensors, of what follows input_ids [B, N]."""
+        """Mix scores [B, V], arrays or tensors, of what follows input_ids [B, N]."""
         tensors = hasattr(scores, "detach")
         ids = input_ids.detach().numpy() if tensors else np.asarray(input_ids)
         own = floats(scores) if tensors else np.asarray(scores)
-        mixed = contrast(own, self._other(ids), alpha=self.alpha, beta=self.beta)
+        others = self._others(ids)
+        mixed = self.setting(own, *others, step=self._step)
         if not tensors:
             return mixed
         return demand("torch").from_numpy(mixed).to(scores.dtype)
 
-    def _other(self, ids: Array) -> Array:
+    def _others(self, ids: Array) -> list[Array]:
         seen, self._seen = self._seen, ids.copy()
         parents = None if seen is None else _parents(seen, ids)
         if parents is None:
-            other = self.branch.begin()
-            if len(other) == len(ids):
-                return other
-            if len(ids) % len(other):
-                raise ValueError(
-                    f"the second branch must have as many prompts as the first, got {len(other)} "
-                    f"for {len(ids)}"
-                )
-            repeated = np.repeat(np.arange(len(other)), len(ids) // len(other))
-            self.branch.reorder(repeated)  # beams and returned sequences
-            return other[repeated]
-        if not np.array_equal(parents, np.arange(len(ids))):
-            self.branch.reorder(parents)
-        return self.branch.step(ids[:, -1])
+            self._step = 0
+            return [_begin(branch, len(ids)) for branch in self.branches]
+        self._step += 1
+        moved = not np.array_equal(parents, np.arange(len(ids)))
+        others = []
+        for branch in self.branches:
+            if moved:
+                branch.reorder(parents)
+            others.append(branch.step(ids[:, -1]))
+        return others
+
+
+def _begin(branch: Branch, rows: int) -> Array:
+    """Read a branch's prompts; give its logits for each row of the first branch."""
+    other = branch.begin()
+    if len(other) == rows:
+        return other
+    if rows % len(other):
+        raise ValueError(
+            f"the second branch must have as many prompts as the first, got {len(other)} for {rows}"
+        )
+    repeated = np.repeat(np.arange(len(other)), rows // len(other))
+    branch.reorder(repeated)  # beams and returned sequences
+    return other[repeated]
 
 
 class ModelBranch:
@@ -206,10 +224,3 @@ def _parents(seen: Array, ids: Array) -> Array | None:
     rows = np.arange(len(ids))
     stays = same[rows, rows] if len(ids) <= len(seen) else np.zeros(len(ids), bool)
     return np.where(stays, rows, same.argmax(1))
-
-
-def _check(alpha: float, beta: float) -> None:
-    if not (np.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"alpha must be a number from 0, got {alpha!r}")
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta must be from 0 to 1, got {beta!r}")

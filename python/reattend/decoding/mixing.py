@@ -1,0 +1,171 @@
+"""Logits of several branches, mixed: the one formula behind the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reattend.policy import Array
+
+
+def mix(
+    logits: Array,
+    others: Sequence[Array],
+    *,
+    own: Any,
+    weights: Sequence[Any],
+    keep: Array | None = None,
+) -> Array:
+    r"""Mix the logits of a branch with those of others.
+
+    .. code-block:: text
+
+        z = own z1 + sum_i weight_i z2_i        where a token is kept, else -inf
+
+    Parameters
+    ----------
+    logits : array [..., V]
+        Of the branch that speaks, z1.
+    others : sequence of arrays [..., V]
+        Of the other branches, z2_i.
+    own : float, or array that broadcasts to [..., 1]
+        What multiplies ``logits``.
+    weights : sequence of floats, or of such arrays
+        What multiplies each of ``others``; negative to move away from it.
+    keep : array of bool [..., V], optional
+        The tokens that may be chosen, see `plausible` and `nucleus`; all by default.
+
+    Returns
+    -------
+    array [..., V]
+        Of the type of ``logits``; -inf at tokens that are not kept, or that ``logits`` rules out.
+
+    Raises
+    ------
+    ValueError
+        If shapes or counts differ.
+
+    Examples
+    --------
+    >>> mix(np.array([2.0, 1.0]), [np.array([1.0, 1.0])], own=2, weights=[-1])
+    array([3., 1.])
+    """
+    logits = np.asarray(logits)
+    if len(others) != len(weights):
+        raise ValueError(
+            f"weights must be as many as others, {len(others)} branches, got {len(weights)}"
+        )
+    for other in others:
+        if np.shape(other) != logits.shape:
+            raise ValueError(
+                f"others must have the shape of logits, {logits.shape}, got {np.shape(other)}"
+            )
+    with np.errstate(invalid="ignore"):  # a token that both branches rule out: inf - inf
+        mixed = own * logits
+        for other, weight in zip(others, weights, strict=True):
+            mixed = mixed + weight * np.asarray(other)
+    kept = logits != -np.inf
+    if keep is not None:
+        kept = kept & keep
+    return np.asarray(np.where(kept, mixed, -np.inf).astype(logits.dtype, copy=False))
+
+
+def plausible(logits: Array, beta: float) -> Array:
+    """Give the tokens whose probability is at least a share of the likeliest one's.
+
+    Contrastive Decoding: Open-ended Text Generation as Optimization (ACL 2023), arXiv 2210.15097.
+
+    Parameters
+    ----------
+    logits : array [..., V]
+        Of the branch that speaks, before any mixing.
+    beta : float
+        The share, from 0 to 1; 0 keeps all.
+
+    Returns
+    -------
+    array of bool [..., V]
+        Where a logit is NaN it is kept, so that the fault shows in what comes out.
+
+    Raises
+    ------
+    ValueError
+        If beta is out of its range.
+
+    Examples
+    --------
+    >>> plausible(np.array([2.0, 1.0, -9.0]), 0.1)
+    array([ True,  True, False])
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be from 0 to 1, got {beta!r}")
+    logits = np.asarray(logits)
+    if beta == 0:
+        return np.ones(logits.shape, bool)
+    return np.asarray(~(logits < logits.max(-1, keepdims=True) + np.log(beta)))
+
+
+def nucleus(logits: Array, *, top_k: int, top_p: float) -> Array:
+    """Give the likeliest tokens: at most ``top_k``, and no more than hold ``top_p`` together.
+
+    Parameters
+    ----------
+    logits : array [..., V]
+        Of the branch that speaks.
+    top_k : int
+        How many at most.
+    top_p : float
+        The share that the kept tokens need; the one that reaches it is kept, so one always is.
+
+    Returns
+    -------
+    array of bool [..., V]
+        Of equal logits the first come first.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    Examples
+    --------
+    >>> nucleus(np.log([0.5, 0.3, 0.15, 0.05]), top_k=3, top_p=0.75)
+    array([ True,  True, False, False])
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
+    logits = np.asarray(logits)
+    order = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
+    share = np.take_along_axis(softmax(logits), order, -1)
+    before = np.cumsum(share, axis=-1) - share
+    keep = np.zeros(logits.shape, bool)
+    np.put_along_axis(keep, order, before < top_p, -1)
+    return keep
+
+
+def log_softmax(logits: Array) -> Array:
+    """Give log probabilities, in float64.
+
+    Examples
+    --------
+    >>> np.exp(log_softmax(np.array([0.0, 0.0])))
+    array([0.5, 0.5])
+    """
+    shifted = np.asarray(logits, np.float64)
+    shifted = shifted - shifted.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def softmax(logits: Array) -> Array:
+    """Give probabilities, in float64.
+
+    Examples
+    --------
+    >>> softmax(np.array([0.0, 0.0]))
+    array([0.5, 0.5])
+    """
+    return np.asarray(np.exp(log_softmax(logits)))
