@@ -98,9 +98,9 @@ def _images(count: list[int], *shape: int) -> torch.Tensor:
     return torch.stack(made)
 
 
-def _text(kind: str, **changes: Any) -> Callable[[], Any]:
+def _text(kind: str, config_kind: str | None = None, **changes: Any) -> Callable[[], Any]:
     def make() -> Any:
-        config = getattr(hf, f"{kind}Config")(**{**TEXT, **changes})
+        config = getattr(hf, f"{config_kind or kind}Config")(**{**TEXT, **changes})
         return getattr(hf, f"{kind}ForCausalLM")(config)
 
     return make
@@ -258,3 +258,24 @@ MODELS = [
         (IMAGE,) * 6, pixels=_with_question,
     ),
 ]  # fmt: skip
+
+# How attention is asked for here is not as in the models above.
+MLA = {
+    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 16, "head_dim": 8, "num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 1,
+    "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "first_k_dense_replace": 5, "mlp_layer_types": ["dense"] * 5, "initializer_range": 0.1,
+}  # fmt: skip
+INDEXED = {**MLA, "index_topk": 4, "index_head_dim": 16, "index_n_heads": 2}
+SHARED = _text(
+    "Gemma4",
+    config_kind="Gemma4Text",
+    head_dim=16, global_head_dim=16, sliding_window=8, num_kv_shared_layers=2,
+    vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8,
+    layer_types=["sliding_attention", "full_attention"] * 2 + ["full_attention"],
+)  # fmt: skip
+UNUSUAL = [
+    Model("Gemma 4, shared keys and values", SHARED),
+    Model("DeepSeek V3.2", _text("DeepseekV32", **INDEXED)),
+    Model("GLM-MoE-DSA", _text("GlmMoeDsa", **INDEXED)),
+]

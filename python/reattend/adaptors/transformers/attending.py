@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.adaptors.transformers.keywords import refuse_unknown
 from reattend.adaptors.transformers.masks import Form, recognised
 from reattend.adaptors.transformers.prompts import Prompt
 from reattend.adaptors.transformers.tensors import floats, numbers, output_like
@@ -21,6 +22,7 @@ class Forward:
     """One forward of the decoder."""
 
     past: int = 0  # keys that the cache held before
+    rows: int = 0  # tokens that are read; a layer may be asked about the last of them only
     prompt: Prompt | None = None  # None: no methods, or the text-only branch
     text: bool = False  # whether it is the text-only branch, or the search for sink dimensions
     text_session: Session | None = None
@@ -58,16 +60,25 @@ def attend(
     -------
     torch.Tensor [B, N, H, Dv]
     """
-    _refuse(module, query, options)
+    refuse_unknown(module, query, options)
     rows, slots = query.shape[2], key.shape[2]
-    total = forward.past + rows
+    if rows > forward.rows:
+        raise NotImplementedError(
+            f"{type(module).__name__} attends from {rows} rows in a forward of {forward.rows} "
+            "tokens, which reattend does not support"
+        )
+    total = forward.past + forward.rows
     dropped = max(0, total - slots)  # by a sliding cache
     length = total - dropped  # static caches have empty slots behind
     if slots > length:
         key, value = key[:, :, :length], value[:, :, :length]
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    form = _form(forward, mask, padding, options.get("sliding_window"), bool(causal), query, length)
+    window = options.get("sliding_window")
+    mask = _chosen(module, mask, options.get("indices"), query, slots, bool(causal))
+    form = _form(forward, mask, padding, window, bool(causal), query, length)
+    if options.get("position_bias") is not None:
+        form = form.biased(floats(options["position_bias"])[..., :length])
     sink = options.get("s_aux")
     (query_, key_, value_), dtype = numbers(query, key, value)
     exact = query_.dtype == np.float32 or sink is not None
@@ -102,32 +113,6 @@ def attend(
     return tensor.to(query.dtype)
 
 
-def _refuse(module: Any, query: Any, options: dict[str, Any]) -> None:
-    if demand("torch").compiler.is_compiling():
-        raise NotImplementedError(
-            "torch.compile cannot see into reattend: do not compile the model"
-        )
-    if query.requires_grad:
-        raise RuntimeError("reattend computes no gradients: run the model under torch.no_grad()")
-    if options.get("dropout"):
-        raise NotImplementedError(
-            f"dropout must be 0, got {options['dropout']}: reattend is for inference"
-        )
-    if not query.is_cpu:
-        raise NotImplementedError(f"reattend computes on the CPU, got a query on {query.device}")
-    if options.get("output_attentions"):
-        raise NotImplementedError(
-            "output_attentions needs the attention matrix, which reattend never makes: use eager "
-            "attention for it"
-        )
-    for name in ("position_bias", "cache"):
-        if options.get(name) is not None:
-            raise NotImplementedError(
-                f"{type(module).__name__} passes {name} to its attention, which reattend does not "
-                "support"
-            )
-
-
 def _form(
     forward: Forward,
     mask: Any,
@@ -139,7 +124,7 @@ def _form(
 ) -> Form:
     """Give the words of a mask; a forward passes the same one to many layers."""
     batch, _, rows, _ = query.shape
-    dropped = forward.past + rows - length
+    dropped = forward.past + forward.rows - length
     if mask is None:
         if dropped and (window is None or rows > 1):
             raise NotImplementedError(
@@ -149,6 +134,7 @@ def _form(
     for seen, of, form in forward.forms:
         if seen is mask and of == window:
             return form
+    _check_mask(mask, query, length)
     known = None
     if padding is not None and not padding.all():
         known = np.ones((batch, length), bool)
@@ -163,6 +149,41 @@ def _form(
         form = form._replace(window=window)  # a step sees all that is left, for the rest is far
     forward.forms.append((mask, window, form))
     return form
+
+
+def _check_mask(mask: Any, query: Any, length: int) -> None:
+    """Refuse a mask that has not a number for each pair of row and key."""
+    batch, heads, rows, _ = query.shape
+    shape = tuple(getattr(mask, "shape", ()))
+    fits = len(shape) == 4 and shape[0] in (1, batch) and shape[1] in (1, heads)
+    if not fits or shape[2] not in (1, rows) or shape[3] < length:
+        raise NotImplementedError(
+            f"an attention mask must be a tensor [B, 1 or H, N, M] = {(batch, heads, rows, length)}"
+            f", got {type(mask).__name__} {shape}"
+        )
+
+
+def _chosen(module: Any, mask: Any, indices: Any, query: Any, slots: int, causal: bool) -> Any:
+    """Hide the keys that an indexer has not chosen; ``indices`` are those it has, [B, N, k]."""
+    if indices is None:
+        return mask
+    torch = demand("torch")
+    batch, _, rows, _ = query.shape
+    if (
+        tuple(indices.shape[:-1]) != (batch, rows)
+        or not 0 <= indices.min() <= indices.max() < slots
+    ):
+        raise NotImplementedError(
+            f"{type(module).__name__} passes indices {tuple(indices.shape)} to its attention; "
+            f"reattend supports [B, N, k] = {(batch, rows, 'k')}, from 0 to {slots - 1}"
+        )
+    chosen = torch.zeros(batch, rows, slots, dtype=torch.bool).scatter(-1, indices.long(), True)
+    if mask is None:
+        seen = torch.ones(rows, slots, dtype=torch.bool)
+        return chosen[:, None] & (seen.tril(slots - rows) if causal else seen)
+    if mask.dtype == torch.bool:
+        return mask & chosen[:, None]
+    return mask.masked_fill(~chosen[:, None], torch.finfo(mask.dtype).min)
 
 
 def _behind(array: Array, dropped: int) -> Array:

@@ -35,6 +35,21 @@ class Form(NamedTuple):
         """
         return self._asdict()
 
+    def biased(self, bias: Array) -> Form:
+        """Give the form with a bias added to the scores.
+
+        Parameters
+        ----------
+        bias : array of float
+            Broadcasts to [B, H, N, M].
+
+        Examples
+        --------
+        >>> Form(True).biased(np.ones((1, 1, 1, 1), np.float32)).bias.shape
+        (1, 1, 1, 1)
+        """
+        return self._replace(bias=bias if self.bias is None else self.bias + bias)
+
     def behind(self, dropped: int) -> Form:
         """Give the form over all keys, where a sliding cache has dropped the first ones.
 

@@ -136,10 +136,12 @@ class ModelSession:
         known = mask is not None and mask.ndim == 2
         self._padding = bools(mask) if known else None
 
-    def decoder_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def decoder_begins(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Learn where in a prompt a forward is, and open a generation if it begins one."""
         if self._forward.text or not owns(self, self.anatomy):
-            return
+            return None
         if module.training:
             raise RuntimeError(
                 f"{type(self.model).__name__} is in training mode and reattend is for inference: "
@@ -158,7 +160,12 @@ class ModelSession:
             prompt = self._begin(inputs, padding, ids, cache)
         elif self.methods:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
-        self._forward = Forward(past, prompt)
+        self._forward = Forward(past, int(inputs.shape[1]), prompt)
+        if prompt is not None and kwargs.get("logits_to_keep"):
+            # A decoder that is told so reads the last rows only in its last layers (Gemma 4), but
+            # methods want the whole prompt in each; the head on top cuts by itself.
+            return args, {**kwargs, "logits_to_keep": 0}
+        return None
 
     def layer_begins(
         self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -279,7 +286,8 @@ class ModelSession:
             packed[item, length - count :] = states[item, torch.from_numpy(kept)]
             mask[item, length - count :] = True
         saved = self._forward, self._padding
-        self._forward, self._padding = Forward(text=True, text_session=session), mask
+        self._forward = Forward(rows=length, text=True, text_session=session)
+        self._padding = mask
         self._probe = [] if probe else None
         try:
             with torch.no_grad():

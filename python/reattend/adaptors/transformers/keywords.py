@@ -1,0 +1,62 @@
+"""What a model passes to its attention by keyword: honoured, of no meaning there, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reattend.optional import demand
+
+HONOURED = {
+    "scaling", "softcap", "s_aux", "sliding_window", "is_causal", "indices", "position_bias",
+}  # fmt: skip
+# These go past every attention on their way through a model, and change it in none.
+_PASSING = {
+    "cu_seq_lens_k", "cu_seq_lens_q", "labels", "logits_to_keep", "max_length_k", "max_length_q",
+    "mm_token_type_ids", "num_items_in_batch", "output_hidden_states", "output_router_logits",
+    "position_ids", "return_dict", "seq_idx", "token_type_ids", "use_cache",
+}  # fmt: skip
+
+
+def refuse_unknown(module: Any, query: Any, options: dict[str, Any]) -> None:
+    """Refuse what reattend cannot honour, by name.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The attention module.
+    query : torch.Tensor
+        [B, H, N, D].
+    options : dict
+        What the model passes to its attention by keyword.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError
+        Naming the module and the keyword.
+    """
+    if demand("torch").compiler.is_compiling():
+        raise NotImplementedError(
+            "torch.compile cannot see into reattend: do not compile the model"
+        )
+    if query.requires_grad:
+        raise RuntimeError("reattend computes no gradients: run the model under torch.no_grad()")
+    if options.get("dropout"):
+        raise NotImplementedError(
+            f"dropout must be 0, got {options['dropout']}: reattend is for inference"
+        )
+    if not query.is_cpu:
+        raise NotImplementedError(f"reattend computes on the CPU, got a query on {query.device}")
+    if options.get("output_attentions"):
+        raise NotImplementedError(
+            "output_attentions needs the attention matrix, which reattend never makes: use eager "
+            "attention for it"
+        )
+    for name, value in options.items():
+        if name in HONOURED or name in _PASSING or value is None or value is False:
+            continue
+        if name in ("dropout", "output_attentions"):  # 0, as checked above
+            continue
+        raise NotImplementedError(
+            f"{type(module).__name__} passes {name} to its attention, which reattend does not "
+            "support"
+        )

@@ -1,0 +1,96 @@
+"""Families whose attention is asked in a way of its own: as before, or refused by name."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from models import MODELS, UNUSUAL, Model  # noqa: E402
+from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.adaptors.transformers.interface import NAME  # noqa: E402
+from runs import KINDS, METHODS, generate  # noqa: E402
+
+STEPS = 8
+LLAMA = MODELS[0]
+
+
+def assert_same(before, now, tolerance=5e-5):
+    assert torch.equal(before.sequences, now.sequences)
+    for a, b in zip(before.logits, now.logits, strict=True):
+        assert (a - b).abs().max() <= tolerance * a.abs().max()
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"num_beams": 2}])
+@pytest.mark.parametrize("case", UNUSUAL, ids=str)
+def test_without_a_method_it_is_as_before(case: Model, options):
+    model, inputs = case.load(), case.inputs()
+    plain = generate(model, inputs, STEPS, **options)
+    with attached(model):
+        ours = generate(model, inputs, STEPS, **options)
+    assert_same(plain, ours)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_layers_that_read_the_last_rows_only(keep):
+    """Gemma 4 with shared keys and values, without padding: its masks are None."""
+    model, inputs = UNUSUAL[0].load(), UNUSUAL[0].inputs((0,))
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, -keep:]
+        with attached(model):
+            found = model(**inputs, logits_to_keep=keep).logits
+    assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_see_the_whole_prompt_in_each_layer(name):
+    model, inputs = UNUSUAL[0].load(), UNUSUAL[0].inputs()
+    image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    image[:, -9:-2] = True
+    with attached(model, KINDS[name](**METHODS[name]), image=image), torch.no_grad():
+        expected = model(**inputs).logits[:, -1:]
+        found = model(**inputs, logits_to_keep=1).logits
+        assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
+    with torch.no_grad():
+        assert (model(**inputs).logits[:, -1:] - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("word", ["block_indices", "sinks", "made_up"])
+def test_what_a_model_passes_to_attention_is_honoured_or_refused(word):
+    model, inputs = LLAMA.load(), LLAMA.inputs()
+    module = model.model.layers[2].self_attn
+    extra = torch.ones(1)
+
+    def passing(module, args, kwargs):
+        return args, {**kwargs, word: extra}
+
+    hook = module.register_forward_pre_hook(passing, with_kwargs=True)
+    try:
+        with (
+            attached(model),
+            pytest.raises(NotImplementedError, match=f"LlamaAttention passes {word} to"),
+            torch.no_grad(),
+        ):
+            model(**inputs)
+    finally:
+        hook.remove()
+
+
+def test_a_position_bias_is_added_to_the_scores():
+    model, inputs = LLAMA.load(), LLAMA.inputs()
+    length = inputs["input_ids"].shape[1]
+    bias = torch.randn(1, 4, length, length, generator=torch.Generator().manual_seed(0))
+
+    def passing(module, args, kwargs):
+        return args, {**kwargs, "position_bias": bias}
+
+    hook = model.model.layers[2].self_attn.register_forward_pre_hook(passing, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            with attached(model):
+                assert model.config._attn_implementation == NAME
+                found = model(**inputs).logits
+    finally:
+        hook.remove()
+    valid = inputs["attention_mask"].bool()
+    assert (found - expected)[valid].abs().max() < 5e-5 * expected[valid].abs().max()
