@@ -14,7 +14,7 @@ namespace reattend {
 /// Weights of a tile of rows, kept until all of its keys are read and the rows' sums are known:
 /// then what each key received is one product with them, where a second pass would multiply queries
 /// and keys again.
-class KeptTiles {
+class SavedTiles {
 public:
     static bool serve(const Attention& call) { return call.column_sums && call.keeps_weights(); }
     /// Floats that they take.
@@ -22,7 +22,7 @@ public:
         return serve(call) ? tiles(call) * (kSize + kTileRows) + kTileRows : 0;
     }
 
-    KeptTiles(const Attention& call, const TilePlace& place, float* memory)
+    SavedTiles(const Attention& call, const TilePlace& place, float* memory)
         : call_(call),
           place_(place),
           weights_(memory),

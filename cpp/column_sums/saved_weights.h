@@ -16,9 +16,9 @@ constexpr int kDecodeKeys = 512;
 
 /// What each key receives from single rows: a tile's weights are kept as they come, relative to the
 /// maximum so far, and brought to the row's logsumexp at its end.
-class KeptWeights {
+class SavedWeights {
 public:
-    explicit KeptWeights(const Attention& call)
+    explicit SavedWeights(const Attention& call)
         : call_(call),
           tiles_(call.scores.key_len / kDecodeKeys + 1),
           max_(call.column_sums && call.keeps_weights()

@@ -55,7 +55,7 @@ class Reader {
 public:
     /// `kept`, if any, gets the weights of chunks that begin with tile number `tile`.
     Reader(const Attention& call, const Group& group, const States& states,
-           KeptWeights* kept = nullptr, int64_t tile = 0)
+           SavedWeights* kept = nullptr, int64_t tile = 0)
         : call_(call),
           scores_(call.scores),
           group_(group),
@@ -63,7 +63,7 @@ public:
           size_(group.size()),
           pairs_(multiplies_pairs(call, size_)),
           ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
-          kept_(kept),
+          saved_(kept),
           tile_(tile) {
         query_ld_ = padded(scores_.head_dim);
         query_ = Scratch::of_thread().floats(scratch(scores_, size_));
@@ -131,9 +131,9 @@ private:
             kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
                               keep_ + r, sum_ + r);
             rescale(r);
-            if (kept_)
-                kept_->keep(group_.item, group_.head(r), tile_, key, count, weights_ + r * kKeys,
-                            max_[r]);
+            if (saved_)
+                saved_->keep(group_.item, group_.head(r), tile_, key, count, weights_ + r * kKeys,
+                             max_[r]);
         }
         ++tile_;
         if (states_.segments == 1 && !scores_.key_mask)
@@ -247,7 +247,7 @@ private:
     int size_;
     bool pairs_;
     Ahead ahead_;
-    KeptWeights* kept_;
+    SavedWeights* saved_;
     int64_t tile_;
     int64_t query_ld_;
     float *query_, *weights_, *max_, *keep_, *sum_;
@@ -361,7 +361,7 @@ void decode(const Attention& call) {
         return first_unit[item] + group % scores.num_kv_heads * chunks[item].count + chunk;
     };
 
-    KeptWeights kept(call);
+    SavedWeights kept(call);
     std::vector<SegmentSet> present(num_units);
     const auto merge_chunks = [&](int64_t index) {
         const Group group = group_of(index);

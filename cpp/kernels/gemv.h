@@ -29,8 +29,6 @@ constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
 /// How many rows' sums of so many vectors registers hold.
 constexpr int held_rows(int vecs) { return 4 * vecs <= kHeld ? 4 : 2 * vecs <= kHeld ? 2 : 1; }
 
-inline int smaller(int a, int b) { return a < b ? a : b; }
-
 template <int n>
 struct Count {
     static constexpr int value = n;

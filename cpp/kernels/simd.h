@@ -33,6 +33,9 @@ constexpr IntVec kIota{0, 1, 2, 3};
 
 constexpr float kInfinity = __builtin_inff();
 
+inline int smaller(int a, int b) { return a < b ? a : b; }
+inline int bigger(int a, int b) { return a > b ? a : b; }
+
 inline Vec broadcast(float x) { return Vec{} + x; }
 
 inline Vec load(const float* from) {

@@ -9,9 +9,9 @@
 namespace reattend {
 
 /// Weights [rows, count] and values [count, value_ld] of keys that a tile of rows has seen and not
-/// weighed yet. Their values are less than a partial output would be, and where they wait until the
-/// rows end, their segment needs none.
-class WaitingKeys {
+/// weighed yet. Their values are less than a partial output would be, and where they are not
+/// weighed before the rows end, their segment needs none.
+class GatheredKeys {
 public:
     static constexpr int kRoom = 64;
 
@@ -27,7 +27,7 @@ public:
     int count() const { return count_; }
     int room() const { return kRoom - count_; }
 
-    /// Moves columns of `rows` rows of a tile's weights here. They wait from keep() on.
+    /// Moves columns of `rows` rows of a tile's weights here. They stay from keep() on.
     void take(float* weights, int64_t ld, int rows, const int32_t* columns, int count) {
         for (int r = 0; r < rows; ++r)
             for (int i = 0; i < count; ++i) {
@@ -48,7 +48,7 @@ public:
         if (count_) kernels().scale_rows(weights_ + row * kRoom, kRoom, rows, count_, factor);
     }
 
-    /// out [rows, dim] += weights * values, from a row on; none waits any more.
+    /// out [rows, dim] += weights * values, from a row on; then none is left.
     void weigh(int row, int rows, float* out, int64_t out_ld, int dim) {
         if (count_)
             kernels().accumulate(weights_ + row * kRoom, kRoom, values_, value_ld_, out, out_ld,

@@ -14,6 +14,7 @@
 #include "dispatch.h"
 #include "parallel.h"
 #include "prefill/gathered_keys.h"
+#include "prefill/partial_outputs.h"
 #include "prefill/segment_runs.h"
 #include "prefill/tile_products.h"
 
@@ -33,13 +34,13 @@ public:
 
     /// Floats that a tile takes, with a sum for each of so many segments and so many partials.
     static size_t scratch(const Attention& call, int segments, int partials) {
-        return own_scratch(call, segments, partials) + KeptTiles::scratch(call);
+        return own_scratch(call, segments, partials) + SavedTiles::scratch(call);
     }
 
     static size_t own_scratch(const Attention& call, int segments, int partials) {
-        const size_t ld = padded(call.value_dim);
-        return kWeights + partials * kRows * ld +
-               (segments > 1 ? segments * WaitingKeys::scratch(ld) : 0) + Products::scratch(call);
+        const int64_t ld = padded(call.value_dim);
+        return kWeights + PartialOutputs::scratch(partials, ld) +
+               (segments > 1 ? segments * GatheredKeys::scratch(ld) : 0) + Products::scratch(call);
     }
 
     void run(Interval keys) {
@@ -49,7 +50,7 @@ public:
         // Tiles lie on a grid that begins at the item's first key, so padding changes no byte.
         for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
             add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
-        if (kept_) kept_->sum(max_, sum_);
+        if (saved_) saved_->sum(max_, sum_);
         finish();
     }
 
@@ -65,18 +66,17 @@ private:
           apart_(within(apart)),
           segments_(segmented.size() ? call.num_segments : 1),
           num_partials_(apart.size() ? call.num_segments : 1),
-          partial_ld_(padded(call.value_dim)),
           weights_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
-          partials_(weights_ + kWeights),
+          partials_(weights_ + kWeights, call.value_dim, rows_, apart_, Products::kRowStep),
           products_(
               call, place,
               weights_ + own_scratch(call, segments_, num_partials_) - Products::scratch(call)) {
-        float* memory = partials_ + num_partials_ * kRows * partial_ld_;
-        for (int g = 0; segments_ > 1 && g < segments_;
-             ++g, memory += WaitingKeys::scratch(partial_ld_))
-            waiting_[g].use(memory, partial_ld_);
+        const int64_t ld = partials_.ld();
+        float* memory = weights_ + kWeights + PartialOutputs::scratch(num_partials_, ld);
+        for (int g = 0; segments_ > 1 && g < segments_; ++g, memory += GatheredKeys::scratch(ld))
+            gathered_[g].use(memory, ld);
         if (place.sums)
-            kept_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
+            saved_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
         std::fill_n(max_, rows_, kNoKey);
         std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
     }
@@ -89,10 +89,6 @@ private:
         return {static_cast<int32_t>(rows.begin - row_), static_cast<int32_t>(rows.end - row_)};
     }
 
-    float* partial(int segment) { return partials_ + segment * kRows * partial_ld_; }
-    /// The rows that have a partial of a segment.
-    Range rows_of(int segment) const { return segment ? apart_ : Range{0, rows_}; }
-
     void add(int64_t key, int count, Interval keys) {
         bool all_visible = true;
         for (int r = 0; r < rows_; ++r) {
@@ -102,50 +98,26 @@ private:
             all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
         }
         const Range* visible = all_visible ? nullptr : visible_;
-        if (kept_) weights_ = kept_->next();
+        if (saved_) weights_ = saved_->next();
         ld_ = products_.scores(key, count, visible, weights_);
         const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
         kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
-        if (kept_) kept_->keep(key, count, ld_, max_);
+        if (saved_) saved_->keep(key, count, ld_, max_);
         rescale();
         add_sums(0, {0, segmented_.begin});
         add_sums(0, {segmented_.end, rows_});
         add_values(0, {0, apart_.begin}, {0, count}, visible);
         add_values(0, {apart_.end, rows_}, {0, count}, visible);
-        if (segments_ > 1) add_pieces(key, count, visible);  // the last: it takes weights out
+        if (segments_ > 1) add_segments(key, count, visible);  // the last: it takes weights out
     }
 
     /// Brings earlier sums, partials and weights to the new maxima.
     void rescale() {
         for (int g = 0; g < segments_; ++g) {
-            const Range rows = rows_of(g);
             for (int r = 0; r < rows_; ++r) sum_[r][g] *= keep_[r];
-            waiting_[g].scale(0, segmented_.end - segmented_.begin, keep_ + segmented_.begin);
-            if (present_ >> g & 1)
-                for (int r = rows.begin; r < rows.end; ++r) behind_[g][r] *= keep_[r];
+            gathered_[g].scale(0, segmented_.end - segmented_.begin, keep_ + segmented_.begin);
+            partials_.fall_behind(g, keep_);
         }
-    }
-
-    /// Brings the partial of a segment to the maxima, which may have changed since it was last
-    /// written: most segments are in few tiles.
-    void catch_up(int segment) {
-        const Range rows = rows_of(segment);
-        float* behind = behind_[segment];
-        kernels().scale_rows(partial(segment) + rows.begin * partial_ld_, partial_ld_,
-                             rows.end - rows.begin, static_cast<int>(call_.value_dim),
-                             behind + rows.begin);
-        std::fill_n(behind, rows_, 1.0f);
-    }
-
-    /// Makes the partial of a segment that appears for the first time; makes others ready.
-    void open(int segment) {
-        if (present_ >> segment & 1) return catch_up(segment);
-        present_ |= 1u << segment;
-        std::fill_n(behind_[segment], rows_, 1.0f);
-        const Range rows = rows_of(segment);
-        std::fill(
-            partial(segment) + rows.begin / Products::kRowStep * Products::kRowStep * partial_ld_,
-            partial(segment) + round_up(rows.end, Products::kRowStep) * partial_ld_, 0.0f);
     }
 
     /// Adds the whole tile to the sums of a segment.
@@ -156,22 +128,22 @@ private:
     /// Adds some columns of the tile to the partial of a segment.
     void add_values(int segment, Range rows, Range columns, const Range* visible) {
         if (rows.begin >= rows.end) return;
-        open(segment);
+        float* partial = partials_.open(segment);
         if (!call_.reads_values()) return;
-        products_.add(weights_, rows, columns, visible, partial(segment), partial_ld_);
+        products_.add(weights_, rows, columns, visible, partial, partials_.ld());
     }
 
-    /// Adds the tile piece by piece: to the sums of segments, and to outputs that are kept apart.
-    void add_pieces(int64_t key, int count, const Range* visible) {
+    /// Adds the tile segment by segment: to their sums, and to outputs that are kept apart.
+    void add_segments(int64_t key, int count, const Range* visible) {
         uint8_t labels[kKeys];
         call_.labels_of(item_, head_, key, count, labels);
-        const Pieces pieces(labels, count);
+        const SegmentRuns split(labels, count);
         for (int g = 0; g < segments_; ++g)
-            if (pieces.num_scattered[g])
-                add_scattered(g, pieces.scattered[g], pieces.num_scattered[g]);
-        for (int i = 0; i < pieces.num_runs; ++i) {
-            const Pieces::Run& run = pieces.runs[i];
-            if (pieces.whole)
+            if (split.num_scattered[g])
+                add_scattered(g, split.scattered[g], split.num_scattered[g]);
+        for (int i = 0; i < split.num_runs; ++i) {
+            const SegmentRuns::Run& run = split.runs[i];
+            if (split.whole)
                 add_sums(run.segment, segmented_);
             else
                 kernels().sum_rows(weights_ + segmented_.begin * ld_, ld_,
@@ -181,18 +153,18 @@ private:
         }
     }
 
-    /// Adds some columns of the tile to the sums of a segment; their values wait.
+    /// Adds some columns of the tile to the sums of a segment; their values are gathered.
     void add_scattered(int segment, const int32_t* columns, int count) {
         for (int some; count; columns += some, count -= some) {
-            if (!waiting_[segment].room()) weigh_waiting(segment);
-            some = std::min(count, waiting_[segment].room());
+            if (!gathered_[segment].room()) add_gathered(segment);
+            some = std::min(count, gathered_[segment].room());
             take(segment, columns, some);
         }
     }
 
     /// Takes columns out of the tile.
     void take(int segment, const int32_t* columns, int count) {
-        WaitingKeys& keys = waiting_[segment];
+        GatheredKeys& keys = gathered_[segment];
         const int rows = segmented_.end - segmented_.begin;
         keys.take(weights_ + segmented_.begin * ld_, ld_, rows, columns, count);
         keys.add_sums(rows, count, &sum_[segmented_.begin][segment], kMaxSegments);
@@ -201,28 +173,27 @@ private:
         keys.keep(count);
     }
 
-    /// Weighs the keys that wait into the partial of their segment.
-    void weigh_waiting(int segment) {
-        if (!waiting_[segment].count()) return;
-        open(segment);
-        weigh_waiting(segment, partial(segment) + apart_.begin * partial_ld_, partial_ld_);
+    /// Weighs the gathered keys into the partial of their segment.
+    void add_gathered(int segment) {
+        if (!gathered_[segment].count()) return;
+        partials_.open(segment);
+        add_gathered(segment, partials_.row(segment, apart_.begin), partials_.ld());
     }
     /// The same into the outputs [apart rows], by what their weights were multiplied.
-    void weigh_waiting(int segment, float* out, int64_t out_ld) {
-        waiting_[segment].weigh(apart_.begin - segmented_.begin, apart_.end - apart_.begin, out,
-                                out_ld, static_cast<int>(call_.value_dim));
+    void add_gathered(int segment, float* out, int64_t out_ld) {
+        gathered_[segment].weigh(apart_.begin - segmented_.begin, apart_.end - apart_.begin, out,
+                                 out_ld, static_cast<int>(call_.value_dim));
     }
 
     void finish() {
-        open(0);  // rows that see no key come here too
-        for (int g = 1; g < segments_; ++g)
-            if (present_ >> g & 1) catch_up(g);
+        partials_.open(0);  // rows that see no key come here too
+        for (int g = 1; g < segments_; ++g) partials_.catch_up(g);
         if (!call_.partials && all_finite()) {
             finish_rows({0, apart_.begin}, false);
             finish_rows(apart_, true);
             return finish_rows({apart_.end, rows_}, false);
         }
-        for (int g = 0; g < segments_; ++g) weigh_waiting(g);
+        for (int g = 0; g < segments_; ++g) add_gathered(g);
         for (int r = 0; r < rows_; ++r)
             if (row_finite(r))
                 finish_row(r);
@@ -235,55 +206,53 @@ private:
 
     void finish_row(int r) {
         const bool apart = r >= apart_.begin && r < apart_.end;
-        call_.finish(item_, head_, row_ + r, state(r), apart ? present_ : present_ & 1);
+        call_.finish(item_, head_, row_ + r, state(r),
+                     apart ? partials_.present() : partials_.present() & 1);
     }
 
     RowState state(int r) {
-        return {&max_[r], sum_[r], partials_ + r * partial_ld_, kRows * partial_ld_};
+        return {&max_[r], sum_[r], partials_.row(0, r), partials_.segment_stride()};
     }
 
-    /// finish_row() of many rows. Keys that wait go straight into the outputs, now that it is known
+    /// finish_row() of many rows. Gathered keys go straight into the outputs, now that it is known
     /// what they are multiplied by.
     void finish_rows(Range rows, bool apart) {
         if (rows.begin >= rows.end) return;
         const Output& out = call_.out;
         const bool direct = out && out.direct();
-        const int64_t ld = direct ? out.row_stride : partial_ld_;
-        float* to = direct ? out.direct_row(item_, head_, row_ + rows.begin)
-                           : partial(0) + rows.begin * partial_ld_;
+        const int64_t ld = direct ? out.row_stride : partials_.ld();
+        float* to =
+            direct ? out.direct_row(item_, head_, row_ + rows.begin) : partials_.row(0, rows.begin);
         for (int r = rows.begin; r < rows.end; ++r) {
             float scale[kMaxSegments] = {};  // of a row that sees no key
             call_.weigh(item_, head_, row_ + r, state(r), scale);
             if (out)
-                call_.combine(state(r), apart ? present_ : 1, scale, to + (r - rows.begin) * ld);
+                call_.combine(state(r), apart ? partials_.present() : 1, scale,
+                              to + (r - rows.begin) * ld);
             for (int g = 0; apart && g < segments_; ++g)
-                waiting_[g].scale(r - segmented_.begin, 1, scale + g);
+                gathered_[g].scale(r - segmented_.begin, 1, scale + g);
         }
-        for (int g = 0; apart && g < segments_; ++g) weigh_waiting(g, to, ld);
-        for (int r = rows.begin; r < rows.end; ++r) {
-            if (out && !direct) out.store(item_, head_, row_ + r, to + (r - rows.begin) * ld);
+        for (int g = 0; apart && g < segments_; ++g) add_gathered(g, to, ld);
+        for (int r = rows.begin; out && !direct && r < rows.end; ++r)
+            out.store(item_, head_, row_ + r, to + (r - rows.begin) * ld);
+        finish_empty(rows);
+    }
+
+    void finish_empty(Range rows) {
+        for (int r = rows.begin; r < rows.end; ++r)
             if (total(state(r), segments_) == 0) call_.finish_empty(item_, head_, row_ + r);
-        }
     }
 
     bool all_finite() {
-        for (int g = 0; g < segments_; ++g) {
-            const Range rows = rows_of(g);
-            if ((present_ >> g & 1) && !kernels().all_finite(partial(g) + rows.begin * partial_ld_,
-                                                             (rows.end - rows.begin) * partial_ld_))
+        for (int g = 0; g < segments_; ++g)
+            if (!partials_.finite(g) || !gathered_[g].finite(static_cast<int>(call_.value_dim)))
                 return false;
-            if (!waiting_[g].finite(static_cast<int>(call_.value_dim))) return false;
-        }
         return true;
     }
 
     bool row_finite(int r) {
-        for (int g = 0; g < segments_; ++g) {
-            const Range rows = rows_of(g);
-            if (r >= rows.begin && r < rows.end && (present_ >> g & 1) &&
-                !kernels().all_finite(partial(g) + r * partial_ld_, call_.value_dim))
-                return false;
-        }
+        for (int g = 0; g < segments_; ++g)
+            if (!partials_.row_finite(g, r)) return false;
         return true;
     }
 
@@ -293,15 +262,13 @@ private:
     int rows_;
     Range segmented_, apart_;  // the rows with a sum, and with a partial, for each segment
     int segments_, num_partials_;
-    SegmentSet present_ = 0;
-    int64_t partial_ld_;
-    float *weights_, *partials_;
+    float* weights_;
+    PartialOutputs partials_;
     Products products_;
-    std::optional<KeptTiles> kept_;
+    std::optional<SavedTiles> saved_;
     int ld_ = 0;  // of the weights
-    WaitingKeys waiting_[kMaxSegments];
+    GatheredKeys gathered_[kMaxSegments];
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
-    float behind_[kMaxSegments][kRows];
     Range visible_[kRows];
     int32_t hidden_[kKeys];
     int again_[kRows];
@@ -350,7 +317,7 @@ void prefill(const Attention& call) {
     const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
     const int64_t heads = scores.batch * scores.num_heads;
     const uint64_t number = next_number();
-    const bool keeps = KeptTiles::serve(call);
+    const bool keeps = SavedTiles::serve(call);
     const auto summed = [&](int64_t head) { return keeps && (!call.summed || call.summed[head]); };
     const int64_t width = padded(scores.key_len) + Kernels::kPad;
     const std::unique_ptr<float[]> sums(new float[keeps ? heads * tiles * width : 0]);

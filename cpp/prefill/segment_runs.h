@@ -11,7 +11,7 @@ namespace reattend {
 constexpr int kLongRun = 32;  // keys; shorter runs of a segment are scattered keys
 
 /// A tile's columns by segment.
-struct Pieces {
+struct SegmentRuns {
     struct Run {
         int segment;
         Range columns;  // may have foreign columns inside: they are scattered keys of theirs
@@ -22,36 +22,41 @@ struct Pieces {
     int num_scattered[kMaxSegments] = {};
     bool whole;  // one run without anything else in it
 
-    Pieces(const uint8_t* labels, int count) {
-        const int long_run = std::min(kLongRun, count / 4);
-        int size[kHidden + 1] = {};
-        for (int j = 0; j < count; ++j) ++size[labels[j]];
-        size[kHidden] = -1;  // weight 0 wherever it is
-        const auto scatter = [&](int j) { scattered[labels[j]][num_scattered[labels[j]]++] = j; };
+    SegmentRuns(const uint8_t* labels, int count) : labels_(labels), count_(count) {
+        long_run_ = std::min(kLongRun, count / 4);
+        for (int j = 0; j < count; ++j) ++size_[labels[j]];
+        size_[kHidden] = -1;  // weight 0 wherever it is
         for (int j = 0; j < count; ++j)
-            if (labels[j] != kHidden && size[labels[j]] < long_run) scatter(j);
-        for (int begin = 0, end; begin < count; begin = end) {
-            const uint8_t label = labels[begin];
-            end = begin + 1;
-            if (size[label] < long_run) continue;
-            int last = begin, here = 0;  // a run goes on across keys of small segments
-            for (end = begin; end < count; ++end)
-                if (labels[end] == label)
-                    last = end, ++here;
-                else if (size[labels[end]] >= long_run)
-                    break;
-            const bool follows = num_runs && runs[num_runs - 1].segment == label;
-            if (follows)
-                runs[num_runs - 1].columns.end = last + 1;
-            else if (here >= long_run)
-                runs[num_runs++] = {label, {begin, last + 1}};
-            else
-                for (int j = begin; j <= last; ++j)
-                    if (labels[j] == label) scatter(j);
-        }
+            if (labels[j] != kHidden && !large(labels[j])) scatter(j);
+        for (int begin = 0; begin < count;) begin = large(labels[begin]) ? take(begin) : begin + 1;
         whole = num_runs == 1 && std::all_of(num_scattered, num_scattered + kMaxSegments,
                                              [](int number) { return number == 0; });
     }
+
+private:
+    bool large(uint8_t label) const { return size_[label] >= long_run_; }
+    void scatter(int j) { scattered[labels_[j]][num_scattered[labels_[j]]++] = j; }
+
+    /// Takes what begins at a key of a large segment, as a run or as scattered keys; gives where
+    /// the next large segment begins. A run goes on across keys of small segments.
+    int take(int begin) {
+        const uint8_t label = labels_[begin];
+        int last = begin, here = 0, end = begin;
+        for (; end < count_ && (labels_[end] == label || !large(labels_[end])); ++end)
+            if (labels_[end] == label) last = end, ++here;
+        if (num_runs && runs[num_runs - 1].segment == label)
+            runs[num_runs - 1].columns.end = last + 1;
+        else if (here >= long_run_)
+            runs[num_runs++] = {label, {begin, last + 1}};
+        else
+            for (int j = begin; j <= last; ++j)
+                if (labels_[j] == label) scatter(j);
+        return end;
+    }
+
+    const uint8_t* labels_;
+    int count_, long_run_;
+    int size_[kHidden + 1] = {};
 };
 
 }  // namespace reattend

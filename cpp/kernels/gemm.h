@@ -1,0 +1,142 @@
+// Products of many rows, held in registers: scores with packed keys, weighted sums of values.
+//
+// Only for kernels.cpp, see simd.h.
+#pragma once
+
+#include "kernels/gemv.h"
+#include "kernels/kernels.h"
+#include "kernels/simd.h"
+
+namespace reattend::REATTEND_ISA {
+namespace {
+
+// with AVX-512, 6 x 2 of 16 else.
+constexpr int kRowBlock = 6;
+
+/// The columns that any of `rows` rows sees, within `all`.
+inline Range seen(const Range* visible, int rows, Range all) {
+    if (!visible) return all;
+    Range range{all.end, all.begin};
+    for (int r = 0; r < rows; ++r) {
+        if (visible[r].begin >= visible[r].end) continue;
+        range.begin = smaller(range.begin, visible[r].begin);
+        range.end = bigger(range.end, visible[r].end);
+    }
+    return {bigger(range.begin, all.begin), smaller(range.end, all.end)};
+}
+
+/// c [rows, vecs] (+)= a [rows, depth] * b [depth, vecs], held in registers. With `partial`, b's
+/// last vector has only that many columns.
+template <int rows, int vecs, bool add, bool partial = false>
+inline void block(const float* a, int64_t a_ld, const float* b, int64_t b_ld, float* c,
+                  int64_t c_ld, int depth, int last = kLanes) {
+    Vec sum[rows][vecs];
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
+    for (int k = 0; k < depth; ++k) {
+        Vec factor[vecs];
+        for (int v = 0; v < vecs; ++v) {
+            const float* from = b + k * b_ld + v * kLanes;
+            factor[v] = partial && v == vecs - 1 ? load_first(from, last) : load(from);
+        }
+        for (int r = 0; r < rows; ++r) {
+            const Vec weight = broadcast(a[r * a_ld + k]);
+            for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vecs; ++v) {
+            float* to = c + r * c_ld + v * kLanes;
+            if (partial && v == vecs - 1)
+                store_first(to, add ? load_first(to, last) + sum[r][v] : sum[r][v], last);
+            else
+                store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+        }
+}
+
+/// block() for 1 <= rows <= kRowBlock.
+template <int vecs, bool add, bool partial = false, int rows = kRowBlock>
+inline void block_of(int count, const float* a, int64_t a_ld, const float* b, int64_t b_ld,
+                     float* c, int64_t c_ld, int depth, int last = kLanes) {
+    if constexpr (rows > 1)
+        if (count < rows)
+            return block_of<vecs, add, partial, rows - 1>(count, a, a_ld, b, b_ld, c, c_ld, depth,
+                                                          last);
+    block<rows, vecs, add, partial>(a, a_ld, b, b_ld, c, c_ld, depth, last);
+}
+
+/// kLanes x kLanes keys, transposed. Edges go by way of a block filled up with zeros.
+inline void pack_block(const float* keys, int64_t key_stride, float* packed, int64_t ld) {
+    Vec tile[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) tile[i] = load(keys + i * key_stride);
+    transpose(tile);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) store(packed + i * ld, tile[i]);
+}
+
+void pack_keys(const float* keys, int64_t key_stride, int count, int dim, float* packed,
+               int64_t ld) {
+    const int width = round_up(count, Kernels::kPad);
+    for (int j = 0; j < width; j += kLanes)
+        for (int d = 0; d < dim; d += kLanes) {
+            const float* from = keys + j * key_stride + d;
+            float* to = packed + d * ld + j;
+            if (j + kLanes <= count && d + kLanes <= dim) {
+                pack_block(from, key_stride, to, ld);
+                continue;
+            }
+            for (int k = 0; k < smaller(kLanes, dim - d); ++k)
+                for (int i = 0; i < kLanes; ++i)
+                    to[k * ld + i] = j + i < count ? from[i * key_stride + k] : 0;
+        }
+}
+
+void scores(const float* query, int64_t query_ld, const float* packed, int64_t packed_ld,
+            float* out, int64_t out_ld, int rows, int width, int dim, const Range* visible) {
+    constexpr int kWide = kVecBlock * kLanes;
+    width = round_up(width, Kernels::kPad);
+    for (int j = 0; j < width; j += kWide)
+        for (int r = 0; r < rows; r += kRowBlock) {
+            const int count = smaller(kRowBlock, rows - r);
+            const Range columns = seen(visible ? visible + r : nullptr, count, {0, width});
+            const int begin = bigger(j, columns.begin / kLanes * kLanes);
+            const int end = smaller(j + kWide, round_up(columns.end, kLanes));
+            if (begin >= end) continue;
+            with_vectors<kVecBlock>((end - begin) / kLanes, [&](auto vecs) {
+                block_of<vecs.value, false>(count, query + r * query_ld, query_ld, packed + begin,
+                                            packed_ld, out + r * out_ld + begin, out_ld, dim);
+            });
+        }
+}
+
+template <int vecs>
+inline void accumulate_columns(int count, const float* weights, int64_t ld, const float* values,
+                               int64_t value_stride, float* out, int64_t out_ld, int depth, int dim,
+                               int& d) {
+    for (; d + vecs * kLanes <= dim; d += vecs * kLanes)
+        block_of<vecs, true>(count, weights, ld, values + d, value_stride, out + d, out_ld, depth);
+}
+
+void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
+                float* out, int64_t out_ld, int rows, Range columns, int dim,
+                const Range* visible) {
+    for (int r = 0; r < rows; r += kRowBlock) {
+        const int count = smaller(kRowBlock, rows - r);
+        const Range range = seen(visible ? visible + r : nullptr, count, columns);
+        if (range.begin >= range.end) continue;
+        const float* a = weights + r * ld + range.begin;
+        const float* b = values + range.begin * value_stride;
+        float* c = out + r * out_ld;
+        const int depth = range.end - range.begin;
+        int d = 0;
+        accumulate_columns<kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
+        accumulate_columns<1>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
+        if (d < dim)
+            block_of<1, true, true>(count, a, ld, b + d, value_stride, c + d, out_ld, depth,
+                                    dim - d);
+    }
+}
+
+}  // namespace
+}  // namespace reattend::REATTEND_ISA
