@@ -65,6 +65,11 @@ class VHR(Method):
         num_layers : int
             How many layers the model has.
 
+        Raises
+        ------
+        ValueError
+            If `layers` has one that the model has not.
+
         Examples
         --------
         >>> VHR().reinforced(32)
