@@ -163,10 +163,13 @@ void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float*
     for (const PolicyStep& step : policies) {
         if (!step.applies(item, head, row)) continue;
         if (!step.rule(step.weight.row(item, head, 0), left, num_segments, step_factor)) continue;
-        for (int g = 0; g < num_segments; ++g) {
-            left[g] *= step_factor[g];
-            factor[g] *= step_factor[g];
-        }
+        // A product beyond float32 is refused as a factor beyond it is.
+        for (int g = 0; g < num_segments; ++g) step_factor[g] *= factor[g];
+        if (std::any_of(step_factor, step_factor + num_segments,
+                        [](float each) { return std::isinf(each); }))
+            continue;
+        std::copy_n(step_factor, num_segments, factor);
+        for (int g = 0; g < num_segments; ++g) left[g] = mass[g] * factor[g];
     }
 }
 

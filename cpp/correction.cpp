@@ -29,7 +29,7 @@ struct FewKeys {
         const uint8_t* label = call.labels ? call.labels.row(item, head, 0) : nullptr;
         for (int64_t key = 0, end; label && key < call.num_labels; key = end) {
             end = end_of_run(label, key, call.num_labels);
-            for (; label[key] && key < end; ++key)
+            for (; key < end && label[key]; ++key)
                 if (!call.scores.masked(item, key)) {
                     positions[label[key]].push_back(key);
                     ++count;

@@ -40,19 +40,24 @@ struct Reweight {
     Share when[kMaxWhen];  // all must hold
 
     /// mass -> factor. False: the row stays as it is. `weight` 1 leaves a segment as it is.
+    ///
+    /// In float64, in the order of the segments, as NumPy's Reweight does it: both decide the same.
     bool operator()(const float* weight, const float* mass, int num_segments, float* factor) const {
         for (int i = 0; i < num_when; ++i)
             if (!when[i](mass)) return false;
-        float freed = 0, received = 0;
+        double freed = 0, received = 0;
         for (int g = 0; g < num_segments; ++g) {
-            freed += (1 - weight[g]) * mass[g];
-            if (to >> g & 1) received += weight[g] * mass[g];
+            freed += (1 - static_cast<double>(weight[g])) * mass[g];
+            if (to >> g & 1) received += static_cast<double>(weight[g]) * mass[g];
         }
-        // A denormal mass cannot receive: the quotient would overflow. NaN fails the comparison as
-        // well.
+        // A denormal mass cannot receive. NaN fails the comparison as well.
         if (to && !(received >= FLT_MIN)) return false;
-        for (int g = 0; g < num_segments; ++g)
-            factor[g] = weight[g] * (to >> g & 1 ? 1 + freed / received : 1);
+        const double gain = to ? 1 + freed / received : 1;
+        for (int g = 0; g < num_segments; ++g) {
+            const double wanted = to >> g & 1 ? weight[g] * gain : weight[g];
+            if (wanted > FLT_MAX || wanted < -FLT_MAX) return false;
+            factor[g] = static_cast<float>(wanted);
+        }
         return true;
     }
 };

@@ -362,3 +362,14 @@ def test_nothing_beyond_the_rows_of_an_output_is_written(rng, value_dim):
     attention(query, key, value, out=out, **how)
     assert np.signbit(room[..., value_dim:]).all()
     np.testing.assert_array_equal(out, attention(query, key, value, **how))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [2**31, 2**63 - 1, 2**63, 2**80])
+def test_a_window_beyond_all_keys_hides_none(rng, window, causal):
+    arrays = tensors(rng, Sizes(5, 3))  # rows before the first key too
+    agree(arrays, window=window, causal=causal)
+    expected = reference.attention(*arrays, causal=causal)
+    np.testing.assert_array_equal(
+        reference.attention(*arrays, causal=causal, window=window), expected
+    )

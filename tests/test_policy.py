@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 from cases import POLICIES
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reattend import Reweight, Share, attention, combine, reference, segment_pass
 from reattend.policy import SMALLEST_MASS
@@ -81,22 +82,89 @@ def test_receivers_keep_their_proportions(drawn):
     np.testing.assert_allclose(left[changed], expected, rtol=1e-9, atol=EXACT)
 
 
-@settings(max_examples=60)
-@given(masses_and_policies(weights=st.floats(0, 4)), st.integers(0, 99))
-def test_compiled_policy_equals_numpy(drawn, seed):
-    masses, policy = drawn
-    count = policy.num_segments
+def compiled_and_numpy(policy, seed):
+    """The factors of a pass, and those of NumPy for the very masses that the pass reports."""
     rng = np.random.default_rng(seed)
     query, key, value = rng.standard_normal((3, 2, 3, 5, 8), dtype=np.float32)
-    labels = rng.integers(0, count, (2, 1, 5), dtype=np.uint8)
+    labels = rng.integers(0, policy.num_segments, (2, 1, 5), dtype=np.uint8)
     result = attention(query, key, value, segments=labels, policy=policy,
                        returns=("masses", "factors"))  # fmt: skip
-    expected = policy(result.masses.astype(np.float64))
-    # Rows at the very edge of a condition may fall to either side in float32.
-    edge = np.zeros(masses.shape[:-1], bool)
-    for share in policy.when:
-        edge |= np.abs(result.masses[..., share.segments].sum(-1) - share.at_least) < 1e-6
-    np.testing.assert_allclose(result.factors[~edge], expected[~edge], rtol=2e-5, atol=2e-5)
+    assert np.isfinite(result.factors).all()
+    return result.factors, policy(result.masses), result.masses
+
+
+# A weight that once put what is received on float32's edge, in the pass and not in NumPy.
+TINY = 2.0964511515804453e-37
+
+
+def tiny_weights(count, *kept):
+    return Reweight([TINY if g in kept else 0.0 for g in range(count)], to=(0, 1, 2, 12))
+
+
+@settings(max_examples=examples(100))
+@given(
+    masses_and_policies(weights=st.floats(0, 4) | st.floats(0, 1e-36) | st.floats(-3e38, 3e38)),
+    st.integers(0, 99),
+)
+@example((None, tiny_weights(13, 0)), 0)
+@example((None, tiny_weights(13, 0, 1, 2, 12)), 1)
+@example((None, tiny_weights(16, 1, 12)), 2)
+@example((None, Reweight((0, 3e38), to=(1,))), 0)
+@example((None, Reweight((-3e38, 1e-5), to=(1,))), 0)
+def test_compiled_policy_equals_numpy(drawn, seed):
+    compiled, numpy, _ = compiled_and_numpy(drawn[1], seed)
+    assert compiled.dtype == numpy.dtype == np.float32
+    np.testing.assert_array_equal(compiled, numpy)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_edge_of_receiving_is_one_edge(seed):
+    receivers = (0, 1, 2, 12)
+    masses = compiled_and_numpy(Reweight((1,) * 13), seed)[2].astype(np.float64)
+    received = masses[..., receivers].sum(-1)
+    found = set()
+    for mass in received[received > 0][:12]:
+        weight = np.float32(SMALLEST_MASS / mass)
+        for _ in range(3):
+            weight = np.nextafter(weight, np.float32(0))
+        for _ in range(6):
+            policy = Reweight([weight if g in receivers else 0.0 for g in range(13)], receivers)
+            compiled, numpy, _ = compiled_and_numpy(policy, seed)
+            np.testing.assert_array_equal(compiled, numpy)
+            found |= set((compiled == 1).all(-1).ravel().tolist())
+            weight = np.nextafter(weight, np.float32(1))
+    assert found == {True, False}  # both sides of the edge were met
+
+
+def test_a_factor_beyond_float32_leaves_the_row_as_it_is():
+    policy = Reweight((-3e38, 1e-5), to=(1,))  # frees 2.7e38 for a receiver that keeps 1e-6
+    beyond, within = np.array([0.9, 0.1]), np.array([0, 1.0])
+    np.testing.assert_array_equal(policy(beyond), 1)
+    np.testing.assert_allclose(policy(within), [-3e38, 1], rtol=1e-7)
+
+
+def test_factors_whose_product_is_beyond_float32_leave_the_row_as_it_is(rng):
+    query, key, value = rng.standard_normal((3, 1, 2, 4, 8), dtype=np.float32)
+    labels = np.array([[[0, 1, 0, 1]]], np.uint8)
+    policies = [Reweight((1e30, 1)), Reweight((1e30, 0.5)), Reweight((1, 0.25))]
+    how = {"segments": labels, "returns": ("factors",)}
+    compiled = attention(query, key, value, policy=policies, **how)
+    exact = reference.attention(query, key, value, policy=policies, **how)
+    opened = attention(
+        query, key, value, policy=[*policies, lambda masses: np.ones_like(masses)], **how
+    )
+    expected = np.broadcast_to(np.float32([1e30, 0.25]), compiled.factors.shape)
+    np.testing.assert_array_equal(compiled.factors, expected)
+    np.testing.assert_array_equal(opened.factors, expected)
+    np.testing.assert_allclose(exact.factors, expected, rtol=1e-7)
+
+
+def test_a_label_named_twice_counts_once():
+    masses = np.array([0.25, 0.25, 0.5])
+    assert not Share((0, 0), 0.4)(masses)
+    np.testing.assert_array_equal(
+        Reweight((0.5, 1, 1), to=(1, 1))(masses), Reweight((0.5, 1, 1), to=(1,))(masses)
+    )
 
 
 def tensors(rng, num_rows=7):
@@ -198,6 +266,8 @@ def test_weights_are_a_copy():
         (lambda: Reweight((1,), when=(1,)), TypeError, "when must be a Share"),
         (lambda: Reweight((1,), when=(Share(0, 0),) * 9), ValueError, "at most 8 Shares, got 9"),
         (lambda: Share((99,), 0.1), ValueError, "segments must hold labels from 0 to 15"),
+        (lambda: Reweight((1, 1e39)), ValueError, "weight must be finite in float32"),
+        (lambda: Share((0,), 1e39), ValueError, "at_least must be a finite number"),
         (lambda: Share((0,), np.nan), ValueError, "at_least must be a finite number"),
         (lambda: Share((0,), 0.1, within=(20,)), ValueError, "within must hold labels"),
     ],

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reattend import Reweight, attention, merge, segment_pass
@@ -51,7 +52,7 @@ def weighings(draw, sizes, *, conserve=False):
     return policies, wheres
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data(), all_sizes(), MASKED, SEEDS)
 def test_the_kernel_gives_the_reference(data, sizes, masks, seed):
     rng = np.random.default_rng(seed)
@@ -63,7 +64,7 @@ def test_the_kernel_gives_the_reference(data, sizes, masks, seed):
     agree(arrays, num_threads=data.draw(st.integers(1, 3)), **how)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.data(), all_sizes(least=1), MASKED, SEEDS)
 def test_rows_sum_to_1_where_policies_conserve(data, sizes, masks, seed):
     rng = np.random.default_rng(seed)
@@ -83,7 +84,7 @@ def test_rows_sum_to_1_where_policies_conserve(data, sizes, masks, seed):
         close(found.column_sums.sum(-1), sees.sum(-1), "column sums")
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.data(), all_sizes(least=1), MASKED, SEEDS, st.floats(-4, 4, width=32))
 def test_the_output_is_linear_in_the_values(data, sizes, masks, seed, factor):
     rng = np.random.default_rng(seed)
@@ -99,7 +100,7 @@ def test_the_output_is_linear_in_the_values(data, sizes, masks, seed, factor):
     close(both, one + factor * two, tolerance=3e-5)  # factors and weights are up to some units
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.data(), all_sizes(least=1), SEEDS)
 def test_the_order_of_the_keys_does_not_matter(data, sizes, seed):
     rng = np.random.default_rng(seed)
@@ -120,7 +121,7 @@ def test_the_order_of_the_keys_does_not_matter(data, sizes, seed):
         close(ours, theirs[..., order] if name == "column_sums" else theirs, name)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(all_sizes(least=1), st.lists(st.floats(0, 1), max_size=4), SEEDS)
 def test_shards_merge_in_any_cut_and_order(sizes, cuts, seed):
     rng = np.random.default_rng(seed)
@@ -138,7 +139,7 @@ def test_shards_merge_in_any_cut_and_order(sizes, cuts, seed):
         close(merged, getattr(whole, name), name)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(all_sizes(least=1), st.floats(-50, 50, width=32), SEEDS)
 def test_a_bias_equal_for_all_keys_changes_logsumexp_only(sizes, bias, seed):
     arrays = tensors(np.random.default_rng(seed), sizes)

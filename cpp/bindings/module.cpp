@@ -143,8 +143,10 @@ void sum_columns(const py::array& query, const py::array& key, const py::array& 
     const Scores scores = make_scores(query, key, scale, causal, window, softcap, key_mask, bias,
                                       num_threads, half_type(bfloat16), key_scale);
     const auto* chosen = heads ? static_cast<const uint8_t*>(heads->data()) : nullptr;
+    const auto* given = static_cast<const float*>(logsumexp.data());
+    float* to = static_cast<float*>(const_cast<void*>(sums.data()));
     const py::gil_scoped_release release;
-    column_sums(scores, static_cast<const float*>(logsumexp.data()), chosen, writable(sums));
+    column_sums(scores, given, chosen, to);
 }
 
 /// to = from, float32, rounded to 16 bits.

@@ -29,7 +29,7 @@ inline Vec from_bfloat16(HalfVec half) {
 inline HalfVec to_bfloat16(Vec v) {
     const IntVec bits = (IntVec)v;
     // To the nearest, ties to even; a NaN stays one.
-    const IntVec rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const IntVec rounded = (IntVec)((BitVec)bits + 0x7fffu + (((BitVec)bits >> 16) & 1u));
     const IntVec kept = (v == v) ? rounded : (bits | 0x400000);
     return __builtin_convertvector(kept >> 16, HalfVec);
 }

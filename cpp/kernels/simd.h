@@ -22,6 +22,7 @@ constexpr int kLanes = 4;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t BitVec __attribute__((vector_size(kLanes * 4)));  // wraps, as int32_t may not
 
 #if defined(__AVX512F__)
 constexpr IntVec kIota{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -102,7 +103,7 @@ inline Vec exp(Vec x) {
     p = p * f + 5.0000001201e-1f;
     p = (p * f) * f + f + 1.0f;
     // p * 2^n; a product, so that NaN stays NaN whatever its bits.
-    const Vec scaled = p * (Vec)(((IntVec)shifted << 23) + 0x3f800000);
+    const Vec scaled = p * (Vec)(((BitVec)shifted << 23) + 0x3f800000u);
     return x < broadcast(-87.3365f) ? Vec{} : scaled;
 }
 

@@ -15,7 +15,8 @@ Policy: TypeAlias = Callable[[Array], Array]  # masses [B, H, N, G] -> factors [
 
 MAX_SEGMENTS = 16
 MAX_CONDITIONS = 8  # as many as the compiled Reweight holds
-SMALLEST_MASS = float(np.finfo(np.float32).tiny)  # below it a quotient may overflow: counts as zero
+SMALLEST_MASS = float(np.finfo(np.float32).tiny)  # what receives less than this receives nothing
+LARGEST = float(np.finfo(np.float32).max)  # factors are float32
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Share:
         object.__setattr__(self, "segments", _labels("segments", self.segments))
         if self.within is not None:
             object.__setattr__(self, "within", _labels("within", self.within))
-        if not np.isfinite(self.at_least):
+        if not abs(self.at_least) <= LARGEST:
             raise ValueError(f"at_least must be a finite number, got {self.at_least!r}")
         object.__setattr__(self, "at_least", float(self.at_least))
 
     def __call__(self, masses: Array) -> Any:
         """Say which rows pass: masses [..., G] -> bool [...]."""
-        whole = 1.0 if self.within is None else masses[..., list(self.within)].sum(-1)
-        return masses[..., list(self.segments)].sum(-1) >= self.at_least * whole
+        whole = 1.0 if self.within is None else _summed(masses, sorted(self.within))
+        return _summed(masses, sorted(self.segments)) >= self.at_least * whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,10 @@ class Reweight:
         factor_g = weight_g                                                g does not receive
         factor_g = weight_g (1 + freed / sum_{r in to} weight_r mass_r)    g receives
 
-    Rows that fail a condition, or in which nobody can receive, stay as they are (factors 1).
+    Rows that fail a condition stay as they are (factors 1), and so do rows in which nobody can
+    receive: what the receivers keep is below float32's smallest normal number, 1.2e-38. A row with
+    a factor beyond float32's range, 3.4e38, stays as it is too, and of several policies one whose
+    factors times those of the ones before it pass that range. Factors are computed in float64.
 
     Parameters
     ----------
@@ -102,8 +106,8 @@ class Reweight:
                 f"weight must have 1 to {MAX_SEGMENTS} segments on its last axis, "
                 f"got shape {weight.shape}"
             )
-        if not np.isfinite(weight).all():
-            raise ValueError(f"weight must be finite, got {self.weight!r}")
+        if not (np.abs(weight) <= LARGEST).all():
+            raise ValueError(f"weight must be finite in float32, got {self.weight!r}")
         # Numbers stay a tuple, so that a method's policy prints as it was written.
         frozen = tuple(float(w) for w in weight) if weight.ndim == 1 else _frozen(weight)
         object.__setattr__(self, "weight", frozen)
@@ -154,7 +158,10 @@ class Reweight:
 
     def __call__(self, masses: Array) -> Array:
         """Turn masses [B, H, N, G] (or [..., G] with a number per segment) into factors."""
-        weight = np.asarray(self.weight, dtype=masses.dtype)
+        masses = np.asarray(masses)
+        if masses.dtype.kind != "f":
+            masses = masses.astype(np.float64)
+        weight = np.asarray(self.weight, dtype=masses.dtype).astype(np.float64)
         if weight.ndim > 1:  # [B, H, G] -> [B, H, 1, G]
             weight = weight[..., None, :]
         factors = np.broadcast_to(weight, masses.shape).copy()
@@ -162,13 +169,13 @@ class Reweight:
         for share in self.when:
             changed &= share(masses)
         if self.to:
-            to = list(self.to)
-            received = (factors * masses)[..., to].sum(-1)
-            freed = ((1 - factors) * masses).sum(-1)
+            received = _summed(factors * masses, sorted(self.to))
+            freed = _summed((1 - factors) * masses, range(self.num_segments))
             changed &= received >= SMALLEST_MASS
             received = np.where(changed, received, 1)
-            factors[..., to] *= (1 + freed / received)[..., None]
-        return np.where(changed[..., None], factors, 1)
+            factors[..., list(self.to)] *= (1 + freed / received)[..., None]
+        changed &= ~(np.abs(factors) > LARGEST).any(-1)
+        return np.where(changed[..., None], factors, 1).astype(masses.dtype)
 
 
 def decided_factors(
@@ -207,7 +214,11 @@ def decided_factors(
                 f"{factors.shape} from {policy!r}"
             )
         changed = seen if where is None else seen & where
-        product = np.where(changed[..., None], product * factors, product)
+        with np.errstate(over="ignore", invalid="ignore"):
+            wanted = product * factors
+        if isinstance(policy, Reweight):
+            changed = changed & ~(np.abs(wanted) > LARGEST).any(-1)
+        product = np.where(changed[..., None], wanted, product)
     return np.ascontiguousarray(product, np.float32)
 
 
@@ -218,11 +229,19 @@ def _labels(name: str, labels: int | Iterable[int]) -> tuple[int, ...]:
     labels = tuple(labels)
     if not all(isinstance(g, (int, np.integer)) and 0 <= g < MAX_SEGMENTS for g in labels):
         raise ValueError(f"{name} must hold labels from 0 to {MAX_SEGMENTS - 1}, got {given!r}")
-    return tuple(int(g) for g in labels)
+    return tuple(dict.fromkeys(int(g) for g in labels))
+
+
+def _summed(masses: Array, labels: Iterable[int]) -> Array:
+    """Sum segments [..., G] -> [...] one after the other, as the core does: the very same bits."""
+    total = np.zeros(masses.shape[:-1], masses.dtype)
+    for label in labels:
+        total = total + masses[..., label]
+    return total
 
 
 def _bits(labels: tuple[int, ...]) -> int:
-    return sum(1 << label for label in set(labels))
+    return sum(1 << label for label in labels)
 
 
 def _frozen(array: Array) -> Array:

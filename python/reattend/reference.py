@@ -10,7 +10,7 @@ import numpy as np
 from reattend.border.dtypes import widened
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState
-from reattend.policy import Array, Policy, Reweight
+from reattend.policy import LARGEST, Array, Policy, Reweight
 
 
 def weights(
@@ -41,7 +41,7 @@ def weights(
         if causal:
             seen &= column <= row
         if window is not None:
-            seen &= (column > row - window) & (column < row + window)
+            seen &= abs(row - column) < window  # row + window may wrap
         if key_mask is not None:
             seen &= key_mask[:, None, None, :]
         scores = np.where(seen, scores, -np.inf)
@@ -145,6 +145,8 @@ def attention(
     for rule, rows in zip(policies, wheres, strict=True):
         factors = rule(state.masses * total)
         changed = ~empty if rows is None else rows & ~empty
+        if isinstance(rule, Reweight):
+            changed = changed & ~(np.abs(total * factors) > LARGEST).any(-1)
         total = total * np.where(changed[..., None], factors, 1)
     result = combine(state.partials, total)
     if out is not None:

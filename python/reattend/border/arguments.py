@@ -10,11 +10,10 @@ import numpy as np
 
 from reattend.border import config
 from reattend.border.quantized import Quantized
-from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
+from reattend.policy import LARGEST, MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 
 FLOAT32 = np.dtype(np.float32)
 DTYPES = ("float32", "float16", "bfloat16")
-LARGEST = float(np.finfo(np.float32).max)
 MAX_THREADS = 1024  # OpenMP ends the process where the system refuses a thread
 RETURNS = ("masses", "logsumexp", "column_sums", "factors", "changed")
 
