@@ -11,6 +11,7 @@ from reattend.adaptors.transformers.keywords import refuse_unknown
 from reattend.adaptors.transformers.masks import Form, recognised
 from reattend.adaptors.transformers.prompts import Prompt
 from reattend.adaptors.transformers.tensors import floats, numbers, output_like
+from reattend.adaptors.transformers.verify import Asked, Check
 from reattend.attention import attention
 from reattend.optional import demand
 from reattend.policy import Array
@@ -26,6 +27,8 @@ class Forward:
     prompt: Prompt | None = None  # None: no methods, or the text-only branch
     text: bool = False  # whether it is the text-only branch, or the search for sink dimensions
     text_session: Session | None = None
+    check: Check | None = None  # holds attention against the model's own
+    before: str = ""  # the implementation that the model had
     states: Any = None  # tensor that entered the layer that runs
     forms: list[tuple[Any, int | None, Form]] = field(default_factory=list)  # of masks seen
 
@@ -70,15 +73,16 @@ def attend(
     total = forward.past + forward.rows
     dropped = max(0, total - slots)  # by a sliding cache
     length = total - dropped  # static caches have empty slots behind
-    if slots > length:
-        key, value = key[:, :, :length], value[:, :, :length]
     causal = options.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     window = options.get("sliding_window")
-    mask = _chosen(module, mask, options.get("indices"), query, slots, bool(causal))
-    form = _form(forward, mask, padding, window, bool(causal), query, length)
+    mask = _chosen(module, mask, options.get("indices"), query, slots, causal)
+    form = _form(forward, mask, padding, window, causal, query, length)
     if options.get("position_bias") is not None:
         form = form.biased(floats(options["position_bias"])[..., :length])
+    asked = Asked(module, query, key, value, mask, options, causal, forward.rows - rows)
+    if slots > length:
+        key, value = key[:, :, :length], value[:, :, :length]
     sink = options.get("s_aux")
     (query_, key_, value_), dtype = numbers(query, key, value)
     exact = query_.dtype == np.float32 or sink is not None
@@ -87,17 +91,19 @@ def attend(
         "scale": options.get("scaling"), "softcap": options.get("softcap"),
         "num_threads": demand("torch").get_num_threads(), "dtype": dtype, **form.arguments(),
     }  # fmt: skip
+
     session = forward.prompt.session if forward.prompt is not None else forward.text_session
-    logsumexp = None
-    if session is None:
+    checked = forward.check is not None and forward.check.due(asked, form)
+    unchanged, room, logsumexp = tensor, out, None
+    if session is not None and (checked or sink is not None):
+        unchanged, room = output_like(query, value, exact=exact)
+    if session is None or checked or sink is not None:
         if sink is None:
-            attention(query_, key_, value_, out=out, **how)
+            attention(query_, key_, value_, out=room, **how)
         else:
-            result = attention(query_, key_, value_, out=out, returns="logsumexp", **how)
-            logsumexp = result.logsumexp
-    else:
-        if sink is not None:
-            logsumexp = attention(query_, key_, value_, returns="logsumexp", **how).logsumexp
+            wanted = attention(query_, key_, value_, out=room, returns="logsumexp", **how)
+            logsumexp = wanted.logsumexp
+    if session is not None:
         if dropped:
             key_, value_ = _behind(key_, dropped), _behind(value_, dropped)
             how.update(form.behind(dropped).arguments())
@@ -109,7 +115,12 @@ def attend(
     if sink is not None and logsumexp is not None:
         # A learned sink is a key without a value: it takes its share of each row. Methods change
         # how a row shares out what is left; that share itself is not theirs.
-        out *= _left_by(floats(sink), logsumexp)[..., None]
+        left = _left_by(floats(sink), logsumexp)[..., None]
+        out *= left
+        if room is not out:
+            room *= left
+    if checked and forward.check is not None:
+        forward.check.compare(asked, form, forward.before, unchanged)
     return tensor.to(query.dtype)
 
 

@@ -31,6 +31,17 @@ def owns(owner: Any, anatomy: Anatomy) -> bool:
     return _owners.get(anatomy.attention[0]) is owner
 
 
+def before(anatomy: Anatomy) -> str:
+    """Give the implementation that an attached model's attention had before.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+        Of the model.
+    """
+    return _configs[id(anatomy.config)][1]
+
+
 @contextmanager
 def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
     """Let an owner compute a language model's attention; all is as it was when the block ends.

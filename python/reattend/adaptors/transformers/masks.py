@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.policy import Array
 
-_HIDDEN = float(np.finfo(np.float16).min) / 2  # what a float mask adds to hide a key is below this
+HIDDEN = float(np.finfo(np.float16).min) / 2  # what a float mask adds to hide a key is below this
 
 
 class Form(NamedTuple):
@@ -97,7 +97,7 @@ def recognised(mask: Array, *, padding: Array | None = None, window: int | None 
     >>> recognised(np.array([[[[False, True, True]]]])).key_mask.tolist()
     [[False, True, True]]
     """
-    visible = mask if mask.dtype == bool else mask > _HIDDEN
+    visible = mask if mask.dtype == bool else mask > HIDDEN
     if mask.dtype != bool and (np.where(visible, mask, 0) != 0).any():
         return Form(False, padding, None, np.where(visible, mask, -np.inf).astype(np.float32))
     if visible.shape[1] == 1:

@@ -13,10 +13,11 @@ import numpy as np
 
 from reattend.adaptors.transformers.attending import Forward, attend
 from reattend.adaptors.transformers.caches import cache_of
-from reattend.adaptors.transformers.interface import owns
+from reattend.adaptors.transformers.interface import before, owns
 from reattend.adaptors.transformers.introspection import Anatomy
 from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
 from reattend.adaptors.transformers.tensors import bools, floats
+from reattend.adaptors.transformers.verify import Check
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
@@ -56,12 +57,19 @@ class ModelSession:
     """What `attached` gives: the methods at work in a model, and what they did."""
 
     def __init__(
-        self, model: Any, anatomy: Anatomy, methods: tuple[Method, ...], image: Array | None
+        self,
+        model: Any,
+        anatomy: Anatomy,
+        methods: tuple[Method, ...],
+        image: Array | None,
+        *,
+        verify: bool = True,
     ) -> None:
         self.model = model
         self.anatomy = anatomy
         self.methods = methods
         self.image = image
+        self._check = Check(type(model).__name__) if verify else None
         self._prompts = Prompts()
         self._forward = Forward()
         self._padding: Array | None = None  # what the mask function saw
@@ -160,7 +168,9 @@ class ModelSession:
             prompt = self._begin(inputs, padding, ids, cache)
         elif self.methods:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
-        self._forward = Forward(past, int(inputs.shape[1]), prompt)
+        self._forward = Forward(
+            past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.anatomy)
+        )
         if prompt is not None and kwargs.get("logits_to_keep"):
             # A decoder that is told so reads the last rows only in its last layers (Gemma 4), but
             # methods want the whole prompt in each; the head on top cuts by itself.

@@ -1,0 +1,105 @@
+"""A wrong attention is caught at the first forward in which it occurs, and named."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import reattend.adaptors.transformers.attending as attending  # noqa: E402
+from models import MODELS, UNUSUAL, Model  # noqa: E402
+from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.methods import ACT  # noqa: E402
+from runs import METHODS, tokens  # noqa: E402
+
+CASES = {case.name: case for case in (*MODELS, *UNUSUAL)}
+FAULTS = {
+    "scale": lambda how: {**how, "scale": how["scale"] * 1.01},
+    "window": lambda how: {**how, "window": how["window"] and how["window"] + 1},
+    "narrow window": lambda how: {**how, "window": how["window"] and how["window"] - 1},
+    "softcap": lambda how: {**how, "softcap": how["softcap"] and how["softcap"] * 1.01},
+    "bias": lambda how: {**how, "bias": None, "causal": True},
+    "padding": lambda how: {**how, "key_mask": None},
+}
+WRONG = [
+    ("Llama", "scale"), ("Llama", "padding"), ("Qwen2-VL", "scale"), ("gpt-oss", "scale"),
+    ("Gemma 2", "scale"), ("Gemma 2", "softcap"), ("Gemma 3", "scale"), ("Mistral", "scale"),
+    *((name, fault) for name in ("Mistral", "Gemma 2", "gpt-oss")
+      for fault in ("window", "narrow window")),
+    ("Gemma 3", "narrow window"),  # a prompt with an image is said by a bias, and no window is wide
+    ("Gemma 4, shared keys and values", "window"), ("Gemma 4, shared keys and values", "scale"),
+    ("DeepSeek V3.2", "scale"), ("DeepSeek V3.2", "bias"),
+]  # fmt: skip
+
+
+def wrong(monkeypatch, change, when=lambda how, query: True):
+    """Let the adaptor's attention be wrong."""
+    right = attending.attention
+
+    def attention(query, key, value, **how):
+        return right(query, key, value, **(change(how) if when(how, query) else how))
+
+    monkeypatch.setattr(attending, "attention", attention)
+
+
+@pytest.mark.parametrize(("name", "fault"), WRONG)
+@pytest.mark.parametrize("methods", [(), (ACT(**METHODS["ACT"]),)], ids=["plain", "ACT"])
+def test_a_wrong_attention_is_caught(name: str, fault: str, methods, monkeypatch):
+    case: Model = CASES[name]
+    model, inputs = case.load(), case.inputs()
+    wrong(monkeypatch, FAULTS[fault])
+    with attached(model, *methods), pytest.raises(RuntimeError, match=r"layer \d of .*differs"):
+        tokens(model, inputs, 2)
+    with attached(model, *methods, verify=False):
+        tokens(model, inputs, 2)
+
+
+def test_a_wrong_step_is_caught(monkeypatch):
+    case = CASES["Llama"]
+    model, inputs = case.load(), case.inputs()
+    wrong(monkeypatch, FAULTS["scale"], when=lambda how, query: query.shape[2] == 1)
+    with attached(model), torch.no_grad():
+        model(**inputs)
+        with pytest.raises(RuntimeError, match="layer 0 of LlamaForCausalLM"):
+            tokens(model, inputs, 2)
+
+
+def test_what_occurs_later_is_compared_when_it_does(monkeypatch):
+    """The first prompt is shorter than the window."""
+    case = CASES["Mistral"]
+    model = case.load()
+    short = {"input_ids": torch.tensor([[1, 5, 9]]), "attention_mask": torch.ones(1, 3).long()}
+    wrong(monkeypatch, FAULTS["window"])
+    with attached(model):
+        tokens(model, short, 2)
+        with pytest.raises(RuntimeError, match="layer 0 of MistralForCausalLM"):
+            tokens(model, case.inputs(), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_wrong_attention_in_narrow_floats(dtype, monkeypatch):
+    import copy
+
+    model, inputs = copy.deepcopy(CASES["Llama"].load()).to(dtype), CASES["Llama"].inputs()
+    with attached(model):
+        tokens(model, inputs, 2)
+    wrong(monkeypatch, lambda how: {**how, "scale": how["scale"] * 1.5})
+    with attached(model), pytest.raises(RuntimeError, match="differs from the model's own"):
+        tokens(model, inputs, 2)
+
+
+def test_each_kind_is_compared_once(monkeypatch):
+    case, compared = CASES["Gemma 3"], []
+    model, inputs = case.load(), case.inputs()
+    compare = attending.Check.compare
+
+    def counted(self, asked, *rest):
+        compared.append((asked.module.layer_idx, asked.query.shape[2] > 1))
+        compare(self, asked, *rest)
+
+    monkeypatch.setattr(attending.Check, "compare", counted)
+    with attached(model):
+        tokens(model, inputs, 8)
+        assert {(0, True), (1, True), (0, False), (1, False)} <= set(compared)
+        count = len(compared)
+        tokens(model, inputs, 8)
+        assert len(compared) == count <= 6
