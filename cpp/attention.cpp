@@ -15,8 +15,7 @@ namespace {
 bool few_rows(const Attention& call) {
     // Up to this many rows, the time goes into reading keys and values once, and packing them would
     // double it.
-    constexpr int kFewRows = 8;
-    return call.scores.query_len <= kFewRows;
+    return call.scores.query_len <= kDecodeRows;
 }
 
 }  // namespace
@@ -42,6 +41,12 @@ Interval Scores::visible(int64_t row, Interval keys) const {
         keys.end = std::min(keys.end, here + window);
     }
     return keys;
+}
+
+Range Scores::visible_columns(int64_t row, Interval keys, int64_t key, int count) const {
+    const Interval seen = visible(row, keys);
+    return {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
+            static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
 }
 
 int64_t Scores::first_row(Interval keys) const {
@@ -124,12 +129,12 @@ void Attention::find_labels() {
 }
 
 Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
-    if (masses && labelled[item * scores.num_heads + head]) return {row, row + count};
+    if (masses && labelled[scores.head_index(item, head)]) return {row, row + count};
     return apart(item, head, row, count);
 }
 
 Interval Attention::apart(int64_t item, int64_t head, int64_t row, int64_t count) const {
-    if (!labelled[item * scores.num_heads + head]) return {};
+    if (!labelled[scores.head_index(item, head)]) return {};
     if (partials || decided) return {row, row + count};
     const auto plain = [&](int64_t r) {
         return std::none_of(policies.begin(), policies.end(),
@@ -153,7 +158,7 @@ void Attention::labels_of(int64_t item, int64_t head, int64_t key, int count, ui
 void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
                            float* factor) const {
     if (decided) {
-        const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+        const int64_t index = scores.row_index(item, head, row);
         std::copy_n(decided + index * num_segments, num_segments, factor);
         return;
     }
@@ -186,7 +191,7 @@ bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& s
                       float* scale) const {
     const float sum = total(state, num_segments);
     if (sum == 0) return false;
-    const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+    const int64_t index = scores.row_index(item, head, row);
     float mass[kMaxSegments];
     for (int g = 0; g < num_segments; ++g) mass[g] = state.sum[g] / sum;
     factors_of(item, head, row, mass, scale);
@@ -201,7 +206,7 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
                        SegmentSet present) const {
     float scale[kMaxSegments];
     if (!weigh(item, head, row, state, scale)) return finish_empty(item, head, row);
-    const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+    const int64_t index = scores.row_index(item, head, row);
     const float normaliser = partials ? 1 / total(state, num_segments) : 0;
     for (int g = 0; partials && g < num_segments; ++g) {
         float* to = partials + (index * num_segments + g) * value_dim;
@@ -226,7 +231,7 @@ void Attention::combine(const RowState& state, SegmentSet present, const float* 
 }
 
 void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
-    const int64_t index = (item * scores.num_heads + head) * scores.query_len + row;
+    const int64_t index = scores.row_index(item, head, row);
     if (out) out.store(item, head, row, nullptr);
     if (logsumexp) logsumexp[index] = kNoKey;
     if (masses) std::fill_n(masses + index * num_segments, num_segments, 0.0f);

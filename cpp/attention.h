@@ -43,6 +43,15 @@ struct Scores {
     bool masked(int64_t item, int64_t key) const {
         return key_mask && !key_mask[item * key_len + key];
     }
+    /// Whether a row stands at a masked key: it is padding, and no key receives from it.
+    bool padding_row(int64_t item, int64_t row) const {
+        return causal && position(row) >= 0 && masked(item, position(row));
+    }
+    /// Where a head and a row lie in results [batch, num_heads, ...] and [.., query_len, ...].
+    int64_t head_index(int64_t item, int64_t head) const { return item * num_heads + head; }
+    int64_t row_index(int64_t item, int64_t head, int64_t row) const {
+        return head_index(item, head) * query_len + row;
+    }
 
     /// The threads worth waking for so many multiplications.
     int threads_for(int64_t multiplications) const;
@@ -50,6 +59,8 @@ struct Scores {
     Interval keys_of_item(int64_t item) const;
     /// The part of `keys` that a row sees.
     Interval visible(int64_t row, Interval keys) const;
+    /// The same as columns of a tile of `count` keys from `key` on.
+    Range visible_columns(int64_t row, Interval keys, int64_t key, int count) const;
     /// The rows from the first that sees any of `keys`; the others come before (left padding) and
     /// see none.
     int64_t first_row(Interval keys) const;
@@ -170,7 +181,10 @@ void attend(Attention& call);
 /// Many rows: tiles of queries and keys (prefill.cpp).
 void prefill(const Attention& call);
 
-/// Few rows, many keys: bound by memory, keys split over threads (decode.cpp).
+// With more rows it pays to convert keys and values once, for all of them, and to pack keys.
+constexpr int kDecodeRows = 8;
+
+/// At most kDecodeRows rows, many keys: bound by memory, keys split over threads (decode.cpp).
 void decode(const Attention& call);
 
 /// Some rows of a head, at most kTileRows, that go through the keys together (prefill.cpp).
@@ -183,7 +197,7 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
 
 /// The same as attend() where `out` holds plain attention already, with this logsumexp [batch,
 /// num_heads, query_len]: only what the policies change is computed, where they concern few keys.
-/// Gives masses, factors and changed, beside out (revise.cpp).
+/// Gives masses, factors and changed, beside out (correction.cpp).
 void revise(Attention& call, const float* plain_logsumexp);
 
 /// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp

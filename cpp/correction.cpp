@@ -44,7 +44,7 @@ public:
     Revision(const Attention& call, const float* logsumexp, int64_t item, int64_t head, int64_t row,
              int rows)
         : call_(call), scores_(call.scores), item_(item), head_(head), row_(row), rows_(rows) {
-        logsumexp_ = logsumexp + (item * scores_.num_heads + head) * scores_.query_len + row;
+        logsumexp_ = logsumexp + scores_.row_index(item, head, row);
         key_ld_ = padded(scores_.head_dim);
         partial_ld_ = padded(call.value_dim);
     }
@@ -186,7 +186,7 @@ private:
     void write(int r, const float* mass, const float* factor) {
         const int num_segments = call_.num_segments;
         const int64_t row = row_ + r;
-        const int64_t index = (item_ * scores_.num_heads + head_) * scores_.query_len + row;
+        const int64_t index = scores_.row_index(item_, head_, row);
         if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
         call_.report(index, factor);
         if (!call_.changes(factor)) return;

@@ -106,11 +106,6 @@ Ahead fetched_ahead(int rows, bool passing) {
     return isa_level() == 4 ? Ahead::kNothing : Ahead::kNear;  // a Zen 3 wants help, a Zen 4 none
 }
 
-int value_depth() {
-    // With 128, causal tiles leave out keys that no row sees: a tenth of the time at 640 where
-    // products take most of it. AMX multiplies so fast that a second call costs more (7% at 2048).
-    return &kernels() == &v4_amx::kKernels ? 256 : 128;
-}
 #else
 namespace plain {
 extern const Kernels kKernels;
@@ -121,8 +116,6 @@ int isa_level() { return 0; }
 const Kernels& kernels() { return plain::kKernels; }
 
 Ahead fetched_ahead(int, bool) { return Ahead::kNear; }
-
-int value_depth() { return 128; }
 #endif
 
 }  // namespace reattend

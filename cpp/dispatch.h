@@ -13,9 +13,6 @@ const Kernels& kernels();
 /// call.
 Ahead fetched_ahead(int rows, bool passing);
 
-/// Keys of one bfloat16 product of weights with values: 128 or 256, in a tile of 256.
-int value_depth();
-
 /// 2, 3 or 4 for x86-64-v2, v3, v4; 0 where kernels are compiled for the plain target.
 int isa_level();
 

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kRows = 128;
 constexpr int kKeys = 256;
-constexpr int kFewRows = 8;  // then packing keys would cost more than it saves
 
 /// The sums of one tile of keys of one head: walks over the rows.
 void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, int64_t key,
@@ -20,8 +19,8 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const int count = static_cast<int>(std::min<int64_t>(kKeys, keys.end - key));
     const int dim = static_cast<int>(scores.head_dim);
     const int64_t query_ld = padded(dim);
-    const bool few_rows = scores.query_len <= kFewRows;
-    const size_t size = few_rows ? kFewRows * query_ld : dim * kKeys;
+    const bool few_rows = scores.query_len <= kDecodeRows;
+    const size_t size = few_rows ? kDecodeRows * query_ld : dim * kKeys;
     const size_t buffer_size =
         few_rows ? scores.key.buffer_size(count) : scores.query.buffer_size(kRows);
     float* operand =
@@ -43,18 +42,14 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     for (int64_t row = first; row < scores.query_len; row += kRows) {
         const int rows = static_cast<int>(std::min<int64_t>(kRows, scores.query_len - row));
         Range visible[kRows];
-        bool any = false, all = rows == kRows && count == kKeys;
-        for (int r = 0; r < rows; ++r) {
-            const Interval seen = scores.visible(row + r, keys);
-            visible[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
-                          static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
-            // A row that stands at a masked key is padding.
-            const int64_t here = scores.position(row + r);
-            if (scores.causal && here >= 0 && scores.masked(item, here)) visible[r] = {0, 0};
-            any = any || visible[r].begin < visible[r].end;
-            all = all && visible[r].begin == 0 && visible[r].end == kKeys;
-        }
-        if (!any) continue;
+        for (int r = 0; r < rows; ++r)
+            visible[r] = scores.padding_row(item, row + r)
+                             ? Range{0, 0}
+                             : scores.visible_columns(row + r, keys, key, count);
+        const auto empty = [](Range seen) { return seen.begin >= seen.end; };
+        const auto full = [](Range seen) { return seen.begin == 0 && seen.end == kKeys; };
+        if (std::all_of(visible, visible + rows, empty)) continue;
+        const bool all = rows == kRows && std::all_of(visible, visible + rows, full);
         if (few_rows) {
             kernels().dots(operand + row * query_ld, query_ld, keys_read.data, Type::kFloat32,
                            keys_read.stride, weights, kKeys, rows, count, dim,

@@ -69,10 +69,7 @@ private:
         return (call.scores.key_len + kTileKeys - 1) / kTileKeys;
     }
     /// Whether a row is none that stands at padding.
-    bool counts(int r) const {
-        const int64_t here = call_.scores.position(place_.row + r);
-        return !(call_.scores.causal && here >= 0 && call_.scores.masked(place_.item, here));
-    }
+    bool counts(int r) const { return !call_.scores.padding_row(place_.item, place_.row + r); }
 
     struct Tile {
         int64_t key;

@@ -30,20 +30,18 @@ public:
               const float* weights, float max) {
         if (max_.empty()) return;
         std::copy_n(weights, count, sums(item, head) + key);
-        max_[(item * call_.scores.num_heads + head) * tiles_ + tile] = max;
+        max_[call_.scores.head_index(item, head) * tiles_ + tile] = max;
     }
 
     /// `seen`: the keys whose weights were kept; the others receive nothing.
     void finish(int64_t item, int64_t head, Interval seen, const RowState& state, int segments) {
         if (max_.empty()) return;
         float* to = sums(item, head);
-        const int64_t here = call_.scores.position(0);
         const float sum = total(state, segments);
-        const bool padding = call_.scores.causal && here >= 0 && call_.scores.masked(item, here);
-        if (sum == 0 || padding) seen = {0, 0};
+        if (sum == 0 || call_.scores.padding_row(item, 0)) seen = {0, 0};
         std::fill_n(to, seen.begin, 0.0f);
         std::fill(to + std::max(seen.begin, seen.end), to + call_.scores.key_len, 0.0f);
-        const float* max = max_.data() + (item * call_.scores.num_heads + head) * tiles_;
+        const float* max = max_.data() + call_.scores.head_index(item, head) * tiles_;
         for (int64_t key = seen.begin; key < seen.end; key += kDecodeKeys) {
             const int64_t count = std::min<int64_t>(kDecodeKeys, seen.end - key);
             const float factor = std::exp(*max++ - *state.max) / sum;
@@ -53,7 +51,7 @@ public:
 
 private:
     float* sums(int64_t item, int64_t head) {
-        return call_.column_sums + (item * call_.scores.num_heads + head) * call_.scores.key_len;
+        return call_.column_sums + call_.scores.head_index(item, head) * call_.scores.key_len;
     }
 
     const Attention& call_;

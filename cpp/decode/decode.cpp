@@ -19,7 +19,6 @@ constexpr int64_t kChunk = 512;
 constexpr int64_t kMaxChunks = 64;
 // With more bytes in a call no cache keeps them until the next one.
 constexpr int64_t kPassing = 64 << 20;
-constexpr int kFewRows = 8;  // with more it pays to convert keys and values once, for all of them
 
 /// The rows of an item that share a key head, with their states.
 struct Group {
@@ -102,7 +101,7 @@ public:
     /// memory bounds, nor with float32 queries, which would be rounded.
     static bool multiplies_pairs(const Attention& call, int rows) {
         const Scores& scores = call.scores;
-        return rows > 1 && rows <= kFewRows && scores.query.type == Type::kBfloat16 &&
+        return rows > 1 && rows <= kDecodeRows && scores.query.type == Type::kBfloat16 &&
                scores.key.type == Type::kBfloat16 && call.value.type == Type::kBfloat16 &&
                kernels().has_pairs(static_cast<int>(scores.head_dim)) &&
                kernels().has_pairs(static_cast<int>(call.value_dim));
@@ -118,11 +117,8 @@ public:
 
 private:
     void add(Interval keys, int64_t key, int count) {
-        for (int r = 0; r < size_; ++r) {
-            const Interval seen = scores_.visible(group_.row(r), keys);
-            visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
-                           static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
-        }
+        for (int r = 0; r < size_; ++r)
+            visible_[r] = scores_.visible_columns(group_.row(r), keys, key, count);
         read_keys(key, count);
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
@@ -185,7 +181,7 @@ private:
                 narrow_query(), query_ld_,
                 static_cast<const uint16_t*>(keys.row(group_.item, group_.kv_head, key)),
                 keys.row_stride, weights_, kKeys, size_, count, dim);
-        if (size_ > kFewRows)
+        if (size_ > kDecodeRows)
             return read(keys, group_.item, group_.kv_head, key, count,
                         [&](Rows rows, int offset, int some) {
                             kernels().dots(query_, query_ld_, rows.data, Type::kFloat32,
@@ -214,7 +210,7 @@ private:
                 static_cast<const uint16_t*>(values.row(group_.item, group_.kv_head, key)),
                 values.row_stride, out, out_ld, rows, count, dim);
         }
-        if (rows > kFewRows)
+        if (rows > kDecodeRows)
             return read(values, group_.item, group_.kv_head, key, count,
                         [&](Rows some_values, int offset, int some) {
                             kernels().accumulate(weights + offset, kKeys, some_values.data,

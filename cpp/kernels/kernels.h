@@ -39,6 +39,9 @@ struct Kernels {
 
     const char* name;
 
+    /// Keys of one bfloat16 product of weights with values: 128 or 256, in a tile of 256.
+    int value_depth;
+
     /// packed [dim, count padded with zeros] = transpose of keys [count, dim].
     void (*pack_keys)(const float* keys, int64_t key_stride, int count, int dim, float* packed,
                       int64_t ld);

@@ -92,9 +92,7 @@ private:
     void add(int64_t key, int count, Interval keys) {
         bool all_visible = true;
         for (int r = 0; r < rows_; ++r) {
-            const Interval seen = scores_.visible(row_ + r, keys);
-            visible_[r] = {static_cast<int32_t>(std::clamp<int64_t>(seen.begin - key, 0, count)),
-                           static_cast<int32_t>(std::clamp<int64_t>(seen.end - key, 0, count))};
+            visible_[r] = scores_.visible_columns(row_ + r, keys, key, count);
             all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
         }
         const Range* visible = all_visible ? nullptr : visible_;

@@ -153,11 +153,11 @@ public:
                matmul_is_fast(value_shape(call, kTileRows));
     }
     static size_t scratch(const Attention& call) {
-        return kTileRows * query_ld(call.scores) / 2 + kTileRows * value_depth() / 2;
+        return kTileRows * query_ld(call.scores) / 2 + kTileRows * kernels().value_depth / 2;
     }
 
     static size_t packed_size(const Attention& call) {
-        return (key_size(call) + kTileKeys / value_depth() * chunk_size(call)) / 2;
+        return (key_size(call) + kTileKeys / kernels().value_depth * chunk_size(call)) / 2;
     }
 
     Bfloat16Products(const Attention& call, const TilePlace& place, float* memory)
@@ -231,14 +231,15 @@ private:
     }
     static MatmulShape value_shape(const Attention& call, int64_t rows) {
         const auto columns = static_cast<int64_t>(padded(call.value_dim));
-        return {rows, columns, value_depth(), value_depth(), 0, columns, true, true};
+        return {rows, columns, kernels().value_depth, kernels().value_depth, 0, columns,
+                true, true};
     }
     // Of a tile's keys, and of the values of one product.
     static int64_t key_size(const Attention& call) {
         return PackedPairs::size(static_cast<int>(call.scores.head_dim), kTileKeys);
     }
     static int64_t chunk_size(const Attention& call) {
-        return PackedPairs::size(value_depth(), static_cast<int>(call.value_dim));
+        return PackedPairs::size(kernels().value_depth, static_cast<int>(call.value_dim));
     }
     const uint16_t* bits(const Tensor& tensor, int64_t head, int64_t row) const {
         return static_cast<const uint16_t*>(tensor.data) + tensor.at(place_.item, head, row);
@@ -246,7 +247,7 @@ private:
 
     const Attention& call_;
     TilePlace place_;
-    int depth_ = value_depth();
+    int depth_ = kernels().value_depth;
     uint16_t *query_, *weights_;
     const uint16_t* values_ = nullptr;  // of the tile, packed
     int64_t key_ = 0;
