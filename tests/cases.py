@@ -2,7 +2,16 @@
 
 import numpy as np
 from reattend import Reweight, Share
-from reattend.methods import ACT, VAR, VHR
+from reattend.methods import (
+    ACT,
+    ADHH,
+    PASTA,
+    SPIN,
+    VAR,
+    VHR,
+    HeadMask,
+    SplitSoftmax,
+)
 from reattend.testing import Case
 
 METHODS = [
@@ -19,6 +28,43 @@ METHODS = [
     Case(VHR(alpha=0.5, layers=(0, 2)), neutral=VHR(alpha=1, layers=()), idle=True, one_pass=True),
     Case(ACT(), neutral=ACT(beta=1), conserves=True, idle=True),
     Case(ACT({2: (0, 3), 3: (1,)}, theta=0.13), neutral=ACT({}), conserves=True, idle=True),
+    Case(
+        HeadMask({0: (1,), 3: (0, 2)}),
+        neutral=HeadMask({0: (1,)}, gate=1),
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(HeadMask(None, gate=-1), neutral=HeadMask(), one_pass=True, chunks=True),
+    Case(
+        ADHH({1: (0, 3), 2: (1, 2)}, threshold=0.3),
+        neutral=ADHH(None, threshold=2),
+        idle=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(SPIN(), neutral=SPIN(r=1), idle=True, one_pass=True, chunks=True),
+    Case(SPIN(r=0.3, gamma=0), neutral=SPIN(gamma=1), idle=True, one_pass=True, chunks=True),
+    Case(
+        PASTA(((3, 7), (10, 12)), {0: (1, 2), 4: (0,)}),
+        neutral=PASTA(((3, 7),), alpha=1),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        PASTA(((3, 7), (10, 12)), alpha=0.3, as_published=True),
+        neutral=PASTA(),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        SplitSoftmax(((3, 7), (10, 12)), {0: (1, 2), 4: (0,)}),
+        neutral=SplitSoftmax(((3, 7),), k=1),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
     Case(ACT(follow=False), neutral=ACT(theta=1), conserves=True, idle=True),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from reattend.attention import attention, plain_pass
+from reattend.border.dtypes import widened
+from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult
 from reattend.column_sums import column_sums
 from reattend.policy import Array
@@ -152,6 +155,92 @@ class Call:
     def rows(self) -> Array:
         """Position of each row, int [N]."""
         return np.arange(self.first_row, self.key_len)
+
+    @cached_property
+    def answer_rows(self) -> Array:
+        """The rows that say what comes next, bool [N]: the prompt's last one and those behind."""
+        return np.asarray(self.rows >= self.num_prompt - 1)
+
+    def in_spans(self, spans: Sequence[tuple[int, int]]) -> Array:
+        """Mark the keys of spans of the prompt, counted from its first key that is no padding.
+
+        Parameters
+        ----------
+        spans : sequence of (int, int)
+            Where each begins, and the position after its end.
+
+        Returns
+        -------
+        array of bool [B, M]
+
+        Examples
+        --------
+        >>> query = key = np.ones((1, 1, 4, 8), dtype=np.float32)
+        >>> mask = {"key_mask": np.array([[False, True, True, True]])}
+        >>> Call(0, 1, query, key, key, Prompt(4), mask).in_spans([(0, 2)]).tolist()
+        [[False, True, True, False]]
+        """
+        place = np.arange(self.key_len) - self.first_key[:, None]
+        inside = np.zeros(place.shape, bool)
+        for start, end in spans:
+            inside |= (place >= start) & (place < end)
+        return inside & (np.arange(self.key_len) < self.num_prompt)
+
+    def score_sums(self, keys: Array, rows: Array) -> Array:
+        """Sum the scores, before the softmax, of some rows over some keys, [B, H, R].
+
+        A sum of products with a row is one product with the sum of the keys.
+
+        Parameters
+        ----------
+        keys : array of bool [B, M]
+            The keys, all of which the rows must see.
+        rows : array of bool [N]
+            The R rows.
+
+        Raises
+        ------
+        ValueError
+            With a softcap or a bias, under which scores are no products.
+
+        Examples
+        --------
+        >>> query = key = np.ones((1, 1, 2, 4), dtype=np.float32)
+        >>> call = Call(0, 1, query, key, key, Prompt(2))
+        >>> call.score_sums(np.array([[True, True]]), np.array([False, True])).tolist()
+        [[[4.0]]]
+        """
+        if self.mask.get("softcap") is not None or self.mask.get("bias") is not None:
+            raise ValueError(
+                f"layer {self.layer}: sums of scores need scores without softcap and bias"
+            )
+        dtype, scale = self.mask.get("dtype"), self.mask.get("scale")
+        window, group = self.mask.get("window"), self.num_heads // self.num_kv_heads
+        seen = keys if self.key_mask is None else keys & self.key_mask
+        query = widened(self.query[:, :, rows], dtype).astype(np.float64)  # [B, H, R, D]
+        query *= query.shape[3] ** -0.5 if scale is None else scale
+        sums = np.empty(query.shape[:3])
+        for i, row in enumerate(self.rows[rows]):
+            if i == 0 or window is not None:  # else all rows see the same
+                near = True if window is None else np.arange(self.key_len) > row - window
+                total = self._sum_of_keys(seen & near, dtype).repeat(group, axis=1)  # [B, H, D]
+            sums[:, :, i] = np.einsum("bhd,bhd->bh", query[:, :, i], total)
+        return sums
+
+    def _sum_of_keys(self, marked: Array, dtype: str | None) -> Array:
+        total = np.zeros((*self.key.shape[:2], self.key.shape[3]))  # [B, H_kv, D]
+        key: Any = widened(self.key, dtype) if isinstance(self.key, Quantized) else self.key
+        for item, some in enumerate(marked):
+            total[item] = widened(key[item][:, some], dtype).sum(1, dtype=np.float64)
+        return total
+
+    @cached_property
+    def after_image(self) -> Array:
+        """Text keys behind the first image, bool [B, M], new ones included; of items with one."""
+        if self.image is None:
+            return np.zeros((self.batch, self.key_len), bool)
+        behind = np.arange(self.key_len) >= self.image_end[:, None]
+        return np.asarray(behind & ~self.image)
 
     @property
     def key_mask(self) -> Array | None:

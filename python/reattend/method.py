@@ -112,7 +112,7 @@ def registered() -> dict[str, type[Method]]:
     --------
     >>> import reattend.methods
     >>> list(registered())
-    ['ACT', 'VAR', 'VHR']
+    ['ACT', 'ADHH', 'HeadMask', 'PASTA', 'SPIN', 'SplitSoftmax', 'VAR', 'VHR']
     """
     ours = {
         name: m for name, m in _registry.items() if m.__module__.startswith("reattend.methods.")

@@ -1,7 +1,12 @@
 """The methods, one paper a file: this is the table of contents."""
 
 from reattend.methods.act import ACT
+from reattend.methods.adhh import ADHH
+from reattend.methods.head_mask import HeadMask
+from reattend.methods.pasta import PASTA
+from reattend.methods.spin import SPIN
+from reattend.methods.split_softmax import SplitSoftmax
 from reattend.methods.var import VAR
 from reattend.methods.vhr import VHR
 
-__all__ = ["ACT", "VAR", "VHR"]
+__all__ = ["ACT", "ADHH", "PASTA", "SPIN", "VAR", "VHR", "HeadMask", "SplitSoftmax"]

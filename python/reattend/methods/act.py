@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from reattend.call import Call
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
@@ -61,8 +61,7 @@ class ACT(Method):
             raise ValueError(f"beta must be from 0 to 1, got {self.beta!r}")
         if not 0 <= self.theta <= 1:
             raise ValueError(f"theta must be from 0 to 1, got {self.theta!r}")
-        if self.heads is not None:
-            object.__setattr__(self, "heads", _frozen_heads(self.heads))
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:
         """Calibrate with the sinks that the columns so far show."""
@@ -115,23 +114,5 @@ class ACT(Method):
             return False, None
         if self.heads is None:
             return True, None
-        heads = dict(self.heads).get(layer, ())
-        if heads and max(heads) >= num_heads:
-            raise ValueError(
-                f"heads must be below {num_heads}, the heads of the model, got {max(heads)} "
-                f"in layer {layer}"
-            )
-        calibrated = np.zeros(num_heads, dtype=bool)
-        calibrated[list(heads)] = True
-        return bool(heads), calibrated
-
-
-def _frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    pairs: Iterable[Any] = heads.items() if isinstance(heads, Mapping) else heads
-    try:
-        frozen = {int(layer): tuple(sorted({int(h) for h in some})) for layer, some in pairs}
-    except (TypeError, ValueError):
-        raise TypeError(f"heads must map layers to heads, or be None, got {heads!r}") from None
-    if any(layer < 0 or (some and some[0] < 0) for layer, some in frozen.items()):
-        raise ValueError(f"heads must hold layers and heads from 0, got {heads!r}")
-    return tuple(sorted(frozen.items()))
+        calibrated = heads_of_layer(self.heads, layer, num_heads)
+        return bool(calibrated.any()), calibrated

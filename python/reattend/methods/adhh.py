@@ -1,0 +1,61 @@
+"""AD-HH: Understanding and Mitigating Hallucination via Modular Attribution (ICLR 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from reattend.call import NEVER, Call
+from reattend.head_set import frozen_heads, heads_of_layer
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import Array, Reweight, Share
+
+TEXT, OTHERS = range(2)  # text after the image is 0: new keys are in it
+
+
+@dataclass(frozen=True)
+class ADHH(Method):
+    r"""Hallucination heads that lean on the text after the image lose it, when a word is chosen.
+
+    .. code-block:: text
+
+        A'_ij = 0        j in T, where mass_i(T) >= threshold; the row is not made to sum to 1 again
+
+    T are the text keys behind the image, new ones included; the rows are the prompt's last and
+    those of the answer. Which heads (20 of the 7B model, 35 of 13B) is the model's fact. The
+    published code sums the mass over the whole batch, which differs only where a batch is larger
+    than 1.
+
+    Paper: Understanding and Mitigating Hallucination in Large Vision-Language Models via Modular
+    Attribution and Intervention (ICLR 2025).
+
+    Examples
+    --------
+    >>> ADHH(heads={5: (0, 3)})
+    ADHH(heads=((5, (0, 3)),), threshold=0.4)
+    """
+
+    segment_names: ClassVar[tuple[str, ...]] = ("text after the image", "others")
+
+    heads: Any = ()  # the hallucination heads, a mapping layer -> heads; None: all heads
+    threshold: float = 0.4  # the attention on text from which a row is changed
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.threshold):
+            raise ValueError(f"threshold must be a finite number, got {self.threshold!r}")
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+        """Label the text after the image, for the rows that choose a word."""
+        chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+        if call.image is None or not chosen.any() or not call.answer_rows.any():
+            return None, None
+        length = min(call.key_len, call.num_prompt)
+        labels = np.where(call.after_image[:, :length], TEXT, OTHERS).astype(np.uint8)
+        policy = Reweight(weight=(0, 1), when=(Share((TEXT,), self.threshold),))
+        has_image: Array = np.asarray(call.image_end < NEVER)
+        where = has_image[:, None, None] & chosen[:, None] & call.answer_rows
+        return Plan(labels[:, None], policy, where), None

@@ -1,0 +1,69 @@
+"""PASTA: Tell Your Model Where to Attend (ICLR 2024), arXiv 2311.02262."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.head_set import frozen_heads, heads_of_layer
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import Array, Reweight
+
+REST, OUTSIDE, INSIDE = range(3)
+
+
+@dataclass(frozen=True)
+class PASTA(Method):
+    r"""In chosen heads the emphasised spans of the prompt keep their scores, others are lowered.
+
+    .. code-block:: text
+
+        s'_ij = s_ij + log alpha        j in the prompt, outside the spans
+
+    A constant on all scores of a segment is a factor on its mass, with everybody receiving: that is
+    how it is computed. Keys behind the prompt are left as they are. With k spans the published code
+    adds k log alpha outside and (k-1) log alpha inside, which ``as_published`` does.
+
+    Paper: Tell Your Model Where to Attend: Post-hoc Attention Steering for LLMs (ICLR 2024),
+    arXiv 2311.02262.
+
+    Examples
+    --------
+    >>> PASTA(spans=((4, 9),), heads={5: (0, 3)}).alpha
+    0.01
+    """
+
+    segment_names: ClassVar[tuple[str, ...]] = ("rest", "outside", "inside")
+
+    spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token
+    heads: Any = None  # the steered heads, a mapping layer -> heads; None: all heads
+    alpha: float = 0.01  # what is left of a weight outside, before rows sum to 1 again
+    as_published: bool = False  # whether several spans lower each other, as in the code
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
+        object.__setattr__(self, "spans", tuple((int(a), int(b)) for a, b in self.spans))
+        for start, end in self.spans:
+            if not 0 <= start < end:
+                raise ValueError(f"spans must be (start, end) with 0 <= start < end: {self.spans}")
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def plan(self, call: Call, state: Array | None) -> tuple[Plan | None, Array | None]:
+        """Label the prompt, and weigh what lies outside the spans."""
+        chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+        if not self.spans or not chosen.any():
+            return None, None
+        labels = state
+        if labels is None or call.prefill:
+            length = min(call.key_len, call.num_prompt)
+            inside = call.in_spans(self.spans)[:, None, :length]
+            labels = np.where(inside, INSIDE, OUTSIDE).astype(np.uint8)
+        times = len(self.spans) if self.as_published else 1
+        weight = (1, self.alpha**times, self.alpha ** (times - 1))
+        policy = Reweight(weight=weight, to=(REST, OUTSIDE, INSIDE))
+        return Plan(labels, policy, chosen[None, :, None]), labels

@@ -1,0 +1,85 @@
+"""Split softmax: Measuring and Controlling Instruction (In)Stability (COLM 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.head_set import frozen_heads, heads_of_layer
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import SMALLEST_MASS, Array
+
+REST, SPAN = range(2)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A policy: the mass m of a segment becomes m^k, and the others share what is left."""
+
+    k: float
+
+    def __call__(self, masses: Array) -> Array:
+        """Turn masses [..., 2] into factors."""
+        span, rest = masses[..., SPAN], masses[..., REST]
+        known = (span >= SMALLEST_MASS) & (rest >= SMALLEST_MASS)
+        raised = np.where(known, span, 1) ** self.k
+        factors = np.ones_like(masses)
+        factors[..., SPAN] = np.where(known, raised / np.where(known, span, 1), 1)
+        factors[..., REST] = np.where(known, (1 - raised) / np.where(known, rest, 1), 1)
+        return factors
+
+
+@dataclass(frozen=True)
+class SplitSoftmax(Method):
+    r"""In chosen heads spans of the prompt get a power of their attention, below 1 so more of it.
+
+    .. code-block:: text
+
+        m     = mass_i(S)
+        A'_ij = m^k / m A_ij                    j in S, the spans
+        A'_ij = (1 - m^k) / (1 - m) A_ij        j not in S
+
+    Focus Directions Make Your Language Models Pay More Attention to Relevant Contexts (2025) uses
+    it on the relevant spans of contextual heads. The policy is a function of its own, so it takes
+    the open road, see `reattend.attention`.
+
+    Paper: Measuring and Controlling Instruction (In)Stability in Language Model Dialogs
+    (COLM 2024), arXiv 2402.10962.
+
+    Examples
+    --------
+    >>> SplitSoftmax(spans=((0, 12),)).k
+    0.5
+    """
+
+    segment_names: ClassVar[tuple[str, ...]] = ("rest", "spans")
+
+    spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token
+    heads: Any = None  # the steered heads, a mapping layer -> heads; None: all heads
+    k: float = 0.5  # the power; 1 leaves attention as it is
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.k) and self.k >= 0):
+            raise ValueError(f"k must be a number from 0, got {self.k!r}")
+        object.__setattr__(self, "spans", tuple((int(a), int(b)) for a, b in self.spans))
+        for start, end in self.spans:
+            if not 0 <= start < end:
+                raise ValueError(f"spans must be (start, end) with 0 <= start < end: {self.spans}")
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def plan(self, call: Call, state: Array | None) -> tuple[Plan | None, Array | None]:
+        """Label the spans."""
+        chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+        if not self.spans or not chosen.any():
+            return None, None
+        labels = state
+        if labels is None or call.prefill:
+            length = min(call.key_len, call.num_prompt)
+            labels = call.in_spans(self.spans)[:, None, :length].astype(np.uint8)
+        if not labels.any():  # a policy of its own finds its segments by the largest label
+            return None, labels
+        return Plan(labels, Raised(self.k), chosen[None, :, None]), labels

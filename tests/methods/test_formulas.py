@@ -1,0 +1,158 @@
+"""Methods on masses and heads equal their formulas on the full matrix, written out in float64."""
+
+import numpy as np
+import pytest
+from full_matrix import expected, scores_of
+from reattend.methods import ADHH, PASTA, SPIN, HeadMask, SplitSoftmax
+from reattend.testing import run
+from reattend.testing.laws import TOLERANCE
+from reattend.testing.sample import sample
+
+INPUTS = sample(0)
+LAST = INPUTS.prompt_len - 1
+
+
+def holds(method, edit):
+    """Compare with `edit(weights [H, N, M], layer, item)`; give how many rows it changed."""
+    right, changed = expected(INPUTS, edit)
+    assert np.abs(run(method, INPUTS) - right).max() < TOLERANCE
+    return changed
+
+
+@pytest.mark.parametrize("gate", [0.0, -1.0, 3.0])
+def test_head_mask(gate):
+    def edit(weights, layer, item):
+        for head in {0: (1,), 3: (0, 2)}.get(layer, ()):
+            weights[head] *= gate
+
+    assert holds(HeadMask({0: (1,), 3: (0, 2)}, gate), edit) == 3 * 3 * 27
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5])
+def test_adhh(threshold):
+    heads = {1: (0, 3), 2: (1, 2)}
+
+    def edit(weights, layer, item):
+        image = np.flatnonzero(INPUTS.image[item])
+        if not len(image):
+            return
+        end = next(j for j in range(image[0], 99) if j not in image)
+        text = [j for j in range(end, INPUTS.length) if j not in image]
+        for head in heads.get(layer, ()):
+            for i in range(LAST, INPUTS.length):
+                if weights[head, i, text].sum() >= threshold:
+                    weights[head, i, text] = 0
+
+    changed = holds(ADHH(heads, threshold), edit)
+    assert changed == 2 * 4 * 4 if threshold == 0 else 0 < changed < 2 * 4 * 4
+
+
+@pytest.mark.parametrize(("r", "gamma"), [(0.95, 0.08), (0.5, 0.0), (0.0, 2.0)])
+def test_spin(r, gamma):
+    def edit(weights, layer, item):
+        image = np.flatnonzero(INPUTS.image[item])
+        if not len(image):
+            return
+        scores = scores_of(INPUTS, layer, item)
+        for i in range(LAST, INPUTS.length):
+            looks = scores[:, i, image].sum(-1)
+            kept = sorted(range(4), key=lambda h: -looks[h])[: int(r * 4)]
+            for head in set(range(4)) - set(kept):
+                weights[head, i] *= gamma
+
+    assert holds(SPIN(r, gamma), edit) == 5 * 2 * 4 * (4 - int(r * 4))
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_pasta(published):
+    """On scores, as the paper has it; the method does it on masses."""
+    spans, heads, alpha = ((3, 7), (10, 12)), {0: (1, 2), 4: (0,)}, 0.05
+
+    def edit(weights, layer, item):
+        scores = scores_of(INPUTS, layer, item)
+        for head in heads.get(layer, ()):
+            for j in range(INPUTS.prompt_len):
+                outside = [not a <= j < b for a, b in spans]
+                times = sum(outside) if published else all(outside)
+                scores[head, :, j] += times * np.log(alpha)
+            raised = np.exp(scores[head] - scores[head].max(-1, keepdims=True))
+            weights[head] = raised / raised.sum(-1, keepdims=True)
+
+    assert holds(PASTA(spans, heads, alpha, published), edit) > 3 * 3 * 20
+
+
+@pytest.mark.parametrize("k", [0.5, 0.0, 2.0])
+def test_split_softmax(k):
+    spans, heads = ((3, 7), (10, 12)), {0: (1, 2), 4: (0,)}
+    keys = [3, 4, 5, 6, 10, 11]
+    others = np.setdiff1d(np.arange(INPUTS.length), keys)
+
+    def edit(weights, layer, item):
+        for head in heads.get(layer, ()):
+            for i in range(INPUTS.length):
+                mass = weights[head, i, keys].sum()
+                if mass > 0:
+                    weights[head, i, keys] *= mass**k / mass
+                    weights[head, i, others] *= (1 - mass**k) / (1 - mass)
+
+    assert holds(SplitSoftmax(spans, heads, k), edit) == 3 * 3 * 24
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HeadMask({0: (1,)}, np.nan), "gate must be a finite number, got nan"),
+        (lambda: ADHH(threshold=np.inf), "threshold must be a finite number"),
+        (lambda: SPIN(r=1.5), "r must be from 0 to 1, got 1.5"),
+        (lambda: SPIN(gamma=np.nan), "gamma must be a finite number"),
+        (lambda: PASTA(alpha=0), "alpha must be a number above 0, got 0"),
+        (lambda: PASTA(((5, 2),)), r"spans must be \(start, end\) with 0 <= start < end"),
+        (lambda: SplitSoftmax(k=-1), "k must be a number from 0, got -1"),
+        (lambda: SplitSoftmax(((-1, 2),)), "spans must be"),
+        (lambda: run(HeadMask({2: (4,)}), INPUTS), "heads must be below 4, .* got 4 in layer 2"),
+    ],
+)
+def test_errors_name_the_parameter(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_spin_names_what_hides_its_scores():
+    from reattend import Session
+
+    query, key, value = (x[0] for x in (INPUTS.query, INPUTS.key, INPUTS.value))
+    session = Session(SPIN(), num_layers=5)
+    image = np.pad(INPUTS.image, ((0, 0), (0, 3)))
+    with (
+        session.generation(image),
+        pytest.raises(ValueError, match="without softcap and bias"),
+    ):
+        session.attend(0, query, key, value, softcap=5.0)
+
+
+@pytest.mark.parametrize("window", [None, 12])
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+def test_spin_counts_the_keys_that_a_row_sees(window, stored):
+    """With a window, and keys of other types, the heads are those of the full matrix."""
+    from reattend import Session, quantize, reference
+
+    query, key, value = (x[1] for x in (INPUTS.query, INPUTS.key, INPUTS.value))
+    if stored == "float16":
+        key, value = key.astype(np.float16), value.astype(np.float16)
+    if stored == "int8":
+        key, value = quantize(key), quantize(value)
+    image = np.pad(INPUTS.image, ((0, 0), (0, 3)))
+    session = Session(SPIN(r=0.5, gamma=0), num_layers=5)
+    with session.generation(image):
+        out = session.attend(1, query, key, value, window=window)
+    from reattend.border.dtypes import widened
+
+    full = np.repeat(widened(key).astype(float), 2, 1)
+    scores = query[:, :, -1:].astype(float) @ full.swapaxes(-1, -2)
+    seen = image if window is None else image & (np.arange(27) > 26 - window)
+    looks = np.where(seen[:, None], scores[:, :, 0], 0).sum(-1)
+    plain = reference.attention(query, key, value, causal=True, window=window)[:, :, -1]
+    for item in range(2):
+        for head in np.argsort(-looks[item])[2:]:
+            plain[item, head] = 0
+    assert np.abs(out[:, :, -1] - plain).max() < TOLERANCE
