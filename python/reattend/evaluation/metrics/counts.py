@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reattend.evaluation.datasets.emoji_world.world import NOUNS
 from reattend.policy import Array
 
 RESAMPLES = 2000
@@ -54,7 +53,7 @@ class Estimate(NamedTuple):
 class Word(NamedTuple):
     """A noun that a description names, and how sure the model was of it."""
 
-    noun: int  # its place in NOUNS
+    noun: int  # its place in the vocabulary
     probability: float
 
 
@@ -66,8 +65,9 @@ class Question(NamedTuple):
 
 
 def count_description(
-    said: Iterable[int], there: Collection[int], removed: Collection[int] = (), tokens: int = 0
-) -> dict[str, float]:
+    said: Iterable[int], there: Collection[int], removed: Collection[int] = (), tokens: int = 0,
+    *, vocabulary_size: int,
+) -> dict[str, float]:  # fmt: skip
     """Count what `DESCRIPTION_MEASURES` need of one description. A noun counts once.
 
     Parameters
@@ -80,6 +80,8 @@ def count_description(
         Usual ones that are not, because they were taken out.
     tokens : int, optional
         How many tokens the description has.
+    vocabulary_size : int
+        How many nouns there are.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def count_description(
     --------
     Four nouns are there; three of them were said, and one that was taken out:
 
-    >>> counts = count_description([1, 2, 3, 9], there=[1, 2, 3, 4], removed=[9, 10])
+    >>> counts = count_description([1, 2, 3, 9], [1, 2, 3, 4], [9, 10], vocabulary_size=84)
     >>> [counts[name] for name in ("made_up", "said", "found", "there", "usual")]
     [1.0, 4.0, 3.0, 4.0, 1.0]
     >>> counts["usual_by_chance"]  # 2 of the 80 nouns that are not there
@@ -108,7 +110,7 @@ def count_description(
         "said_and_there": float(len(named) + len(truth)),
         "tokens": float(tokens),
         "usual": float(len((named - truth) & set(removed))),
-        "usual_by_chance": made_up * len(removed) / (len(NOUNS) - len(truth)),
+        "usual_by_chance": made_up * len(removed) / (vocabulary_size - len(truth)),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reattend.evaluation.datasets.emoji_world.sentences import filler
-from reattend.evaluation.datasets.emoji_world.world import DIFFICULTIES, Scene, World
+from reattend.evaluation.datasets.emoji_world.world import DIFFICULTIES, NOUNS, Scene, World
 from reattend.evaluation.metrics.counts import Question, Word, count_description, count_questions
 from reattend.evaluation.runner.answers import (
     KINDS,
@@ -212,9 +212,10 @@ def count_case(
     """
     said = [word.noun for word in record.answer.words if word.probability >= probability]
     scene = case.scene
-    counts = {
-        "description": count_description(said, scene.nouns, scene.removed, record.answer.tokens)
-    }
+    described = count_description(
+        said, scene.nouns, scene.removed, record.answer.tokens, vocabulary_size=len(NOUNS)
+    )
+    counts = {"description": described}
     yes = {
         each.kind: value > margin
         for each, value in zip(case.inquiries, record.margins, strict=True)

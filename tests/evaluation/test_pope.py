@@ -1,0 +1,125 @@
+"""POPE's rules: the official one restated, others by hand, and other packages' scorers."""
+
+import numpy as np
+import pytest
+from reattend.evaluation.metrics.counts import columns, estimate, resample
+from reattend.evaluation.metrics.pope import POPE_MEASURES, RULES, count_yes_no, read_yes_no
+
+ANSWERS = [
+    "Yes",
+    "No",
+    "yes",
+    "no",
+    "NO",
+    "YES",
+    "Yes, there is.",
+    "No, there is not.",
+    "There is no dog.",
+    "There is not.",
+    "Not at all",
+    "It is. No.",
+    "Nothing",
+    "I cannot tell",
+    "no,",
+    "Yes\nNo",
+    "",
+    "",
+    ". no",
+    "yes no",
+    "No dog, yes a cat",
+    "I know",
+]
+
+
+def official(answers, labels):
+    """The official scorer's counting, from its description."""
+    said = []
+    for answer in answers:
+        words = answer.partition(".")[0].replace(",", "").split(" ")
+        said.append(0 if ("No" in words or "not" in words or "no" in words) else 1)
+    true = [1 if label else 0 for label in labels]
+    tp = sum(a == t == 1 for a, t in zip(said, true, strict=True))
+    fp = sum(a == 1 and t == 0 for a, t in zip(said, true, strict=True))
+    tn = sum(a == t == 0 for a, t in zip(said, true, strict=True))
+    fn = sum(a == 0 and t == 1 for a, t in zip(said, true, strict=True))
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    return {
+        "accuracy": (tp + tn) / len(said),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall),
+        "yes": sum(said) / len(said),
+        "unparsed": 0.0,
+    }
+
+
+def scored(answers, labels, rule):
+    counts = columns(
+        [count_yes_no(t, read_yes_no(a, rule)) for a, t in zip(answers, labels, strict=True)]
+    )
+    weights = resample(len(answers), resamples=1)
+    return {
+        name: estimate(counts[part], counts[whole], weights).value
+        for name, (part, whole) in POPE_MEASURES.items()
+    }
+
+
+def test_the_official_rule_to_the_digit(rng):
+    for _ in range(20):
+        answers = rng.choice(ANSWERS, 300).tolist()
+        labels = (rng.random(300) < 0.5).tolist()
+        found, wanted = scored(answers, labels, "official"), official(answers, labels)
+        assert found.keys() == wanted.keys()
+        np.testing.assert_allclose([found[n] for n in found], [wanted[n] for n in found], 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [
+        ("Yes", (True, True, True)),
+        (" no ", (False, False, False)),
+        ("NO", (True, False, False)),
+        ("", (True, None, None)),
+        ("It is not there", (False, None, None)),
+        ("It is. No.", (True, False, None)),
+        ("I know nothing", (True, None, None)),
+        ("no, yes", (False, False, None)),
+        ("Yes.", (True, True, None)),
+    ],
+)
+def test_rules_by_hand(text, readings):
+    assert tuple(read_yes_no(text, rule) for rule in RULES[:3]) == readings
+
+
+def test_logits_need_a_margin():
+    assert read_yes_no("No", "logits", 0.5) is True
+    assert read_yes_no("Yes", "logits", -0.5) is False
+    with pytest.raises(ValueError, match="needs answers with a margin"):
+        read_yes_no("Yes", "logits")
+    with pytest.raises(ValueError, match="rule must be one of official, first"):
+        read_yes_no("Yes", "last")
+
+
+def test_unparsed_answers_are_wrong_and_counted():
+    found = scored(["Yes", "perhaps", "perhaps", "No"], [True, True, False, False], "first")
+    assert found == {
+        "accuracy": 0.5, "precision": 1.0, "recall": 0.5, "f1": 2 / 3, "yes": 0.25, "unparsed": 0.5,
+    }  # fmt: skip
+
+
+def test_other_packages_agree_where_answers_are_one_word(rng):
+    mitigv = pytest.importorskip("mitigv.evaluation.pope")
+    audit = pytest.importorskip("pope_audit.evaluate")
+    answers = rng.choice(["yes", "no"], 200).tolist()
+    labels = (rng.random(200) < 0.5).tolist()
+    words = ["yes" if label else "no" for label in labels]
+    theirs = mitigv.compute_metrics(words, answers)
+    for rule in RULES[:3]:
+        found = scored(answers, labels, rule)
+        for name in ("accuracy", "precision", "recall", "f1"):
+            assert 100 * found[name] == pytest.approx(theirs[name], abs=1e-9)
+        assert 100 * found["yes"] == pytest.approx(theirs["yes_proportion"])
+        assert found["f1"] == pytest.approx(audit.compute_f1(answers, words)["f1"], abs=1e-4)
+    # Known difference: substrings count there, so 'I know' is a no.
+    assert mitigv.compute_metrics(["no"], ["I know"])["accuracy"] == 100
+    assert scored(["I know"], [False], "first")["accuracy"] == 0
