@@ -34,9 +34,9 @@ parking_meter:
 bench: pew
 bird: blackbird bluebird bluejay buzzard chickadee cockatiel cockatoo condor cormorant cowbird crow
   duck egret falcon finch flamingo fowl goose gosling gull heron hummingbird kingfisher loon
-  lorikeet macaw magpie mallard oriole osprey ostrich owl parakeet parrot peacock peafowl pelican pheasant
-  pigeon puffin quail raven robin rooster sandpiper seabird seagull shorebird songbird sparrow swan
-  turkey vulture warbler waterbird waterfowl willet woodpecker
+  lorikeet macaw magpie mallard oriole osprey ostrich owl parakeet parrot peacock peafowl pelican
+  pheasant pigeon puffin quail raven robin rooster sandpiper seabird seagull shorebird songbird
+  sparrow swan turkey vulture warbler waterbird waterfowl willet woodpecker
 cat: feline kitten tabby
 dog: beagle brindle bulldog canine chihuahua cocker collie corgi dachshund doberman doggie doggy
   greyhound hound husky labrador mutt pitbull poodle pug pup puppy retriever rottweiler schnauzer
