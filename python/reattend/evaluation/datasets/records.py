@@ -1,0 +1,182 @@
+"""Records of JSON files with where each stands, and pictures of a folder by any of their names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reattend.evaluation.datasets.dataset import DataError, Problem
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+_NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
+
+
+class Record(NamedTuple):
+    """An entry of a file."""
+
+    line: int  # from 1; in an array its place
+    values: dict[str, Any]
+
+
+def read_records(path: Path, problems: list[Problem]) -> list[Record]:
+    """Read a file of JSON objects: one a line, or an array of them.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    problems : list of Problem
+        Lines that are no objects are added here.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read as text or as an array.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError([Problem(str(path), None, f"cannot be read: {error}")]) from error
+    found: list[Record] = []
+    entries: Iterator[tuple[int, Any]]
+    if text.lstrip().startswith("["):
+        entries = enumerate(_array(path, text), 1)
+    else:
+        entries = _lines(path, text, problems)
+    for line, entry in entries:
+        if isinstance(entry, dict):
+            found.append(Record(line, entry))
+        else:
+            shown = json.dumps(entry)[:40]
+            problems.append(Problem(str(path), line, f"must be a JSON object, got {shown}"))
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that is one JSON object.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError([Problem(str(path), _line_of(error), f"cannot be read: {error}")]) from None
+    if not isinstance(found, dict):
+        raise DataError([Problem(str(path), None, "must be a JSON object")])
+    return found
+
+
+def field_of(record: Record, names: Sequence[str], path: Path, problems: list[Problem]) -> Any:
+    """Give the first of some fields that a record has; None, and a problem, if it has none."""
+    for name in names:
+        if record.values.get(name) is not None:
+            return record.values[name]
+    problems.append(Problem(str(path), record.line, f"has none of {', '.join(names)}"))
+    return None
+
+
+class Pictures:
+    """The pictures of a folder, found by file name, by stem, or by COCO's number.
+
+    Parameters
+    ----------
+    folder : path
+        Where they are.
+
+    Raises
+    ------
+    DataError
+        If it is no folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError([Problem(str(folder), None, "is not a folder")])
+        self.folder = folder
+        self._by_name: dict[str, Path] = {}
+        self._by_number: dict[int, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                self._by_name[path.name] = path
+                self._by_name.setdefault(path.stem, path)
+                number = image_number(path.name)
+                if number is not None:
+                    self._by_number.setdefault(number, path)
+
+    def find(self, image: str | int) -> Path | None:
+        """Give a picture's file, or None.
+
+        Parameters
+        ----------
+        image : str or int
+            Its name with or without a folder, prefix (``COCO_val2014_``) or ending; or its number.
+        """
+        if isinstance(image, int):
+            return self._by_number.get(image)
+        name = Path(image).name
+        found = self._by_name.get(name)
+        number = image_number(name)
+        if found is None and number is not None:
+            return self._by_number.get(number)
+        return found
+
+
+def image_number(name: str | int) -> int | None:
+    """Give COCO's number of a picture: that at the end of its name.
+
+    Examples
+    --------
+    >>> image_number("COCO_val2014_000000310196.jpg"), image_number("000000310196"), image_number(7)
+    (310196, 310196, 7)
+    """
+    if isinstance(name, int):
+        return name
+    found = _NUMBER.search(name)
+    return None if found is None else int(found[1])
+
+
+def settle(problems: Sequence[Problem], skip_problems: bool) -> tuple[Problem, ...]:
+    """Raise what was found, unless it is to be skipped and reported.
+
+    Raises
+    ------
+    DataError
+        If there are problems that are not to be skipped.
+    """
+    if problems and not skip_problems:
+        raise DataError(problems)
+    return tuple(problems)
+
+
+def _array(path: Path, text: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise DataError([Problem(str(path), _line_of(error), f"is no JSON: {error}")]) from None
+    while len(found) == 1 and isinstance(found[0], list):  # some files hold an array in an array
+        found = found[0]
+    return list(found)
+
+
+def _lines(path: Path, text: str, problems: list[Problem]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                problems.append(Problem(str(path), number, f"is no JSON: {error}"))
+
+
+def _line_of(error: Exception) -> int | None:
+    return error.lineno if isinstance(error, json.JSONDecodeError) else None
+
+
+def by_category(instances: Mapping[str, Any]) -> dict[int, str]:
+    """Give the category names of a COCO instances file by their ids."""
+    return {int(each["id"]): str(each["name"]) for each in instances["categories"]}

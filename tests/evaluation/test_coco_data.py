@@ -1,0 +1,185 @@
+"""Files of POPE and CHAIR: both forms are read, and what is wrong is named, counted, not dropped."""
+
+import json
+
+import pytest
+from reattend.evaluation.datasets import Answer, DataError, load_dataset, registered_datasets
+from reattend.evaluation.datasets.pope import write_pope
+from reattend.testing.coco_folder import write_coco_folder
+
+pytest.importorskip("PIL")
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return write_coco_folder(tmp_path_factory.mktemp("coco") / "folder", pictures=50)
+
+
+ROWS = [
+    {"question_id": 1, "image": "COCO_val2014_000000000001.jpg", "text": "Is there a cat in the "
+     "image?", "label": "yes"},
+    {"question_id": 2, "image": "COCO_val2014_000000000001.jpg", "text": "Is there a car in the "
+     "image?", "label": "no"},
+    {"question_id": 3, "image": "COCO_val2014_000000000007.jpg", "text": "Is there a dog in the "
+     "image?", "label": "no"},
+]  # fmt: skip
+HUB = [
+    {"id": str(row["question_id"]), "question": row["text"], "answer": row["label"].capitalize(),
+     "image_source": row["image"].removesuffix(".jpg")}
+    for row in ROWS
+]  # fmt: skip
+
+
+def written(path, rows, form):
+    if form == "lines":
+        text = "\n".join(map(json.dumps, rows)) + "\n"
+    else:
+        text = json.dumps(rows if form == "array" else [rows], indent=1)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("form", ["lines", "array", "array in an array"])
+@pytest.mark.parametrize("rows", [ROWS, HUB], ids=["official", "hub"])
+def test_pope_files_in_every_form(tmp_path, coco, rows, form):
+    data = load_dataset(
+        "pope", data=written(tmp_path / "p.json", rows, form), images=coco / "val2014"
+    )
+    assert [case.prompt for case in data.cases] == [row["text"] for row in ROWS]
+    assert [case.truth for case in data.cases] == [True, False, False]
+    assert [case.image.name for case in data.cases] == [row["image"] for row in ROWS]
+    assert [case.key for case in data.cases] == ["1", "2", "3"]
+    assert data.count(data.cases[1], Answer("Yes"))["right"] == 0
+
+
+def test_everything_wrong_with_a_file_is_named_with_its_line(tmp_path, coco):
+    lines = [
+        json.dumps(ROWS[0]),
+        "{broken",
+        json.dumps({**ROWS[1], "label": "maybe"}),
+        json.dumps({**ROWS[1], "question_id": 1}),
+        json.dumps({"question_id": 9, "text": "?", "label": "no"}),
+        json.dumps({**ROWS[1], "image": "COCO_val2014_000000999999.jpg"}),
+        "[1]",
+        json.dumps(ROWS[2]),
+    ]
+    path = tmp_path / "pope.json"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError) as raised:
+        load_dataset("pope", data=path, images=coco / "val2014")
+    said = {each.line: each.what for each in raised.value.problems}
+    assert said.keys() == {2, 3, 4, 5, 6, 7}
+    assert said[2].startswith("is no JSON")
+    assert said[3] == "label must be yes or no, got 'maybe'"
+    assert said[4] == "question 1 was there in line 1"
+    assert said[5] == "has none of image, image_name, image_source, image_id"
+    assert said[6].startswith("picture COCO_val2014_000000999999.jpg is not in ")
+    assert said[7] == "must be a JSON object, got [1]"
+    assert f"{path}:3: label must be" in str(raised.value)
+    assert str(raised.value).endswith("and 1 more")
+    data = load_dataset("pope", data=path, images=coco / "val2014", skip_problems=True)
+    assert [case.key for case in data.cases] == ["1", "3"]
+    assert data.problems == raised.value.problems
+
+
+def test_a_file_that_is_none_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nothing.json: cannot be read"):
+        load_dataset("pope", data=tmp_path / "nothing.json")
+    (tmp_path / "empty.json").write_text("")
+    with pytest.raises(DataError, match="holds no cases"):
+        load_dataset("pope", data=tmp_path / "empty.json")
+    (tmp_path / "half.json").write_text('[{"a": 1},\n {')
+    with pytest.raises(DataError, match=r"half.json:2: is no JSON"):
+        load_dataset("pope", data=tmp_path / "half.json")
+    with pytest.raises(ValueError, match="name must be one of .*pope.*, got 'poe'"):
+        load_dataset("poe")
+
+
+def asked_of(data):
+    asked = {}
+    for case in data.cases:
+        thing = case.prompt.removeprefix("Is there a").removeprefix("n").strip()
+        asked.setdefault(case.group, []).append((thing.removesuffix(" in the image?"), case.truth))
+    return asked
+
+
+@pytest.mark.parametrize("sampling", ["random", "popular", "adversarial"])
+def test_pope_built_from_instances(tmp_path, coco, sampling):
+    path = coco / "instances_val2014.json"
+    found = json.loads(path.read_text())
+    names = {each["id"]: each["name"] for each in found["categories"]}
+    files = {each["id"]: each["file_name"] for each in found["images"]}
+    there = {}
+    for each in found["annotations"]:
+        there.setdefault(files[each["image_id"]], []).append(names[each["category_id"]])
+    data = load_dataset("pope-from-instances", data=path, images=coco / "val2014", sampling=sampling,
+                        pictures=20, seed=3)  # fmt: skip
+    asked = asked_of(data)
+    assert len(asked) == 20
+    often = {name: sum(name in some for some in there.values()) for name in names.values()}
+    for file, questions in asked.items():
+        assert [name for name, truth in questions if truth] == there[file][:3]
+        absent = [name for name, truth in questions if not truth]
+        assert len(set(absent)) == 3
+        assert not set(absent) & set(there[file])
+        left = [name for name in names.values() if name not in there[file]]
+        if sampling == "popular":
+            assert sorted(often[n] for n in absent) == sorted(often[n] for n in left)[-3:]
+        if sampling == "adversarial":
+            beside = {
+                n: sum(n in some and there[file][0] in some for some in there.values())
+                for n in left
+            }
+            assert beside[absent[0]] == max(beside.values())
+    again = load_dataset("pope-from-instances", data=path, images=coco / "val2014",
+                         sampling=sampling, pictures=20, seed=3)  # fmt: skip
+    assert again.identity() == data.identity()
+    write_pope(data, tmp_path / "pope.jsonl")
+    read = load_dataset("pope", data=tmp_path / "pope.jsonl", images=coco / "val2014")
+    assert [(c.prompt, c.truth, c.image) for c in read.cases] == [
+        (c.prompt, c.truth, c.image) for c in data.cases
+    ]
+
+
+def test_chair_takes_instances_and_captions_together(coco):
+    instances, captions = coco / "instances_val2014.json", coco / "captions_val2014.json"
+    alone = load_dataset("chair", data=instances, images=coco / "val2014")
+    both = load_dataset("chair", data=instances, images=coco / "val2014", captions=captions)
+    assert len(alone.cases) == len(both.cases) == 50
+    # The drawn captions name only what is there, but for one word that the instances lack.
+    assert all(a.truth == b.truth for a, b in zip(alone.cases, both.cases, strict=True))
+    case = both.cases[0]
+    counts = both.count(case, Answer("A zebra and a giraffe."))
+    assert (counts["made_up"], counts["there"]) == (2, len(case.truth))
+    some = load_dataset("chair", data=instances, pictures=7, seed=1)
+    assert len(some.cases) == 7
+    assert some.rules["reference captions"] is False
+
+
+def test_captions_add_to_what_is_there(tmp_path, coco):
+    captions = tmp_path / "captions.json"
+    said = [{"image_id": 1, "caption": "A giraffe"}, {"image_id": 999, "caption": "A bus"}]
+    captions.write_text(json.dumps({"annotations": said}))
+    with pytest.raises(DataError, match=r"captions.json:2: joins no picture: image 999"):
+        load_dataset("chair", data=coco / "instances_val2014.json", captions=captions)
+    data = load_dataset("chair", data=coco / "instances_val2014.json", captions=captions,
+                        skip_problems=True)  # fmt: skip
+    assert data.count(data.cases[0], Answer("A giraffe"))["made_up"] == 0
+    assert data.count(data.cases[1], Answer("A giraffe"))["made_up"] == 1
+    assert len(data.problems) == 1
+
+
+def test_annotations_and_pictures_that_join_nothing_are_named(tmp_path, coco):
+    content = json.loads((coco / "instances_val2014.json").read_text())
+    content["annotations"].append({"image_id": 1, "category_id": 77})
+    content["images"].append({"id": 51, "file_name": "COCO_val2014_000000000051.jpg"})
+    content["categories"].append({"id": 5, "name": "unicorn"})
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as raised:
+        load_dataset("chair", data=path, images=coco / "val2014")
+    said = " ".join(each.what for each in raised.value.problems)
+    assert "joins no picture or category: image 1, category 77" in said
+    assert "category 'unicorn' is unknown" in said
+    assert "picture COCO_val2014_000000000051.jpg is not in" in said
+    assert {"pope", "chair", "pope-from-instances"} <= registered_datasets().keys()
