@@ -1,4 +1,4 @@
-"""Files of POPE and CHAIR: both forms are read, and what is wrong is named, counted, not dropped."""
+"""Files of POPE and CHAIR: both forms are read; what is wrong is named and counted."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_everything_wrong_with_a_file_is_named_with_its_line(tmp_path, coco):
         json.dumps({**ROWS[1], "label": "maybe"}),
         json.dumps({**ROWS[1], "question_id": 1}),
         json.dumps({"question_id": 9, "text": "?", "label": "no"}),
-        json.dumps({**ROWS[1], "image": "COCO_val2014_000000999999.jpg"}),
+        json.dumps({**ROWS[1], "question_id": 6, "image": "COCO_val2014_000000999999.jpg"}),
         "[1]",
         json.dumps(ROWS[2]),
     ]
@@ -91,7 +91,7 @@ def test_a_file_that_is_none_is_named(tmp_path):
     (tmp_path / "half.json").write_text('[{"a": 1},\n {')
     with pytest.raises(DataError, match=r"half.json:2: is no JSON"):
         load_dataset("pope", data=tmp_path / "half.json")
-    with pytest.raises(ValueError, match="name must be one of .*pope.*, got 'poe'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*pope.*, got 'poe'"):
         load_dataset("poe")
 
 
@@ -112,8 +112,8 @@ def test_pope_built_from_instances(tmp_path, coco, sampling):
     there = {}
     for each in found["annotations"]:
         there.setdefault(files[each["image_id"]], []).append(names[each["category_id"]])
-    data = load_dataset("pope-from-instances", data=path, images=coco / "val2014", sampling=sampling,
-                        pictures=20, seed=3)  # fmt: skip
+    data = load_dataset("pope-from-instances", data=path, images=coco / "val2014",
+                        sampling=sampling, pictures=20, seed=3)  # fmt: skip
     asked = asked_of(data)
     assert len(asked) == 20
     often = {name: sum(name in some for some in there.values()) for name in names.values()}

@@ -45,7 +45,9 @@ def write_coco_folder(folder: Path, pictures: int = 50, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     (folder / "val2014").mkdir(parents=True)
     things, colours = [*_THINGS], [*_THINGS.values()]
-    entries, annotations, captions = [], [], []
+    entries: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    captions: list[dict[str, object]] = []
     for number in range(1, pictures + 1):
         name = f"COCO_val2014_{number:012d}.jpg"
         shown = rng.choice(len(things), size=int(rng.integers(2, 6)), replace=False)

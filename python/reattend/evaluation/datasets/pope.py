@@ -153,7 +153,7 @@ def build_pope(
     chosen = [able[place] for place in rng.permutation(len(able))[:pictures]]
     often = Counter(thing for there in objects.values() for thing in there)
     beside = _counted_beside(objects)
-    cases = []
+    cases: list[Case] = []
     for name in chosen:
         file = None if folder is None else folder.find(name)
         if folder is not None and file is None:
