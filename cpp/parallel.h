@@ -9,6 +9,8 @@
 #include <memory>
 #include <new>
 
+#include "interrupt.h"
+
 namespace reattend {
 
 /// Calls body(unit) for every unit, in order of their numbers as threads become free. What a unit
@@ -16,19 +18,27 @@ namespace reattend {
 template <class Body>
 void parallel_for(int64_t num_units, int num_threads, const Body& body) {
     if (num_threads <= 1 || num_units <= 1) {
-        for (int64_t unit = 0; unit < num_units; ++unit) body(unit);
+        for (int64_t unit = 0; unit < num_units; ++unit) {
+            Interruptible::check();
+            body(unit);
+        }
         return;
     }
+    Interruptible* const call = Interruptible::current();
     std::exception_ptr failure;
     const int team = static_cast<int>(num_units < num_threads ? num_units : num_threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team)
     for (int64_t unit = 0; unit < num_units; ++unit) {
+        Interruptible* const outer = Interruptible::current();
+        Interruptible::current() = call;
         try {
+            Interruptible::check();
             body(unit);
         } catch (...) {
 #pragma omp critical(reattend_failure)
             if (!failure) failure = std::current_exception();
         }
+        Interruptible::current() = outer;
     }
     if (failure) std::rethrow_exception(failure);
 }

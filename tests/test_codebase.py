@@ -21,7 +21,7 @@ CPP = ROOT / "cpp"
 # folder stands for all that is in it that no longer name here does.
 PYTHON_LAYERS = [
     ["_core"],
-    ["policy", "optional"],
+    ["policy", "optional", "one_thread"],
     ["border"],
     ["plan", "attention", "column_sums", "reference", "cache"],
     ["sinks", "call", "measures"],
@@ -40,7 +40,8 @@ PYTHON_LAYERS = [
 ]
 CPP_LAYERS = [
     ["policy"],
-    ["parallel", "kernels"],
+    ["interrupt", "kernels"],
+    ["parallel"],
     ["onednn"],
     ["view"],
     ["dispatch", "row_state"],
@@ -51,7 +52,7 @@ CPP_LAYERS = [
 CALLED_BY_TORCH = {"ModelSession"}  # its methods are hooks
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "misc"}
 ONLY_HERE = {
-    "pybind11": {"arrays.h", "module.cpp"},
+    "pybind11": {"arrays.h", "module.cpp", "process.h"},
     "dnnl": {"onednn.cpp"},
     "oneapi": {"onednn.cpp"},
 }

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from reattend import Reweight, attention, reference
 from reattend.border import config
+from reattend.border.cpus import usable_cpus
 from tensors import Sizes, close, same_bytes, tensors
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -52,9 +54,51 @@ def test_a_small_call_wakes_nobody():
 
 
 @linux
-@pytest.mark.parametrize(("variable", "number"), [("", "2"), ("1", "1"), ("3", "3")])
-def test_the_environment_says_how_many(variable, number):
-    assert python(COUNT.format(how=""), REATTEND_NUM_THREADS=variable) == [number]
+@pytest.mark.parametrize("variable", ["", "1", str(usable_cpus())])
+def test_the_environment_says_how_many(variable):
+    number = min(int(variable or 2), usable_cpus())
+    code = "import warnings; warnings.simplefilter('ignore')\n" + COUNT.format(how="")
+    assert python(code, REATTEND_NUM_THREADS=variable) == [str(number)]
+
+
+@linux
+@pytest.mark.parametrize("variable", ["REATTEND_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_no_more_threads_than_cpus_and_one_warning(variable):
+    code = (
+        "import warnings\nwith warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n" + textwrap.indent(COUNT.format(how=""), "    ")
+        + "\n    reattend.attention(query, query, query)"
+        "\nprint(len(said), said[0].category.__name__)"
+    )  # fmt: skip
+    found = python(code, **{"OMP_NUM_THREADS": "2", variable: "3000"})
+    assert found == [str(usable_cpus()), "1", "RuntimeWarning"]
+
+
+@linux
+def test_one_cpu_is_enough():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "import warnings; warnings.simplefilter('ignore')\n" + COUNT.format(how="")
+    assert python(code, OMP_NUM_THREADS="2") == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"), [("max 100000", None), ("150000 100000", 2), ("50000 100000", 1)]
+)
+def test_a_containers_quota_is_seen(tmp_path, monkeypatch, quota, cpus):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    inner = tmp_path / "groups" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "cpu.max").write_text("max 100000\n")
+    (inner.parent / "cpu.max").write_text(quota + "\n")  # of the group around it
+    own = tmp_path / "own"
+    own.write_text("0::/outer/inner\n")
+    assert usable_cpus(tmp_path / "groups", own) == (cpus or 8)
+    old = tmp_path / "groups" / "cpu" / "box"
+    old.mkdir(parents=True)
+    own.write_text("3:cpu,cpuacct:/box\n")
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    (old / "cpu.cfs_quota_us").write_text(quota.split()[0].replace("max", "-1") + "\n")
+    assert usable_cpus(tmp_path / "groups", own) == (cpus or 8)
 
 
 @linux

@@ -123,9 +123,14 @@ std::optional<Type> type_of(const py::dtype& dtype) {
     return {};
 }
 
+/// Whether an object is an array and no subclass: a masked array's mask would be ignored.
+bool is_array(const py::handle& object) {
+    return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+}
+
 /// Whether an object is an array [., ., ., D] that lies as the core reads it.
 bool readable(const py::handle& object) {
-    if (!py::isinstance<py::array>(object)) return false;
+    if (!is_array(object)) return false;
     const auto array = py::reinterpret_borrow<py::array>(object);
     const int64_t size = array.itemsize();
     if (array.ndim() != 4 || array.size() == 0 || array.strides(3) != size) return false;
@@ -165,7 +170,7 @@ const char* name_if_fit(const py::handle& query, const py::handle& key, const py
 
 /// Whether labels are uint8 [B, 1 or H, at most M] that lie as the core reads them.
 bool labels_fit(const py::handle& object, const py::array& query, const py::array& key) {
-    if (!py::isinstance<py::array>(object)) return false;
+    if (!is_array(object)) return false;
     const auto labels = py::reinterpret_borrow<py::array>(object);
     return labels.ndim() == 3 && labels.dtype().num() == py::dtype::of<uint8_t>().num() &&
            labels.shape(0) == query.shape(0) && labels.shape(2) <= key.shape(2) &&

@@ -12,6 +12,7 @@
 
 #include "attention.h"
 #include "bindings/arrays.h"
+#include "bindings/process.h"
 #include "dispatch.h"
 #include "machine.h"
 #include "onednn.h"
@@ -47,16 +48,16 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     if (summed) call.summed = static_cast<const uint8_t*>(summed->data());
     call.decided = writable(decided);
     const float* plain = writable(plain_logsumexp);
-    const py::gil_scoped_release release;
-    const int64_t heads = call.scores.batch * call.scores.num_heads;
-    if (heads * call.scores.query_len == 0) {
-        if (call.column_sums) std::fill_n(call.column_sums, heads * call.scores.key_len, 0.0f);
-        return;
-    }
-    if (plain)
-        revise(call, plain);
-    else
-        attend(call);
+    run_without_gil(call.scores, [&] {
+        const int64_t heads = call.scores.batch * call.scores.num_heads;
+        if (heads * call.scores.query_len == 0) {
+            if (call.column_sums) std::fill_n(call.column_sums, heads * call.scores.key_len, 0.0f);
+        } else if (plain) {
+            revise(call, plain);
+        } else {
+            attend(call);
+        }
+    });
 }
 
 struct Found {
@@ -105,10 +106,7 @@ std::optional<Found> find(const py::handle& query, const py::handle& key, const 
     call.logsumexp = writable(found.logsumexp);
     call.column_sums = writable(found.sums);
     const float* plain_logsumexp = plain ? writable(plain->logsumexp) : nullptr;
-    {
-        const py::gil_scoped_release release;
-        plain ? revise(call, plain_logsumexp) : attend(call);
-    }
+    run_without_gil(call.scores, [&] { plain ? revise(call, plain_logsumexp) : attend(call); });
     return found;
 }
 
@@ -145,8 +143,7 @@ void sum_columns(const py::array& query, const py::array& key, const py::array& 
     const auto* chosen = heads ? static_cast<const uint8_t*>(heads->data()) : nullptr;
     const auto* given = static_cast<const float*>(logsumexp.data());
     float* to = static_cast<float*>(const_cast<void*>(sums.data()));
-    const py::gil_scoped_release release;
-    column_sums(scores, given, chosen, to);
+    run_without_gil(scores, [&] { column_sums(scores, given, chosen, to); });
 }
 
 /// to = from, float32, rounded to 16 bits.
@@ -269,6 +266,7 @@ py::dict explain(const py::array& query, const py::array& key, const py::array& 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     reattend::kernels();  // an unknown REATTEND_MAX_ISA fails here, before oneDNN makes its first
                           // primitive
+    reattend::translate_interrupts();
     m.attr("__version__") = REATTEND_VERSION;
     m.attr("MAX_SEGMENTS") = reattend::kMaxSegments;
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
@@ -284,6 +282,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("matmul_rate", &reattend::matmul_rate);
     m.def("read_bandwidth", &reattend::read_bandwidth);
     m.def("max_threads", &omp_get_max_threads);
+    m.def("end_waiting_threads", &reattend::end_waiting_threads);
     m.def("isa", [] { return reattend::kernels().name; });
     m.def("onednn_version", &reattend::matmul_version);
 }

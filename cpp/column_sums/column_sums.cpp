@@ -40,6 +40,7 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
 
     const int64_t first = scores.first_row(keys);
     for (int64_t row = first; row < scores.query_len; row += kRows) {
+        Interruptible::check();
         const int rows = static_cast<int>(std::min<int64_t>(kRows, scores.query_len - row));
         Range visible[kRows];
         for (int r = 0; r < rows; ++r)

@@ -109,8 +109,10 @@ public:
 
     /// `keys`: those of the item; `chunk`: the part to read. Gives the segments that appeared.
     SegmentSet run(Interval keys, Interval chunk) {
-        for (int64_t key = chunk.begin; key < chunk.end; key += kKeys)
+        for (int64_t key = chunk.begin; key < chunk.end; key += kKeys) {
+            Interruptible::check();
             add(keys, key, static_cast<int>(std::min<int64_t>(kKeys, chunk.end - key)));
+        }
         for (int r = 0; r < size_; ++r) *states_.row(r).max = max_[r];
         return present_;
     }

@@ -48,8 +48,10 @@ public:
             scores_.visible(row_, keys).begin;  // of the first row: windows move on
         const int64_t end = scores_.visible(row_ + rows_ - 1, keys).end;
         // Tiles lie on a grid that begins at the item's first key, so padding changes no byte.
-        for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys)
+        for (int64_t key = begin - (begin - keys.begin) % kKeys; key < end; key += kKeys) {
+            Interruptible::check();
             add(key, static_cast<int>(std::min<int64_t>(kKeys, end - key)), keys);
+        }
         if (saved_) saved_->sum(max_, sum_);
         finish();
     }

@@ -138,7 +138,8 @@ def attention(
         stand at a masked key, if causal); the policy's ``"factors"`` [B, H, N, G], and the rows it
         ``"changed"``, bool [B, H, N].
     out : array [B, H, N, Dv], optional
-        Where to write the output; float32, or of query's type as it is by default.
+        Where to write the output; float32, or of query's type as it is by default. A signal whose
+        handler raises (Ctrl-C) ends a long call; some rows of ``out`` are written then.
     dtype : "float16" or "bfloat16", optional
         What uint16 arrays hold the bits of, such as ``tensor.view(torch.uint16).numpy()``.
     num_threads : int, optional

@@ -67,7 +67,7 @@ def column_sums(
     mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
     chosen = None
     if heads is not None:
-        chosen = np.asarray(heads)
+        chosen = arguments.as_array("heads", heads)
         if chosen.dtype != bool or chosen.shape not in (shape.rows[1:2], shape.rows[:2]):
             raise ValueError(
                 f"heads must be bool [H] or [B, H] = {shape.rows[:2]}, got {chosen.dtype} "
@@ -171,7 +171,7 @@ def revise(
 
 
 def _logsumexp(logsumexp: Any, shape: Shape) -> Array:
-    logsumexp = np.asarray(logsumexp)
+    logsumexp = arguments.as_array("logsumexp", logsumexp)
     if logsumexp.dtype != arguments.FLOAT32 or logsumexp.shape != shape.rows:
         raise ValueError(
             f"logsumexp must be float32 [B, H, N] = {shape.rows}, got {logsumexp.dtype} "

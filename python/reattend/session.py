@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from reattend.attention import attention
+from reattend.border.arguments import as_array
 from reattend.border.at_once import revised_step
 from reattend.border.dtypes import widened
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.column_sums import revise
 from reattend.method import Method
+from reattend.one_thread import OneThread, alone
 from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array, Reweight
 from reattend.report import Report, Tally, reading
@@ -26,6 +28,7 @@ class _Run:
     """One prompt and its decoding steps, or a text-only run."""
 
     prompt: Prompt
+    batch: int | None = None  # of the last call
     text_outputs: dict[int, Array] | None = None  # what a text-only run stores; it changes nothing
     seen: dict[int, int] = field(default_factory=dict)  # layer -> keys seen
     states: dict[tuple[int, int], Any] = field(default_factory=dict)  # (method's place, layer)
@@ -76,6 +79,7 @@ class Session:
         self._run: _Run | None = None
         self._last: _Run | None = None
         self._text_outputs: dict[int, Array] | None = None
+        self._use = OneThread("Session")
 
     @contextmanager
     def generation(
@@ -147,6 +151,7 @@ class Session:
         finally:
             self._run = None
 
+    @alone
     def attend(
         self,
         layer: int,
@@ -183,7 +188,8 @@ class Session:
         Raises
         ------
         RuntimeError
-            Outside `generation` and `text_only`.
+            Outside `generation` and `text_only`, or while another thread is in a method of this
+            session: a session belongs to one thread at a time.
         TypeError, ValueError
             Naming the argument, what was expected and what came.
 
@@ -225,9 +231,10 @@ class Session:
             result = attention(query, key, value, out=out, num_threads=num_threads, **mask)
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
-        run.seen[layer] = call.key_len
+        run.seen[layer], run.batch = call.key_len, query.shape[0]
         return np.asarray(result)
 
+    @alone
     def reorder(self, indices: Array) -> None:
         """Reorder the batch, as beam search does: item b becomes what item ``indices[b]`` was.
 
@@ -240,6 +247,10 @@ class Session:
         ------
         RuntimeError
             Outside `generation`.
+        TypeError
+            If they are no integers.
+        ValueError
+            If they are no items of the batch.
 
         Examples
         --------
@@ -250,9 +261,16 @@ class Session:
         run = self._run
         if run is None or run.text_outputs is not None:
             raise RuntimeError("reorder() must be called inside session.generation(...)")
-        indices = np.asarray(indices)
-        if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise ValueError(f"indices must be integers [B], got {indices.dtype} {indices.shape}")
+        indices = as_array("indices", indices)
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers, got {indices.dtype}")
+        most = np.inf if run.batch is None else run.batch
+        if indices.ndim != 1 or not ((indices >= 0) & (indices < most)).all():
+            known = "" if run.batch is None else f" to {run.batch - 1}"
+            raise ValueError(
+                f"indices must be one axis of items from 0{known}, got {indices.tolist()}"
+            )
+        run.batch = len(indices) if run.batch is not None else None
         run.states = {place: _take(state, indices) for place, state in run.states.items()}
         run.composed.clear()
         prompt = run.prompt

@@ -1,6 +1,8 @@
 """Journals: what is finished stays, what is broken off does not count, runs do not mix."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from reattend.evaluation.runner.journal import Journal, JournalError
@@ -54,3 +56,43 @@ def test_another_runs_journal_is_refused(tmp_path):
     path.write_text("nothing of the kind\n")
     with pytest.raises(JournalError, match="no journal"):
         Journal(path, RUN)
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from reattend.evaluation.runner.journal import Journal
+journal = Journal(Path(sys.argv[1]), {"scenes": 1})
+journal.add(["plain", 0], 1)
+print("writes", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_who_writes(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout.readline() == b"writes\n"
+        with pytest.raises(JournalError, match=f"is written by process {first.pid}"):
+            Journal(path, {"scenes": 1})
+        assert len(Journal(path)) == 1  # to read is free
+        first.kill()  # a killed process holds nothing
+        first.wait()
+    journal = Journal(path, {"scenes": 1})
+    assert len(journal) == 1
+    del journal
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"[1]", b'{"key": 1}', b"\xff\xfe", b"", b"[" * 100_000])
+def test_a_damaged_line_is_named_by_its_number(tmp_path, damaged):
+    path = tmp_path / "run.jsonl"
+    Journal(path, RUN).add(["plain", 0], 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + damaged + b"\n" + whole.splitlines(keepends=True)[1])
+    before = path.read_bytes()
+    for run in (RUN, None):
+        with pytest.raises(JournalError, match="line 3 is damaged"):
+            Journal(path, run)
+    assert path.read_bytes() == before

@@ -50,9 +50,25 @@ class Masks(NamedTuple):
         return self.dtype == "bfloat16"
 
 
+def as_array(name: str, given: Any) -> Array:
+    """Take an array-like as NumPy takes it; TypeError where it does not, or has a mask of its own.
+
+    A masked array's mask would be ignored here: whoever means it says so by ``key_mask``.
+    """
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got a masked array: give its data, and what "
+            "is hidden as key_mask or bias"
+        )
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be an array, got {type(given).__name__}: {error}") from error
+
+
 def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
     """Give an array of four axes as the core reads it; copied only if strides demand it."""
-    array = np.asarray(array)
+    array = as_array(name, array)
     if array.dtype is not FLOAT32 or dtype is not None:
         _check_type(name, array.dtype, dtype)
     if array.ndim != 4:
@@ -66,7 +82,7 @@ def stored(
     """Give keys or values as the core reads them, and the scales of int8 ones."""
     if not isinstance(array, Quantized):
         return tensor(name, array, axes, dtype), None
-    numbers, scale = np.asarray(array.numbers), np.asarray(array.scale)
+    numbers, scale = as_array(name, array.numbers), as_array(name, array.scale)
     if numbers.dtype != np.int8 or numbers.ndim != 4:
         raise TypeError(
             f"{name} must hold int8 numbers of 4 axes {axes}, got {numbers.dtype} {numbers.shape}"
@@ -187,7 +203,7 @@ def masks(
 
 def labels(shape: Shape, segments: Any) -> Array:
     """Check segments: integer labels [B, 1 or H, at most M] as uint8."""
-    segments = np.asarray(segments)
+    segments = as_array("segments", segments)
     if segments.dtype.kind not in "uib":
         raise TypeError(f"segments must be uint8 labels, got {segments.dtype}")
     if segments.ndim != 3:
@@ -315,7 +331,7 @@ def _overlap(a: Array, b: Array) -> bool:
 
 
 def _key_mask(shape: Shape, key_mask: Any) -> Array:
-    key_mask = np.asarray(key_mask)
+    key_mask = as_array("key_mask", key_mask)
     if key_mask.dtype != bool:
         raise TypeError(f"key_mask must be bool, False for padding, got {key_mask.dtype}")
     if key_mask.shape != (shape.batch, shape.key_len):
@@ -327,7 +343,7 @@ def _key_mask(shape: Shape, key_mask: Any) -> Array:
 
 
 def _bias(shape: Shape, bias: Any) -> Array:
-    bias = np.asarray(bias)
+    bias = as_array("bias", bias)
     if bias.dtype.kind != "f":
         hint = "; for a mask use np.where(mask, 0, -np.inf)" if bias.dtype == bool else ""
         raise TypeError(f"bias must be float32, added to the scores, got {bias.dtype}{hint}")
@@ -344,7 +360,7 @@ def _bias(shape: Shape, bias: Any) -> Array:
 
 
 def _rows(shape: Shape, where: Any) -> Array:
-    where = np.asarray(where)
+    where = as_array("where", where)
     if where.dtype != bool:
         raise TypeError(f"where must be bool, got {where.dtype}")
     full = shape.rows

@@ -68,7 +68,7 @@ def computed(
         if type(policy) is not tuple or type(where) is not tuple or len(policy) != len(where):
             return None
         for each, rows in zip(policy, where, strict=True):
-            if not isinstance(each, Reweight) or not (rows is None or isinstance(rows, np.ndarray)):
+            if not isinstance(each, Reweight) or not (rows is None or type(rows) is np.ndarray):
                 return None
             rules.append((*each.packed, rows))
     elif segments is not None or where is not None:

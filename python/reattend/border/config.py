@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import TextIO
+
+from reattend.border.cpus import usable_cpus
 
 try:
     from reattend import _core
@@ -28,21 +31,42 @@ def _threads_asked_for() -> int | None:
 
 _ASKED_FOR = _threads_asked_for()
 _AT_IMPORT = _core.max_threads()
+_CPUS = usable_cpus()
+_told = False  # that fewer threads are used than were asked for
+if hasattr(os, "register_at_fork"):  # a child has none of the threads that wait for work
+    os.register_at_fork(before=_core.end_waiting_threads)
 
 
 def num_threads() -> int:
     """Give the number of threads a call uses when it is not told one.
 
     OpenMP's setting, as threadpoolctl or OMP_NUM_THREADS left it; while nobody has changed that,
-    REATTEND_NUM_THREADS.
+    REATTEND_NUM_THREADS. Never more than the CPUs that the process may use: more only wait for one
+    another. A call uses fewer where it has fewer pieces of work.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if more were asked for.
 
     Examples
     --------
     >>> num_threads() >= 1
     True
     """
+    global _told
     limit = _core.max_threads()
-    return _ASKED_FOR if _ASKED_FOR is not None and limit == _AT_IMPORT else limit
+    asked = _ASKED_FOR if _ASKED_FOR is not None and limit == _AT_IMPORT else limit
+    if asked <= _CPUS:
+        return asked
+    if not _told and (asked is _ASKED_FOR or os.environ.get("OMP_NUM_THREADS")):
+        _told = True
+        warnings.warn(
+            f"{asked} threads were asked for, {_CPUS} are used: the CPUs that this process may use",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return _CPUS
 
 
 def show_config(file: TextIO | None = None) -> None:

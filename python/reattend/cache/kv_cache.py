@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.arguments import as_array, integer
 from reattend.border.quantized import Quantized, quantize
 from reattend.cache.storage import Layer
+from reattend.one_thread import OneThread, alone
 from reattend.optional import demand
 from reattend.policy import Array
 
@@ -22,6 +24,9 @@ class KVCache:
     first that appends goes on in the room beyond, and a layer is copied when another one appends to
     it. Pages of keys would share more, but then a layer would be no array: the kernel reads keys
     by one stride, and a page table would stand between any two of its tiles.
+
+    Each thread has a cache, or a fork, of its own: one that two threads change at once raises
+    RuntimeError.
 
     Parameters
     ----------
@@ -55,7 +60,9 @@ class KVCache:
         self._capacity = capacity
         self._as_given = None if dtype == "int8" else self.dtype  # the type that needs no change
         self._layers = [Layer() for _ in range(num_layers)]
+        self._use = OneThread("KVCache")
 
+    @alone
     def append(self, layer: int, key: Array, value: Array) -> tuple[Any, Any]:
         """Add keys and values to a layer and give all it has.
 
@@ -88,7 +95,11 @@ class KVCache:
         ((1, 4, 3, 8), (1, 4, 3))
         """
         held = self._layer(layer)
-        if key.dtype is not self._as_given or value.dtype is not self._as_given:
+        if (
+            getattr(key, "dtype", None) is not self._as_given
+            or getattr(value, "dtype", None) is not self._as_given
+            or not (type(key) is type(value) is np.ndarray)
+        ):
             key, value = self._floats("key", key), self._floats("value", value)
         if key.ndim != 4 or value.ndim != 4 or key.shape[:3] != value.shape[:3]:
             raise ValueError(
@@ -108,6 +119,7 @@ class KVCache:
         keys, values = held.append(sizes, (key, value), self._capacity, self._as_given)
         return keys, values
 
+    @alone
     def crop(self, length: int) -> None:
         """Forget what lies beyond a number of keys, in every layer.
 
@@ -132,11 +144,13 @@ class KVCache:
         >>> len(cache)
         3
         """
+        length = integer("length", length)
         if length < 0:
             raise ValueError(f"length must not be negative, got {length}")
         for held in self._layers:
             held.crop(length)
 
+    @alone
     def reorder(self, indices: Array) -> None:
         """Reorder the batch, as beam search does: item b becomes what item ``indices[b]`` was.
 
@@ -164,7 +178,7 @@ class KVCache:
         >>> cache.append(0, np.ones((2, 1, 0, 1)), np.ones((2, 1, 0, 1)))[0].ravel()
         array([1., 1.], dtype=float32)
         """
-        indices = np.asarray(indices)
+        indices = as_array("indices", indices)
         if indices.dtype.kind not in "iu":
             raise TypeError(f"indices must be integers, got {indices.dtype}")
         batch = min((held.sizes[0] for held in self._layers if held.room is not None), default=None)
@@ -177,6 +191,7 @@ class KVCache:
         for held in self._layers:
             held.reorder(indices)
 
+    @alone
     def fork(self) -> KVCache:
         """Give a second cache that holds what this one does, without a copy.
 
@@ -196,6 +211,7 @@ class KVCache:
         """
         other = copy(self)
         other._layers = [held.fork() for held in self._layers]
+        other._use = OneThread("KVCache")
         return other
 
     def length(self, layer: int) -> int:
@@ -232,8 +248,9 @@ class KVCache:
 
     def _floats(self, name: str, array: Any) -> Any:
         """Give an array of floats."""
-        if not isinstance(array, Quantized):  # it is refused by its type, as any int8
-            array = np.asarray(array)
+        if isinstance(array, Quantized):
+            raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, got int8")
+        array = as_array(name, array)
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(
                 f"{name} must be float32, float16, bfloat16 or float64, got {array.dtype}"

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reattend.evaluation.runner.file_lock import FileLock, HeldError
+
 
 class JournalError(ValueError):
     """A file is no journal, or that of another run."""
@@ -26,7 +28,8 @@ class Journal:
         Where its lines are, or will be.
     run : mapping, optional
         What the run is, as JSON can hold it; without it the file is only read, even while another
-        process writes it, and may be compressed, as .gz.
+        process writes it, and may be compressed, as .gz. With it the file is this process's until
+        the journal is gone.
 
     Attributes
     ----------
@@ -38,7 +41,7 @@ class Journal:
     Raises
     ------
     JournalError
-        If the file is of another run, or no journal.
+        If the file is of another run, or no journal, or if another process writes it.
     FileNotFoundError
         If it is to be read and is not there.
 
@@ -57,6 +60,13 @@ class Journal:
     def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self._found: dict[str, Any] = {}
+        if run is not None:
+            try:
+                self._lock = FileLock.of(path)
+            except HeldError as error:
+                raise JournalError(
+                    f"{path} is written by {error}: wait for it, or give another --out"
+                ) from None
         text = path.read_bytes() if run is None or path.exists() else b""
         if run is None and path.suffix == ".gz":
             text = gzip.decompress(text)
@@ -66,8 +76,10 @@ class Journal:
         if run is None:
             return
         self._compare(json.loads(first))
-        if not lines or broken:
-            _write(path, b"".join(line + b"\n" for line in lines) or first)
+        if broken:
+            os.truncate(path, len(text) - len(broken))
+        if not lines:
+            _append(path, first)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -112,20 +124,22 @@ class Journal:
         --------
         See the example of the class.
         """
-        with self.path.open("ab") as file:
-            file.write(_line({"key": key, "found": found}))
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self.path, _line({"key": key, "found": found}))
         self._found[json.dumps(key)] = found
 
     def _read(self, lines: Sequence[bytes]) -> dict[str, Any]:
-        try:
-            run: dict[str, Any] = dict(json.loads(lines[0]))
-            for line in lines[1:]:
-                entry = json.loads(line)
-                self._found[json.dumps(entry["key"])] = entry["found"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise JournalError(f"{self.path} is no journal of a run: {error!r}") from error
+        run: dict[str, Any] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = dict(json.loads(line))
+                if number == 1:
+                    run = entry
+                else:
+                    self._found[json.dumps(entry["key"])] = entry["found"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise JournalError(
+                    f"{self.path} is no journal of a run: line {number} is damaged: {error!r}"
+                ) from error
         return run
 
     def _compare(self, wanted: Mapping[str, Any]) -> None:
@@ -164,7 +178,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
