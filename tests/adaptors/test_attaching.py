@@ -117,8 +117,9 @@ def test_models_that_share_a_config():
             assert not torch.equal(models[0](**inputs).logits, plain[0])
             assert torch.equal(models[1](**inputs).logits, plain[1])
         models[0].set_attn_implementation("eager")
-        with attached(models[0]), pytest.raises(RuntimeError, match="shares its config"):
-            models[1](**inputs)
+        eager = models[1](**inputs).logits
+        with attached(models[0], EACH_ACT):
+            assert torch.equal(models[1](**inputs).logits, eager)
 
 
 def test_a_model_loaded_with_eager():
@@ -227,21 +228,43 @@ def test_models_that_do_not_route(kind, sizes):
 
 
 def test_encoder_decoder_models():
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 32}
-    model = hf.BartForConditionalGeneration(hf.BartConfig(**sizes)).eval()
-    with pytest.raises(NotImplementedError, match="an encoder with a decoder"):
-        attached(model)
+    """Its own cross-attention and its encoder stay as they were."""
+    sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 32}
+    for config in (hf.BartConfig(**sizes), hf.T5Config(vocab_size=32, d_model=16, num_layers=2)):
+        torch.manual_seed(0)
+        model = hf.AutoModelForSeq2SeqLM.from_config(config).eval()
+        before = traces(model)
+        ids = torch.tensor([[5, 9, 7, 11, 2], [0, 0, 6, 4, 2]])
+        how = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        options = {"min_new_tokens": 6, "decoder_start_token_id": 2, "num_beams": 2}
+        plain = generate(model, how, 6, **options)
+        with attached(model) as session:
+            ours = generate(model, how, 6, **options)
+            assert len(session.anatomy.attention) == 2
+        for a, b in zip(plain.logits, ours.logits, strict=True):
+            assert (a - b).abs().max() < 1e-5
+        with pytest.raises(NotImplementedError, match="an encoder with a decoder"):
+            attached(model, EACH_ACT)
+        assert traces(model) == before
 
 
 def test_models_that_see_images_through_cross_attention():
     text = {
-        "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 2, "intermediate_size": 16, "cross_attention_layers": [1],
-        "pad_token_id": 0,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
     }  # fmt: skip
     model = hf.MllamaForCausalLM(hf.models.mllama.configuration_mllama.MllamaTextConfig(**text))
-    with pytest.raises(NotImplementedError, match="sees images through cross-attention"):
-        attached(model)
+    model = model.eval()
+    image, ids = torch.randn(1, 4, 16), torch.tensor([[1, 5, 9, 7]])
+    how = {"input_ids": ids, "cross_attention_states": image}
+    with torch.no_grad():
+        expected = model(**how).logits
+        with attached(model) as session:
+            assert sorted(session.anatomy.attention) == [0, 2]
+            assert (model(**how).logits - expected).abs().max() < 1e-5
+    with pytest.raises(NotImplementedError, match="MllamaForCausalLM has cross-attention"):
+        attached(model, VAR())
 
 
 def test_image_tokens_in_a_later_turn():

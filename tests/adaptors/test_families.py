@@ -8,7 +8,9 @@ pytest.importorskip("transformers")
 from models import MODELS, UNUSUAL, Model  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.adaptors.transformers.interface import NAME  # noqa: E402
-from runs import KINDS, METHODS, generate  # noqa: E402
+from reattend.methods import ACT, VHR  # noqa: E402
+from runs import KINDS, METHODS, generate, tokens  # noqa: E402
+from sweep import model_of, prompts  # noqa: E402
 
 STEPS = 8
 LLAMA = MODELS[0]
@@ -94,3 +96,56 @@ def test_a_position_bias_is_added_to_the_scores():
         hook.remove()
     valid = inputs["attention_mask"].bool()
     assert (found - expected)[valid].abs().max() < 5e-5 * expected[valid].abs().max()
+
+
+HYBRIDS = ("qwen3_next", "qwen3_5_text", "lfm2", "jamba", "bamba", "nemotron_h", "recurrent_gemma")
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_hybrids_attach_where_there_is_attention(family):
+    model, inputs = model_of(family), prompts()
+    plain = generate(model, inputs, STEPS)
+    with attached(model) as session:
+        assert_same(plain, generate(model, inputs, STEPS))
+        assert 0 < len(session.anatomy.attention) < session.anatomy.num_layers == 5
+    image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    image[:, -9:-2] = True
+    layers = tuple(session.anatomy.attention)
+    for method in (ACT(theta=0.01, beta=0.4), VHR(layers=layers)):
+        with attached(model, method, image=image) as session:
+            changed = generate(model, inputs, STEPS)
+        assert (plain.logits[0] - changed.logits[0]).abs().max() > 1e-4
+        assert {r.layer for r in session.report().methods.readings} <= set(layers)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode", "opt", "gemma3n_text", "jamba", "llama"])
+def test_a_text_only_run_of_a_padded_batch_is_each_prompt_alone(family):
+    """Learned positions count from the first token, and padding enters no recurrent state."""
+    model, inputs = model_of(family), prompts()
+    image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    image[:, -9:-2] = True
+    keep = inputs["attention_mask"][1].bool()
+    alone = {"input_ids": inputs["input_ids"][1:, keep], "attention_mask": torch.ones(1, 14).long()}
+    found = []
+    for how, where in ((inputs, image), (alone, image[1:, keep])):
+        with attached(model, VHR(), image=where) as session:
+            tokens(model, how, 1)
+        readings = session.report().methods.readings
+        found.append([r.found["divergence"][-1] for r in readings])
+    assert len(found[0]) >= 2
+    for together, single in zip(*found, strict=True):
+        assert together == pytest.approx(single, rel=1e-3, abs=1e-4)
+
+
+def test_a_model_that_takes_the_difference_of_two_attentions():
+    model = model_of("diffllama")
+    with pytest.raises(NotImplementedError, match="DiffLlamaForCausalLM takes the difference"):
+        attached(model, ACT())
+
+
+def test_states_that_come_in_several_streams():
+    model, inputs = model_of("gemma3n_text"), prompts()
+    image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    image[:, -9:-2] = True
+    with attached(model, KINDS["VAR"](**METHODS["VAR"]), image=image):
+        assert len(tokens(model, inputs, 2)) == 2

@@ -70,6 +70,8 @@ def attached(
         if not isinstance(method, Method):
             raise TypeError(f"methods must be Method instances, got {method!r}")
     anatomy = examined(model, processor)
+    if flat and anatomy.no_methods is not None:
+        raise NotImplementedError(anatomy.no_methods)
     for parameter in model.parameters():
         if parameter.device.type != "cpu":
             raise NotImplementedError(

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from reattend.adaptors.transformers.introspection import Anatomy
+from reattend.adaptors.transformers.own import own_attention
 from reattend.optional import demand
 
 NAME = "reattend"
@@ -28,7 +29,7 @@ def owns(owner: Any, anatomy: Anatomy) -> bool:
     anatomy : Anatomy
         Of the model.
     """
-    return _owners.get(anatomy.attention[0]) is owner
+    return _owners.get(anatomy.attention[anatomy.first]) is owner
 
 
 def before(anatomy: Anatomy) -> str:
@@ -65,7 +66,7 @@ def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
     owners = [_owners.get(module) for module in modules]
     known = _configs.get(id(config))
     try:
-        model.set_attn_implementation(_nested(model.config, config, NAME))
+        _switch(model, anatomy, NAME)
         if config._attn_implementation != NAME:  # transformers only logs a warning
             raise NotImplementedError(
                 f"{type(model).__name__} does not route its attention through transformers' "
@@ -86,7 +87,7 @@ def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
         else:
             _configs[id(config)] = known
         if config._attn_implementation != before:
-            model.set_attn_implementation(_nested(model.config, config, before))
+            _switch(model, anatomy, before)
 
 
 def _register() -> None:
@@ -95,15 +96,18 @@ def _register() -> None:
     transformers.AttentionMaskInterface.register(NAME, _mask)
 
 
-def _nested(config: Any, target: Any, name: str) -> dict[str, Any]:
-    """Give what set_attn_implementation takes to change one sub-config and no other."""
-    found = _path(config, target, name)
-    if found is None:
+def _switch(model: Any, anatomy: Anatomy, name: str) -> None:
+    """Change the implementation of the language model and of no other part, if that is possible."""
+    nested = _path(model.config, anatomy.config, name)
+    if nested is not None:
+        model.set_attn_implementation(nested)
+    elif hasattr(anatomy.decoder, "set_attn_implementation"):  # its config is a copy of a part
+        anatomy.decoder.set_attn_implementation(name)
+    else:
         raise NotImplementedError(
-            f"the config of the language model is not part of the {type(config).__name__} of the "
-            "model, so its attention cannot be switched"
+            f"the config of the language model is not part of the {type(model.config).__name__} of "
+            "the model, so its attention cannot be switched"
         )
-    return found
 
 
 def _path(config: Any, target: Any, name: str) -> dict[str, Any] | None:
@@ -123,16 +127,18 @@ def _attention(
     owner = _owners.get(module)
     if owner is not None:
         return owner.attend(module, query, key, value, attention_mask, options), None
-    _, before = _configs.get(id(getattr(module, "config", None)), (None, ""))
-    if before != "sdpa":
+    # The model's other attentions, and a second model that was built from the same config object,
+    # switch together with the attached one; they go on as they were.
+    _, before = _configs.get(id(getattr(module, "config", None)), (None, "sdpa"))
+    own = own_attention(module, before)
+    if own is None:
         raise RuntimeError(
-            f"{type(module).__name__} shares its config object with an attached model and is not "
-            "attached itself; give it a config of its own (copy.deepcopy)"
+            f"{type(module).__name__} shares its config object with an attached model, is not "
+            f"attached itself, and its own attention ({before}) cannot be found; give it a config "
+            "of its own (copy.deepcopy)"
         )
-    # Two models that were built from one config object switch together; this one goes on as it was.
-    sdpa = demand("transformers.integrations.sdpa_attention").sdpa_attention_forward
-    result: tuple[Any, None] = sdpa(module, query, key, value, attention_mask, **options)
-    return result
+    out, _ = own(module, query, key, value, attention_mask, **options)
+    return out, None
 
 
 def _mask(**options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,13 @@ class Anatomy:
     attention: dict[int, Any]  # layer -> attention module
     layers: dict[int, Any]  # layer -> decoder layer
     image_token: int | None  # id of the token that stands for a part of an image
+    num_layers: int  # of the language model, those without softmax attention included
+    no_methods: str | None = None  # why methods cannot be attached; plain attention can
 
     @property
-    def num_layers(self) -> int:
-        """Number of layers of the language model."""
-        return len(self.attention)
+    def first(self) -> int:
+        """The first layer that has softmax attention."""
+        return min(self.attention)
 
     @property
     def num_heads(self) -> int:
@@ -55,32 +58,49 @@ def examined(model: Any, processor: Any = None) -> Anatomy:
         )
     if not (hasattr(model, "get_decoder") and hasattr(model, "set_attn_implementation")):
         raise TypeError(f"model must be a transformers.PreTrainedModel, got {name}")
-    config = model.config.get_text_config(decoder=True)
     decoder = model.get_decoder()
-    if getattr(config, "is_encoder_decoder", False):
-        raise NotImplementedError(
-            f"{name} is an encoder with a decoder: reattend attaches to decoder-only language "
-            "models, in which image and text are keys of one sequence"
-        )
+    two = bool(getattr(model.config, "is_encoder_decoder", False))
+    config = decoder.config if two else model.config.get_text_config(decoder=True)
     attention: dict[int, Any] = {}
     layers: dict[int, Any] = {}
+    no_methods = None
+    if two:
+        no_methods = (
+            f"{name} is an encoder with a decoder, and methods are for language models in which "
+            "image and text are keys of one sequence: attach it without methods"
+        )
     for path, module in decoder.named_modules():
         if not _is_attention(module, config):
             continue
-        if "Cross" in type(module).__name__ or getattr(module, "is_cross_attention", False):
+        if _is_cross(path, module):
+            no_methods = no_methods or (
+                f"{name} has cross-attention ({type(module).__name__}), and methods are for models "
+                "in which image and text are keys of one sequence: attach it without methods"
+            )
+            continue
+        if module.layer_idx in attention:
             raise NotImplementedError(
-                f"{name} sees images through cross-attention ({type(module).__name__}); reattend "
-                "attaches to models in which image and text are keys of one sequence"
+                f"{name} has two attentions in layer {module.layer_idx} "
+                f"({type(attention[module.layer_idx]).__name__} and {type(module).__name__}), "
+                "which reattend does not support"
+            )
+        if _asks_twice(module):
+            no_methods = (
+                f"{name} takes the difference of two attentions in a layer "
+                f"({type(module).__name__}), of which no method says what it would do with them: "
+                "attach it without methods"
             )
         attention[module.layer_idx] = module
         layers[module.layer_idx] = decoder.get_submodule(path.rpartition(".")[0])
-    expected = getattr(config, "num_hidden_layers", None)
-    if sorted(attention) != list(range(expected or -1)):
+    expected = max(attention, default=-1) + 1
+    expected = expected if two else getattr(config, "num_hidden_layers", expected)
+    if not attention or not 0 <= min(attention) <= max(attention) < expected:
         raise NotImplementedError(
-            f"{name} has {expected} layers, of which {len(attention)} have an attention that goes "
-            "through transformers' AttentionInterface; reattend attaches to models in which all do"
+            f"{name} has {expected} layers, of which {len(attention)} have an attention of their "
+            "own that goes through transformers' AttentionInterface; reattend needs one at least"
         )
-    return Anatomy(decoder, config, attention, layers, _image_token(model, processor))
+    token = _image_token(model, processor)
+    return Anatomy(decoder, config, attention, layers, token, expected, no_methods)
 
 
 def _is_attention(module: Any, config: Any) -> bool:
@@ -89,6 +109,21 @@ def _is_attention(module: Any, config: Any) -> bool:
         and "Attention" in type(module).__name__
         and getattr(module, "config", None) is config
     )
+
+
+def _is_cross(path: str, module: Any) -> bool:
+    """Whether keys come from elsewhere than from the rows' own past."""
+    words = f"{type(module).__name__} {path.rpartition('.')[2]}".lower()
+    named = any(word in words for word in ("cross", "encdec", "encoder_attn", "encoder_attention"))
+    return named or bool(getattr(module, "is_cross_attention", False))
+
+
+def _asks_twice(module: Any) -> bool:
+    try:
+        source = inspect.getsource(type(module).forward)
+    except (OSError, TypeError):  # a class that was not read from a file
+        return False
+    return source.count("= attention_interface(") > 1
 
 
 def _image_token(model: Any, processor: Any) -> int | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -182,7 +183,9 @@ class ModelSession:
     ) -> None:
         """See the hidden states that enter a layer, and the cache a decoder made by itself."""
         forward = self._forward
-        states = args[0] if args else kwargs.get("hidden_states")
+        states: Any = args[0] if args else kwargs.get("hidden_states")
+        if getattr(states, "ndim", 3) == 4:  # several streams of states, one of which is active
+            states = states[getattr(self.anatomy.config, "altup_active_idx", 0)]
         if self._probe is not None and forward.text:
             mask = self._padding
             dims = sink_dims(floats(states), mask)  # [B, C]
@@ -191,7 +194,7 @@ class ModelSession:
             return
         forward.states = states
         cache = cache_of(kwargs)
-        if layer == 0 and forward.past == 0 and cache is not None:
+        if layer == self.anatomy.first and forward.past == 0 and cache is not None:
             self._prompts.bind(forward.prompt, cache)
 
     def attend(
@@ -300,11 +303,13 @@ class ModelSession:
         self._padding = mask
         self._probe = [] if probe else None
         try:
+            attended = torch.from_numpy(mask).long()
+            placed = {}
+            if not mask.all() and "position_ids" in signature(decoder.forward).parameters:
+                # Learned positions count from the first token: padding must not move them.
+                placed["position_ids"] = (attended.cumsum(-1) - 1).clamp(min=0)
             with torch.no_grad():
-                decoder(
-                    inputs_embeds=packed, attention_mask=torch.from_numpy(mask).long(),
-                    use_cache=False,
-                )  # fmt: skip
+                decoder(inputs_embeds=packed, attention_mask=attended, use_cache=False, **placed)
             if self._probe is not None:
                 _sink_dims[decoder] = tuple(sorted({int(d) for x in self._probe for d in x}))
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reattend.adaptors.transformers.masks import HIDDEN, Form
+from reattend.adaptors.transformers.own import own_attention
 from reattend.adaptors.transformers.tensors import floats
 from reattend.optional import demand
 from reattend.policy import Array
@@ -67,10 +67,10 @@ class Check:
         RuntimeError
             If they differ beyond rounding; it names the layer.
         """
-        attend = _own_attention(asked.module, before)
+        attend = own_attention(asked.module, before)
         if attend is not None:
             rows = np.unique(np.linspace(0, asked.query.shape[2] - 1, _ROWS).astype(int))
-            expected, visible = _own_rows(attend, asked, rows, additive=before == "eager")
+            expected, visible = _own_rows(attend, asked, rows)
             found = floats(ours[:, rows].transpose(1, 2))
             off = np.where(visible[..., None], np.abs(found - expected), 0)
             most, allowed = float(off.max(initial=0)), _rounding(asked)
@@ -95,17 +95,7 @@ def _kind(asked: Asked, form: Form) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _own_attention(module: Any, before: str) -> Callable[..., Any] | None:
-    """Give the attention that a module would ask if it were not attached; None: nobody knows."""
-    if before == "sdpa":
-        where = demand("transformers.integrations.sdpa_attention")
-        return getattr(where, "sdpa_attention_forward", None)
-    return getattr(sys.modules[type(module).__module__], f"{before}_attention_forward", None)
-
-
-def _own_rows(
-    attend: Callable[..., Any], asked: Asked, rows: Array, *, additive: bool
-) -> tuple[Array, Array]:
+def _own_rows(attend: Callable[..., Any], asked: Asked, rows: Array) -> tuple[Array, Array]:
     """Give the model's own attention of some rows [B, H, r, Dv], and which of them see a key."""
     torch = demand("torch")
     query, key, value = asked.query.float()[:, :, rows], asked.key.float(), asked.value.float()
@@ -124,9 +114,6 @@ def _own_rows(
     if mask is not None:
         shown = mask > HIDDEN if mask.is_floating_point() else mask
         visible = shown.any(-1).numpy()
-        if additive and not mask.is_floating_point():
-            lowest = torch.finfo(torch.float32).min
-            mask = torch.zeros(mask.shape).masked_fill(~mask, lowest)
         mask = mask.float() if mask.is_floating_point() else mask
     result, _ = attend(asked.module, query, key, value, mask, **options)
     return floats(result.transpose(1, 2)), visible
