@@ -51,10 +51,15 @@ SIZES: dict[str, Any] = {
     "num_kv_shared_layers": 2,
 }  # fmt: skip
 HYBRID = {"layer_types": ["linear_attention", "full_attention"] * 2 + ["full_attention"]}
+LATENT = {"num_key_value_heads": 4, "head_dim": 8, "mlp_layer_types": ["dense"] * 5}
 # What these rules do not find.
 SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3_next": HYBRID,
     "qwen3_5_text": HYBRID,
+    "codegen": {"rotary_dim": 16},
+    "gptj": {"rotary_dim": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2], [["global"], 1]]},
+    "bailing_hybrid": {"layer_group_size": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2 + ["full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -93,7 +98,14 @@ def config_of(family: str) -> Any:
     for name, target in getattr(kind, "attribute_map", {}).items():
         if name in sizes and target in sizes:
             del sizes[name]
+    if {"kv_lora_rank", "qk_rope_head_dim"} <= names:
+        sizes |= LATENT
     sizes |= SPECIAL.get(family, {})
+    sizes = {
+        name: value
+        for name, value in sizes.items()
+        if name in names or name in SPECIAL.get(family, {})
+    }
     return kind(**sizes)
 
 

@@ -149,3 +149,21 @@ def test_states_that_come_in_several_streams():
     image[:, -9:-2] = True
     with attached(model, KINDS["VAR"](**METHODS["VAR"]), image=image):
         assert len(tokens(model, inputs, 2)) == 2
+
+
+@pytest.mark.parametrize("family", ["deepseek_v4", "hy_v4", "inkling_text"])
+def test_keys_that_are_no_tokens_and_layers_that_differ(family):
+    """DeepSeek V4 appends compressed keys and works on its masks as numbers."""
+    model, inputs = model_of(family), prompts()
+    plain = generate(model, inputs, STEPS)
+    with attached(model):
+        assert_same(plain, generate(model, inputs, STEPS))
+    if family == "deepseek_v4":
+        with (
+            attached(model, ACT()),
+            pytest.raises(NotImplementedError, match="keys that are no tokens"),
+        ):
+            tokens(model, inputs, 2)
+    else:
+        with attached(model, ACT(theta=0.01, beta=0.4)):
+            assert not torch.equal(plain.logits[0], generate(model, inputs, 1).logits[0])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reattend.adaptors.transformers.keywords import refuse_unknown
-from reattend.adaptors.transformers.masks import Form, recognised
+from reattend.adaptors.transformers.masks import HIDDEN, Form, recognised
 from reattend.adaptors.transformers.prompts import Prompt
 from reattend.adaptors.transformers.tensors import floats, numbers, output_like
 from reattend.adaptors.transformers.verify import Asked, Check
@@ -73,6 +73,14 @@ def attend(
     total = forward.past + forward.rows
     dropped = max(0, total - slots)  # by a sliding cache
     length = total - dropped  # static caches have empty slots behind
+    if slots > length and mask is not None and _shown(mask[..., length:]).any():
+        length = slots  # no empty slots, but keys that are no tokens (DeepSeek V4)
+    methods = forward.prompt is not None or forward.text_session is not None
+    if length > total and methods:
+        raise NotImplementedError(
+            f"{type(module).__name__} attends to keys that are no tokens, of which methods know "
+            "nothing: attach the model without methods"
+        )
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     window = options.get("sliding_window")
@@ -104,6 +112,11 @@ def attend(
             wanted = attention(query_, key_, value_, out=room, returns="logsumexp", **how)
             logsumexp = wanted.logsumexp
     if session is not None:
+        if dropped and form.window is None and not form.dense:
+            raise NotImplementedError(
+                f"{type(module).__name__} sees {length} keys after {dropped} were dropped, and no "
+                "window says which: attach the model without methods"
+            )
         if dropped:
             key_, value_ = _behind(key_, dropped), _behind(value_, dropped)
             how.update(form.behind(dropped).arguments())
@@ -135,7 +148,7 @@ def _form(
 ) -> Form:
     """Give the words of a mask; a forward passes the same one to many layers."""
     batch, _, rows, _ = query.shape
-    dropped = forward.past + forward.rows - length
+    dropped = max(0, forward.past + forward.rows - length)
     if mask is None:
         if dropped and (window is None or rows > 1):
             raise NotImplementedError(
@@ -156,10 +169,14 @@ def _form(
     array = floats(mask) if floating else mask.numpy()
     array = np.broadcast_to(array[..., :length], (batch, mask.shape[1], rows, length))
     form = recognised(array, padding=known, window=window)
-    if dropped and form.window is None and not form.dense:
+    if dropped and form.window is None and window is not None and length <= window:
         form = form._replace(window=window)  # a step sees all that is left, for the rest is far
     forward.forms.append((mask, window, form))
     return form
+
+
+def _shown(mask: Any) -> Any:
+    return mask > HIDDEN if mask.is_floating_point() else mask
 
 
 def _check_mask(mask: Any, query: Any, length: int) -> None:

@@ -142,8 +142,14 @@ def _attention(
 
 
 def _mask(**options: Any) -> Any:
-    """Make the mask of a forward: None where it is plain causal, else bool [B, 1, N, M]."""
-    owner, _ = _configs.get(id(options.get("config")), (None, ""))
+    """Make the mask of a forward, of the kind that the model's own attention gets.
+
+    For sdpa: None where it is plain causal, else bool [B, 1, N, M]. Models that do not know sdpa
+    may work on their masks, as numbers that are added to the scores.
+    """
+    owner, before = _configs.get(id(options.get("config")), (None, ""))
     if owner is not None:  # generate() makes masks of static caches itself: nobody else sees these
         owner.note_padding(options.get("attention_mask"))
-    return demand("transformers.masking_utils").sdpa_mask(**options)
+    masks = demand("transformers.masking_utils")
+    eager = before == "eager" and not getattr(owner, "knows_sdpa", True)
+    return (masks.eager_mask if eager else masks.sdpa_mask)(**options)

@@ -71,6 +71,7 @@ class ModelSession:
         self.methods = methods
         self.image = image
         self._check = Check(type(model).__name__) if verify else None
+        self.knows_sdpa = bool(getattr(anatomy.decoder, "_supports_sdpa", True))
         self._prompts = Prompts()
         self._forward = Forward()
         self._padding: Array | None = None  # what the mask function saw
@@ -184,9 +185,10 @@ class ModelSession:
         """See the hidden states that enter a layer, and the cache a decoder made by itself."""
         forward = self._forward
         states: Any = args[0] if args else kwargs.get("hidden_states")
-        if getattr(states, "ndim", 3) == 4:  # several streams of states, one of which is active
-            states = states[getattr(self.anatomy.config, "altup_active_idx", 0)]
-        if self._probe is not None and forward.text:
+        active = getattr(self.anatomy.config, "altup_active_idx", None)
+        if getattr(states, "ndim", 3) == 4:  # several streams of states
+            states = None if active is None else states[active]
+        if self._probe is not None and forward.text and states is not None:
             mask = self._padding
             dims = sink_dims(floats(states), mask)  # [B, C]
             self._probe.append(np.flatnonzero(dims.any(0)))
@@ -232,7 +234,7 @@ class ModelSession:
         for_text = image is not None and whole and any(m.needs_text_only for m in self.methods)
         methods = self._with_sink_dims() if whole else self.methods
         probe = methods is None
-        session = Session(methods or self.methods, **self._sizes)
+        session = Session(methods or self.methods, num_layers=self.anatomy.num_layers)
         prompt = Prompt(session, length, image)
         if probe or for_text:
             keep = np.ones((batch, length), bool) if image is None else ~image
@@ -247,10 +249,6 @@ class ModelSession:
                 session.methods = self._with_sink_dims() or self.methods
         self._prompts.begin(prompt, cache)
         return prompt
-
-    @property
-    def _sizes(self) -> dict[str, int]:
-        return {"num_layers": self.anatomy.num_layers, "num_heads": self.anatomy.num_heads}
 
     def _with_sink_dims(self) -> tuple[Method, ...] | None:
         """Give the methods with the model's sink dimensions; None if these are not known yet."""
