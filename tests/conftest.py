@@ -22,3 +22,24 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory):
+    """Give the paths of weights and language model of a tiny vision-language model."""
+    import tiny_llama
+    import tiny_vision
+
+    if any(not tiny_llama.installed(name) for name in ("gguf", "tokenizers", "jinja2")):
+        pytest.skip("needs the extra demo")
+    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    room = {"llama.context_length": 2048}
+    language = tiny_llama.write(folder / "tiny.gguf", tiny_llama.weights(rng), metadata=room)
+    return tiny_vision.write(folder / "tiny.npz", tiny_vision.arrays(rng)), language
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_files):
+    from reattend.models import read_vision_language
+
+    return read_vision_language(*tiny_files)

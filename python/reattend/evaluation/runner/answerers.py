@@ -1,0 +1,318 @@
+"""What answers cases: a transformers model, the package's own model, a function, or a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from reattend.adaptors.transformers import attached
+from reattend.evaluation.datasets.dataset import Answer, Case, DataError, Problem, sha256
+from reattend.evaluation.datasets.records import field_of, read_records
+from reattend.method import Method
+from reattend.models import TextStream, VisionLanguage
+from reattend.optional import demand
+from reattend.policy import Array
+from reattend.session import Session
+
+_YES, _NO = ("Yes", "yes"), ("No", "no")
+_KEYS = ("question_id", "id", "key", "image_id")
+_TEXTS = ("answer", "text", "response", "caption", "output")
+_SAMPLED = 64  # numbers of each weight that a fingerprint reads
+
+
+class Answerer(Protocol):
+    """Answers cases, with methods at work."""
+
+    def identity(self) -> dict[str, Any]:
+        """Say what decides its answers, as JSON can hold it."""
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Answer cases side by side, in their order."""
+
+
+class TransformersAnswerer:
+    """A transformers model with its processor; reattend is its attention while it answers.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        On the CPU, in evaluation mode.
+    processor : transformers.ProcessorMixin
+        Of the model.
+    template : callable, optional
+        Writes a question as the model's prompt, its image token included; by default the
+        processor's chat template.
+    **generate
+        Options of ``model.generate``; it decodes greedily by default.
+
+    Raises
+    ------
+    ValueError
+        If the processor has no chat template, and no ``template`` is given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        template: Callable[[str], str] | None = None,
+        **generate: Any,
+    ) -> None:
+        if template is None and getattr(processor, "chat_template", None) is None:
+            raise ValueError(
+                f"processor must have a chat template, got {type(processor).__name__} without one: "
+                "give template, a function from a question to a prompt"
+            )
+        self.model, self.processor = model, processor
+        self._template = template or self._chat
+        self._generate = {"do_sample": False, **generate}
+
+    def identity(self) -> dict[str, Any]:
+        """Give the model's class and a fingerprint of its weights, and how it decodes."""
+        found = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            flat = weight.detach().reshape(-1)
+            some = flat[:: max(1, len(flat) // _SAMPLED)].float().numpy()
+            found.update(f"{name} {tuple(weight.shape)}".encode() + some.tobytes())
+        return {
+            "model": type(self.model).__name__,
+            "weights": found.hexdigest(),
+            "template": self._template("?"),
+            "generate": {name: repr(value) for name, value in sorted(self._generate.items())},
+        }
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Answer cases in one batch, padded on the left."""
+        torch = demand("torch")
+        prompts = [self._template(case.prompt) for case in cases]
+        with _padded_left(self.processor.tokenizer), torch.no_grad():
+            inputs = self.processor(
+                images=[_picture(case) for case in cases], text=prompts, padding=True,
+                return_tensors="pt",
+            )  # fmt: skip
+            with attached(self.model, *methods, processor=self.processor):
+                found = self.model.generate(
+                    **inputs, max_new_tokens=max(case.max_new_tokens for case in cases),
+                    return_dict_in_generate=True, output_logits=True, **self._generate,
+                )  # fmt: skip
+        tokens = found.sequences[:, inputs["input_ids"].shape[1] :]
+        first = found.logits[0].float().numpy()
+        answers = []
+        for case, row, logits in zip(cases, tokens, first, strict=True):
+            said = row[: case.max_new_tokens]  # a batch may hold cases that may say more
+            text = self.processor.tokenizer.decode(said, skip_special_tokens=True)
+            margin = self._margin(logits) if case.yes_or_no else None
+            answers.append(Answer(text.strip(), margin))
+        return answers
+
+    def _chat(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        message = [{"role": "user", "content": content}]
+        text: str = self.processor.apply_chat_template(message, add_generation_prompt=True)
+        return text
+
+    def _margin(self, logits: Array) -> float | None:
+        tokenizer = self.processor.tokenizer
+
+        def encode(word: str) -> int:
+            token: int = tokenizer.encode(word, add_special_tokens=False)[0]
+            return token
+
+        return yes_margin(logits, encode)
+
+
+class VisionLanguageAnswerer:
+    """The package's own vision-language model.
+
+    Parameters
+    ----------
+    model : VisionLanguage
+        Of `reattend.models.read_vision_language`.
+    name : str
+        What tells its weights from others, such as their checksum.
+    """
+
+    def __init__(self, model: VisionLanguage, name: str) -> None:
+        self.model, self._name = model, name
+
+    def identity(self) -> dict[str, Any]:
+        """Give the name of the weights."""
+        return {"model": "VisionLanguage", "weights": self._name}
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Answer cases in one batch."""
+        model, config = self.model, self.model.llama.config
+        pixels = np.stack([_resized(_picture(case)) for case in cases])
+        prompts = [model.prompt(case.prompt) for case in cases]
+        session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
+        logits: list[Array] = []
+        steps = [
+            *model.generate(
+                session, prompts, pixels, observe=lambda each: logits.append(each.copy()),
+                max_new_tokens=max(case.max_new_tokens for case in cases),
+            )
+        ]  # fmt: skip
+        answers = []
+        for row, case in enumerate(cases):
+            tokens = [int(step[row]) for step in steps[: case.max_new_tokens]]
+            margin = yes_margin(logits[0][row], self._encode) if case.yes_or_no else None
+            answers.append(Answer(self._text(tokens), margin))
+        return answers
+
+    def _encode(self, word: str) -> int:
+        return int(self.model.tokenizer.encode(word, prefix=False)[0])
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        stop, stream, text = self.model.tokenizer.stop, TextStream(self.model.tokenizer), ""
+        for token in tokens:
+            if token in stop:
+                break
+            text += stream.push(token)
+        return text + stream.flush()
+
+
+class FunctionAnswerer:
+    """Any function that answers cases: a service, another library, a model of one's own.
+
+    Parameters
+    ----------
+    function : callable
+        Called with cases and methods; gives an `Answer` or a text for each.
+    name : str
+        What tells it from others.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Case], Sequence[Method]], Sequence[Answer | str]],
+        name: str,
+    ) -> None:
+        self._function, self._name = function, name
+
+    def identity(self) -> dict[str, Any]:
+        """Give its name."""
+        return {"model": "function", "name": self._name}
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Answer cases.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many answers as cases.
+        """
+        found = [*self._function(cases, methods)]
+        if len(found) != len(cases):
+            raise ValueError(
+                f"function must give an answer for each of {len(cases)} cases, got {len(found)}"
+            )
+        return [Answer(each) if isinstance(each, str) else each for each in found]
+
+
+class FileAnswerer:
+    """Answers made elsewhere: JSON Lines or an array, by key.
+
+    Parameters
+    ----------
+    path : path
+        Each record has one of question_id, id, key, image_id and one of answer, text, response,
+        caption, output.
+    cases : sequence of Case
+        What they must answer: each once, and nothing else.
+
+    Raises
+    ------
+    DataError
+        Naming file and line: a missing field, a key that joins no case or was there before, a case
+        without an answer.
+    """
+
+    def __init__(self, path: Path, cases: Sequence[Case]) -> None:
+        self.path = path
+        problems: list[Problem] = []
+        wanted = {case.key for case in cases}
+        found: dict[str, Answer] = {}
+        for record in read_records(path, problems):
+            key = field_of(record, _KEYS, path, problems)
+            text = field_of(record, _TEXTS, path, problems)
+            if key is None or text is None:
+                continue
+            if str(key) not in wanted:
+                problems.append(Problem(str(path), record.line, f"{key!r} joins no case"))
+            elif str(key) in found:
+                problems.append(Problem(str(path), record.line, f"{key!r} was answered before"))
+            else:
+                found[str(key)] = Answer(str(text), record.values.get("margin"))
+        missing = [case.key for case in cases if case.key not in found]
+        problems += [Problem(str(path), None, f"has no answer to {key!r}") for key in missing]
+        if problems:
+            raise DataError(problems)
+        self._found = found
+
+    def identity(self) -> dict[str, Any]:
+        """Give the file's checksum."""
+        return {"model": "file", "sha256": sha256(self.path)}
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Give the answers of the file.
+
+        Raises
+        ------
+        ValueError
+            If methods are to be at work: the answers are made.
+        """
+        if methods:
+            raise ValueError("methods must be none: a file's answers are made")
+        return [self._found[case.key] for case in cases]
+
+
+def yes_margin(logits: Array, encode: Callable[[str], int]) -> float | None:
+    """Give by how much the larger logit of Yes and yes is above that of No and no.
+
+    Parameters
+    ----------
+    logits : array [V]
+        Of the first token.
+    encode : callable
+        Gives a word's first token.
+
+    Returns
+    -------
+    float or None
+        None if the tokenizer does not tell them apart.
+    """
+    yes, no = ({encode(word) for word in words} for words in (_YES, _NO))
+    if yes & no:
+        return None
+    return float(max(logits[token] for token in yes) - max(logits[token] for token in no))
+
+
+def _picture(case: Case) -> Any:
+    image = demand("PIL.Image")
+    if case.image is None:
+        raise ValueError(f"case {case.key} must have a picture: give the folder of images")
+    if isinstance(case.image, Path):
+        with image.open(case.image) as file:
+            return file.convert("RGB")
+    return image.fromarray(case.image)
+
+
+def _resized(picture: Any) -> Array:
+    how = demand("PIL.Image").Resampling.LANCZOS
+    return np.asarray(picture.resize((120, 120), how), np.uint8)
+
+
+@contextmanager
+def _padded_left(tokenizer: Any) -> Iterator[None]:
+    before = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before

@@ -1,0 +1,161 @@
+"""Evaluating settings on a data set: every answer goes into a journal, and what is there stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reattend.border.config import __version__
+from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
+from reattend.evaluation.runner.answerers import Answerer
+from reattend.evaluation.runner.journal import Journal
+from reattend.method import Method
+
+
+class Evaluation(NamedTuple):
+    """What settings answered, each to every case of a data set."""
+
+    dataset: Dataset
+    answers: dict[str, list[Answer]]
+    run: dict[str, Any]  # what decided the answers
+    methods: dict[str, list[str]]  # of each setting
+
+
+class AnswererOf:
+    """An answerer that each process reads once for itself: what is sent to it is only how.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the answerer; a function that pickle knows by name, or a partial of one.
+    """
+
+    def __init__(self, read: Callable[[], Answerer]) -> None:
+        self._read = read
+
+    def identity(self) -> dict[str, Any]:
+        """Give that of what is read."""
+        return _read_once(self._read).identity()
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Answer cases in this process."""
+        return _read_once(self._read)(cases, methods)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AnswererOf, (self._read,)
+
+
+def evaluate(
+    dataset: Dataset,
+    answerer: Answerer,
+    settings: Mapping[str, Sequence[Method]],
+    journal: str | Path,
+    *,
+    batch: int = 8,
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] = lambda done, whole: None,
+) -> Evaluation:
+    """Let every setting answer every case.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What is asked.
+    answerer : Answerer
+        What answers.
+    settings : mapping of str to sequence of Method
+        What is at work in each; ``{"plain": []}`` for none.
+    journal : path
+        Where answers are kept. A run that was stopped goes on from there; that of another model,
+        data set, batch or version is refused.
+    batch : int, optional
+        Cases side by side.
+    executor : concurrent.futures.Executor, optional
+        Where batches are answered: processes of this machine, or a Dask cluster
+        (``client.get_executor()``). The answerer goes there, so it must be one that pickle takes,
+        such as `AnswererOf`.
+    progress : callable, optional
+        Is told how many of how many batches are done.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    JournalError
+        If the journal is of another run.
+    ValueError
+        If there are no settings, or ``batch`` is below 1.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from reattend.evaluation.metrics.pope import POPE_MEASURES, count_yes_no
+    >>> from reattend.evaluation.runner.answerers import FunctionAnswerer
+    >>> case = Case("1", "Is there a cat?", None, "a.jpg", truth=True)
+    >>> data = Dataset("cats", [case], lambda c, a: count_yes_no(c.truth, True), POPE_MEASURES)
+    >>> always = FunctionAnswerer(lambda cases, methods: ["Yes"] * len(cases), "always yes")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     evaluate(data, always, {"plain": []}, Path(folder, "run.jsonl")).answers
+    {'plain': [Answer(text='Yes', margin=None)]}
+    """
+    if not settings:
+        raise ValueError("settings must hold at least one, got none")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    run = {
+        "reattend": __version__,
+        "data": dataset.identity(),
+        "model": answerer.identity(),
+        "batch": batch,
+    }
+    book = Journal(Path(journal), run)
+    named = {name: [repr(method) for method in methods] for name, methods in settings.items()}
+    starts = range(0, len(dataset.cases), batch)
+    whole = [(name, start) for start in starts for name in settings]
+    left = [(name, start) for name, start in whole if [named[name], start] not in book]
+    done = len(whole) - len(left)
+
+    def work(name: str, start: int) -> tuple[Answerer, Sequence[Case], Sequence[Method]]:
+        return answerer, dataset.cases[start : start + batch], settings[name]
+
+    for (name, start), answers in _answered(left, work, executor):
+        key = [named[name], start]
+        if key not in book:  # two settings may be the same methods
+            book.add(key, [list(answer) for answer in answers])
+        done += 1
+        progress(done, len(whole))
+    found = {
+        name: [Answer(*each) for start in starts for each in book.get([named[name], start])]
+        for name in settings
+    }
+    return Evaluation(dataset, found, run, named)
+
+
+def _answered(
+    left: Sequence[tuple[str, int]], work: Callable[..., Any], executor: Executor | None
+) -> Iterator[tuple[tuple[str, int], list[Answer]]]:
+    if executor is None:
+        for piece in left:
+            yield piece, _answer(*work(*piece))
+        return
+    futures = {executor.submit(_answer, *work(*piece)): piece for piece in left}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:  # also if it was interrupted
+        for future in futures:
+            future.cancel()
+
+
+def _answer(answerer: Answerer, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    return answerer(cases, methods)
+
+
+@cache
+def _read_once(read: Callable[[], Answerer]) -> Answerer:
+    return read()

@@ -1,0 +1,222 @@
+"""A user's own model and COCO folder: POPE and CHAIR with methods, resumed, and compared."""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("transformers")
+
+import torch
+from reattend import ACT, VAR, VHR
+from reattend.adaptors.transformers import attached
+from reattend.evaluation.datasets import Answer, DataError, load_dataset
+from reattend.evaluation.report.scores import compare, score, summed, verdict, write_scores
+from reattend.evaluation.runner.answerers import (
+    FileAnswerer,
+    FunctionAnswerer,
+    TransformersAnswerer,
+    VisionLanguageAnswerer,
+    yes_margin,
+)
+from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
+from reattend.evaluation.runner.journal import JournalError
+from reattend.testing.coco_folder import write_coco_folder
+from tiny_llava import tiny_llava
+
+SETTINGS = {"plain": [], "var": [VAR(sink_dims=(3,), tau=1.0)], "vhr": [VHR()], "act": [ACT()]}
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return write_coco_folder(tmp_path_factory.mktemp("coco") / "folder", pictures=12)
+
+
+@pytest.fixture(scope="module")
+def answerer():
+    return TransformersAnswerer(*tiny_llava())
+
+
+def pope(coco, **options):
+    return load_dataset("pope-from-instances", data=coco / "instances_val2014.json",
+                        images=coco / "val2014", pictures=4, **options)  # fmt: skip
+
+
+def chair(coco):
+    return load_dataset("chair", data=coco / "instances_val2014.json", images=coco / "val2014",
+                        captions=coco / "captions_val2014.json", max_new_tokens=12)  # fmt: skip
+
+
+def test_pope_and_chair_of_a_llava_model(tmp_path, coco, answerer):
+    for data in (pope(coco, rule="logits"), chair(coco)):
+        found = evaluate(data, answerer, SETTINGS, tmp_path / f"{data.name}.jsonl", batch=5)
+        assert {name: len(each) for name, each in found.answers.items()} == dict.fromkeys(
+            SETTINGS, len(data.cases)
+        )
+        scores = json.loads(json.dumps(score(found)))
+        assert scores["settings"].keys() == SETTINGS.keys()
+        changed = [name for name in SETTINGS if found.answers[name] != found.answers["plain"]]
+        assert "vhr" in changed  # it doubles heads at every row
+        table = write_scores(scores)
+        assert "| vhr - plain |" in table
+        assert all(measure in table for measure in data.measures)
+
+
+def test_a_batch_answers_what_each_case_alone_is_answered(coco, answerer):
+    """Padding, template and picture are right: as generate alone says it, one by one."""
+    data = pope(coco)
+    cases = data.cases[:5]
+    together = answerer(cases, [])
+    model, processor = answerer.model, answerer.processor
+    from PIL import Image
+
+    for case, answer in zip(cases, together, strict=True):
+        text = f"USER: <image> {case.prompt} ASSISTANT:"
+        with Image.open(case.image) as picture:
+            inputs = processor(images=[picture.convert("RGB")], text=[text], return_tensors="pt")
+        with torch.no_grad():
+            found = model.generate(**inputs, do_sample=False, max_new_tokens=case.max_new_tokens,
+                                   output_logits=True, return_dict_in_generate=True)  # fmt: skip
+        said = found.sequences[0, inputs["input_ids"].shape[1] :]
+        assert answer.text == processor.tokenizer.decode(said, skip_special_tokens=True).strip()
+        first = found.logits[0][0]
+        assert answer.margin == pytest.approx(
+            float(first[[7, 9]].max() - first[[8, 10]].max()), abs=1e-4
+        )
+        assert answerer([case], [])[0].text == answer.text
+    assert processor.tokenizer.padding_side == "right"
+    with attached(model):
+        pass
+
+
+class Counting:
+    """Counts batches, and fails at one of them."""
+
+    def __init__(self, answerer, fail_at=None):
+        self.answerer, self.fail_at, self.calls = answerer, fail_at, 0
+
+    def identity(self):
+        return self.answerer.identity()
+
+    def __call__(self, cases, methods):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise KeyboardInterrupt
+        return self.answerer(cases, methods)
+
+
+def test_a_run_that_was_stopped_goes_on_and_another_is_refused(tmp_path, coco, answerer):
+    data, settings = pope(coco), {"plain": [], "vhr": [VHR()]}
+    whole = evaluate(data, answerer, settings, tmp_path / "whole.jsonl", batch=8)
+    path = tmp_path / "run.jsonl"
+    first = Counting(answerer, fail_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, first, settings, path, batch=8)
+    second = Counting(answerer)
+    again = evaluate(data, second, settings, path, batch=8)
+    batches = 2 * -(-len(data.cases) // 8)
+    assert second.calls == batches - 3
+    assert again.answers == whole.answers
+    # Another setting joins the same run; what is there is not answered again.
+    third = Counting(answerer)
+    more = evaluate(data, third, {**settings, "strong": [VHR(alpha=3.0)]}, path, batch=8)
+    assert third.calls == batches // 2
+    assert more.answers["plain"] == whole.answers["plain"]
+    other = pope(coco, seed=1)
+    with pytest.raises(JournalError, match="of another run, with data"):
+        evaluate(other, answerer, settings, path, batch=8)
+    with pytest.raises(JournalError, match="of another run, with model"):
+        evaluate(data, FunctionAnswerer(len, "other"), settings, path, batch=8)
+
+
+def read_llava():
+    return TransformersAnswerer(*tiny_llava())
+
+
+def test_processes_give_the_same_table(tmp_path, coco, answerer):
+    data, settings = pope(coco), {"plain": [], "vhr": [VHR()]}
+    alone = evaluate(data, answerer, settings, tmp_path / "alone.jsonl")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        spread = evaluate(data, AnswererOf(read_llava), settings, tmp_path / "spread.jsonl",
+                          executor=executor)  # fmt: skip
+    texts = [{n: [a.text for a in e] for n, e in each.answers.items()} for each in (alone, spread)]
+    assert texts[0] == texts[1]
+    assert write_scores(score(alone)) == write_scores(score(spread))
+
+
+def test_answers_of_a_file_join_by_key(tmp_path, coco):
+    data = pope(coco)
+    rows = [{"question_id": int(c.key), "answer": "Yes" if c.truth else "No"} for c in data.cases]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows[::-1])))
+    found = evaluate(data, FileAnswerer(path, data.cases), {"plain": []}, tmp_path / "run.jsonl")
+    assert score(found)["settings"]["plain"]["measures"]["f1"] == [1.0, 1.0, 1.0]
+    wrong = [*rows[1:], rows[1], {"question_id": 999, "answer": "No"}, {"question_id": 3}]
+    path.write_text("\n".join(map(json.dumps, wrong)))
+    with pytest.raises(DataError) as raised:
+        FileAnswerer(path, data.cases)
+    last = len(wrong)
+    assert [each.line for each in raised.value.problems] == [last - 2, last - 1, last, None]
+    assert "has no answer to '1'" in str(raised.value)
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="methods must be none"):
+        FileAnswerer(path, data.cases)(data.cases, [VHR()])
+
+
+def saying(right):
+    """Answer so many of each ten questions right."""
+
+    def answer(cases, methods):
+        return ["Yes" if c.truth == (int(c.key) % 10 < right) else "No" for c in cases]
+
+    return FunctionAnswerer(answer, f"{right} of 10")
+
+
+def test_runs_are_compared_pair_by_pair(tmp_path, coco):
+    data = load_dataset("pope-from-instances", data=coco / "instances_val2014.json", pictures=12)
+    runs = [
+        evaluate(data, saying(right), {"plain": []}, tmp_path / f"{right}.jsonl")
+        for right in (9, 9, 2)
+    ]
+    same, worse = compare(runs[0], runs[1]), compare(runs[0], runs[2])
+    assert {each["verdict"] for each in same.values()} == {"no difference shown"}
+    assert worse["accuracy"]["verdict"] == "lower"
+    sums = [summed(data, run.answers["plain"]) for run in runs]
+    by_hand = (sums[2]["right"].sum() - sums[0]["right"].sum()) / len(data.cases)
+    assert worse["accuracy"]["difference"][0] == pytest.approx(by_hand, abs=1e-6)
+    other = evaluate(pope(coco), saying(9), {"plain": []}, tmp_path / "other.jsonl")
+    with pytest.raises(ValueError, match="must be of the same data"):
+        compare(runs[0], other)
+    assert verdict([0.1, 0.0, 0.2]) == "no difference shown"
+
+
+def test_tables_in_three_languages(tmp_path, coco):
+    data = pope(coco)
+    found = evaluate(data, saying(7), {"plain": [], "a_b": []}, tmp_path / "run.jsonl")
+    scores = score(found)
+    assert write_scores(scores, "latex").count(r"\\") == 4
+    assert r"a\_b" in write_scores(scores, "latex")
+    assert write_scores(scores, "html").count("<tr>") == 4
+    assert "rule: official" in write_scores(scores)
+    with pytest.raises(ValueError, match="form must be one of markdown, latex, html"):
+        write_scores(scores, "word")
+
+
+def test_the_shipped_kind_of_model_answers_too(tmp_path, coco, tiny_model):
+    data = pope(coco, rule="logits")
+    answerer = VisionLanguageAnswerer(tiny_model, "tiny")
+    answers = answerer(data.cases[:3], [])
+    alone = [answerer([case], [])[0] for case in data.cases[:3]]
+    assert [each.text for each in answers] == [each.text for each in alone]
+    np.testing.assert_allclose([a.margin for a in answers], [a.margin for a in alone], atol=1e-4)
+    assert answerer(data.cases[:3], [VHR(alpha=3.0)]) != answers
+
+
+def test_a_tokenizer_that_does_not_tell_yes_from_no_has_no_margin():
+    assert yes_margin(np.arange(3.0), lambda word: 1) is None
+    assert yes_margin(np.arange(3.0), lambda word: len(word) - 1) == pytest.approx(1.0)
+    assert Answer("Yes").margin is None
