@@ -40,6 +40,7 @@ class Method:
     """
 
     segment_names: ClassVar[tuple[str, ...]] = ("all",)  # of its plan's labels, for reports
+    needs_image: ClassVar[bool] = False  # whether it leaves a prompt without an image as it is
     needs_text_only: ClassVar[bool] = False  # whether it compares with the prompt without its image
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -60,6 +60,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 2], [["global"], 1]]},
     "bailing_hybrid": {"layer_group_size": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2 + ["full_attention"]},
+    "mamba2": {"head_dim": 16, "num_heads": 8},
+    "dots3_note_text": LATENT,
+    "zaya": {"num_experts_per_tok": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2 + ["full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -90,7 +94,7 @@ class Row(NamedTuple):
 
 def config_of(family: str) -> Any:
     """Build a family's config, tiny."""
-    kind = type(hf.AutoConfig.for_model(family))
+    kind = hf.CONFIG_MAPPING[family]
     names = set(inspect.signature(kind.__init__).parameters)
     names |= {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
     names |= set(getattr(kind, "attribute_map", {}))
@@ -195,15 +199,23 @@ def markdown(rows: list[Row]) -> str:
     return f"{len(rows)} text families: {said}.\n\n" + "\n".join(lines) + "\n"
 
 
+def families() -> list[str]:
+    """Give the text families; a composite's language model is a family of its own."""
+    kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    named = (name for name in sorted(kinds) if isinstance(kinds[name], str))
+    return [
+        name for name in named if not getattr(hf.AutoConfig.for_model(name), "sub_configs", None)
+    ]
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     hf.logging.set_verbosity_error()
     torch.set_num_threads(1)
     found = []
-    for name in sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        if isinstance(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name], str):
-            found.append(swept(name))
-            print(*found[-1], sep=" | ", flush=True)
+    for name in sys.argv[1:] or families():
+        found.append(swept(name))
+        print(*found[-1], sep=" | ", flush=True)
     if not sys.argv[1:]:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         PAGE.write_text(before + BEGIN + markdown(found) + END + rest.partition(END)[2])

@@ -49,6 +49,7 @@ class VAR(Method):
     VAR(sink_dims=(1415, 2533), p=0.6, rho=0.5, tau=20.0, image_mass=0.2)
     """
 
+    needs_image: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "text sinks", "visual sinks", "image")
 
     sink_dims: tuple[int, ...] | None = None  # D_sink of the model; None: found in each layer

@@ -43,6 +43,7 @@ class VHR(Method):
     (1, 5, 6, 7)
     """
 
+    needs_image: ClassVar[bool] = True
     needs_text_only: ClassVar[bool] = True
 
     alpha: float = 2.0  # what multiplies a chosen head's output

@@ -17,6 +17,7 @@ class Anatomy:
     layers: dict[int, Any]  # layer -> decoder layer
     image_token: int | None  # id of the token that stands for a part of an image
     num_layers: int  # of the language model, those without softmax attention included
+    image_tokens: tuple[int, ...] = ()  # that id, and those of parts of videos
     no_methods: str | None = None  # why methods cannot be attached; plain attention can
 
     @property
@@ -99,8 +100,11 @@ def examined(model: Any, processor: Any = None) -> Anatomy:
             f"{name} has {expected} layers, of which {len(attention)} have an attention of their "
             "own that goes through transformers' AttentionInterface; reattend needs one at least"
         )
-    token = _image_token(model, processor)
-    return Anatomy(decoder, config, attention, layers, token, expected, no_methods)
+    tokens = _image_tokens(model, processor)
+    return Anatomy(
+        decoder, config, attention, layers, tokens[0] if tokens else None, expected, tokens,
+        no_methods,
+    )  # fmt: skip
 
 
 def _is_attention(module: Any, config: Any) -> bool:
@@ -126,13 +130,15 @@ def _asks_twice(module: Any) -> bool:
     return source.count("= attention_interface(") > 1
 
 
-def _image_token(model: Any, processor: Any) -> int | None:
-    for holder, name in (
-        (model.config, "image_token_id"),
-        (model.config, "image_token_index"),
-        (processor, "image_token_id"),
-    ):
-        token = getattr(holder, name, None)
-        if isinstance(token, int):
-            return token
-    return None
+def _image_tokens(model: Any, processor: Any) -> tuple[int, ...]:
+    config, found = model.config, []
+    holders = (config, getattr(config, "vision_config", None), processor)
+    for kind in ("image", "video"):
+        for holder in holders:
+            token = getattr(
+                holder, f"{kind}_token_id", getattr(holder, f"{kind}_token_index", None)
+            )
+            if isinstance(token, int):
+                found.append(token)
+                break
+    return tuple(found)

@@ -16,6 +16,7 @@ from reattend.adaptors.transformers.attending import Forward, attend
 from reattend.adaptors.transformers.caches import cache_of
 from reattend.adaptors.transformers.interface import before, owns
 from reattend.adaptors.transformers.introspection import Anatomy
+from reattend.adaptors.transformers.pictures import pictures_given, places_given
 from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.adaptors.transformers.verify import Check
@@ -78,6 +79,8 @@ class ModelSession:
         self._announced: Array | None = None  # ids [B, P] of the generate() that runs
         self._announced_length: int | None = None
         self._ids: Array | None = None  # of the forward that runs
+        self._pictures: str | None = None  # the argument that brought some, of either
+        self._places: Array | None = None  # where a call says that they are
         self._found: tuple[int, ...] | None = None
         self._probe: list[Array] | None = None  # sink dimensions seen, while they are looked for
 
@@ -123,10 +126,12 @@ class ModelSession:
             self._announced = ids.detach().numpy()
         sized = embeds if embeds is not None else self._announced
         self._announced_length = None if sized is None else int(sized.shape[1])
+        self._see_pictures(kwargs)
         try:
             yield
         finally:
             self._announced = self._announced_length = None
+            self._pictures = self._places = None
 
     def model_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids of a forward, which the decoder does not get."""
@@ -138,8 +143,14 @@ class ModelSession:
                 "output_attentions needs the attention matrix, which reattend never makes: use "
                 "eager attention for it"
             )
+        self._see_pictures(kwargs)
         ids: Any = kwargs.get("input_ids", args[0] if args else None)
         self._ids = ids.detach().numpy() if getattr(ids, "ndim", 0) == 2 else None
+
+    def _see_pictures(self, values: dict[str, Any]) -> None:
+        self._pictures = pictures_given(values) or self._pictures
+        places = places_given(values)
+        self._places = self._places if places is None else places
 
     def note_padding(self, mask: Any) -> None:
         """Keep a forward's 2-D attention mask; the mask function calls it."""
@@ -223,13 +234,23 @@ class ModelSession:
             ids = announced
         if ids is not None and (ids.shape[1] != length or batch % len(ids)):
             ids = None
-        token = self.anatomy.image_token
-        if self.image is None and ids is None and token is not None:
+        pictures, places = self._pictures, self._places
+        self._pictures = self._places = None
+        tokens = self.anatomy.image_tokens
+        places = places if self.image is None else self.image
+        if places is None and ids is None and tokens:
             raise ValueError(
                 "the prompt came as inputs_embeds, in which image tokens cannot be told: pass "
                 "input_ids as well, or attached(..., image=mask)"
             )
-        image = image_of(self.image, ids, token, batch, length)
+        image = image_of(places, ids, tokens, batch, length)
+        wanting = [type(m).__name__ for m in self.methods if m.needs_image]
+        if image is None and pictures is not None and wanting:
+            raise ValueError(
+                f"{type(self.model).__name__} was given {pictures}, but no token of its prompt is "
+                f"known to stand for a part of an image, so {', '.join(wanting)} would do nothing: "
+                "pass attached(..., image=mask), bool [B, P], True at the image's tokens"
+            )
         whole = length == inputs.shape[1]
         for_text = image is not None and whole and any(m.needs_text_only for m in self.methods)
         methods = self._with_sink_dims() if whole else self.methods
@@ -271,8 +292,8 @@ class ModelSession:
                 f"the cache holds {past} keys of a prompt that was read without these methods: "
                 "let the prompt begin inside the block, with an empty cache"
             )
-        token = self.anatomy.image_token
-        if past >= prompt.length and ids is not None and token is not None and (ids == token).any():
+        more = ids is not None and np.isin(ids, self.anatomy.image_tokens).any()
+        if past >= prompt.length and more:
             raise NotImplementedError(
                 f"image tokens came after the prompt of {prompt.length} tokens was over; let one "
                 "prompt hold all images, or read it in chunks by generate(prefill_chunk_size=...)"

@@ -114,7 +114,7 @@ def _batch(cache: Any) -> int:
 
 
 def image_of(
-    given: Array | None, ids: Array | None, token: int | None, batch: int, length: int
+    given: Array | None, ids: Array | None, tokens: Sequence[int], batch: int, length: int
 ) -> Array | None:
     """Find a prompt's image tokens.
 
@@ -124,8 +124,8 @@ def image_of(
         What the user says.
     ids : array of int [B, P], optional
         The prompt's token ids, where they are known.
-    token : int, optional
-        The id that stands for a part of an image.
+    tokens : sequence of int
+        The ids that stand for a part of an image.
     batch, length : int
         Of the prompt; beams and returned sequences repeat its items.
 
@@ -140,7 +140,7 @@ def image_of(
 
     Examples
     --------
-    >>> image_of(None, np.array([[9, 7, 7, 4]]), 7, batch=2, length=4)
+    >>> image_of(None, np.array([[9, 7, 7, 4]]), [7], batch=2, length=4)
     array([[False,  True,  True, False],
            [False,  True,  True, False]])
     """
@@ -151,10 +151,10 @@ def image_of(
                 f"image must be bool [B, P] = {(batch, length)}, True at the prompt's image "
                 f"tokens, got shape {np.shape(given)}"
             )
-    elif ids is None or token is None:
+    elif ids is None or not tokens:
         return None
     else:
-        found = ids == token
+        found = np.isin(ids, tokens)
     found = np.repeat(found, batch // len(found), axis=0)
     return found if found.any() else None
 
