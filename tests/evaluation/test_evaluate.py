@@ -182,7 +182,8 @@ def test_runs_are_compared_pair_by_pair(tmp_path, coco):
         evaluate(data, saying(right), {"plain": []}, tmp_path / f"{right}.jsonl")
         for right in (9, 9, 2)
     ]
-    same, worse = compare(runs[0], runs[1]), compare(runs[0], runs[2])
+    scores = [json.loads(json.dumps(score(run))) for run in runs]
+    same, worse = compare(scores[0], scores[1]), compare(scores[0], scores[2])
     assert {each["verdict"] for each in same.values()} == {"no difference shown"}
     assert worse["accuracy"]["verdict"] == "lower"
     sums = [summed(data, run.answers["plain"]) for run in runs]
@@ -190,7 +191,11 @@ def test_runs_are_compared_pair_by_pair(tmp_path, coco):
     assert worse["accuracy"]["difference"][0] == pytest.approx(by_hand, abs=1e-6)
     other = evaluate(pope(coco), saying(9), {"plain": []}, tmp_path / "other.jsonl")
     with pytest.raises(ValueError, match="must be of the same data"):
-        compare(runs[0], other)
+        compare(scores[0], score(other))
+    with pytest.raises(ValueError, match="setting must be one of plain, got 'vhr'"):
+        compare(scores[0], scores[1], "vhr")
+    with pytest.raises(ValueError, match="must be scores of an evaluation"):
+        compare({}, scores[1])
     assert verdict([0.1, 0.0, 0.2]) == "no difference shown"
 
 

@@ -17,6 +17,7 @@ from reattend import models
 from reattend.border.config import __version__, show_config
 from reattend.cli.demo import add_demo
 from reattend.cli.evaluate import add_evaluate
+from reattend.cli.evaluate_data import add_compare
 from reattend.method import Method, registered
 from reattend.methods import ACT
 from reattend.optional import MissingPackageError, demand
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_demo(commands)
     add_evaluate(commands)
+    add_compare(commands)
     _add_generate(commands)
     config = commands.add_parser("config", help="print versions, instruction set and threads")
     config.set_defaults(run=_config)

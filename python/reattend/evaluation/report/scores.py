@@ -33,9 +33,10 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
     Returns
     -------
     dict
-        As JSON can hold it: ``data``, ``rules``, ``cases``, ``pictures``, ``problems``, ``run`` and
-        ``settings``; of each ``methods``, its ``measures`` and their ``difference`` from the
-        baseline, each [value, low, high].
+        As JSON can hold it: ``data``, ``rules``, ``cases``, ``pictures``, ``problems``, ``run``,
+        ``measures`` with their ``counts`` by setting and picture, and ``settings``; of each
+        ``methods``, its ``measures`` and their ``difference`` from the baseline, each
+        [value, low, high].
     """
     data = evaluation.dataset
     sums = {name: summed(data, answers) for name, answers in evaluation.answers.items()}
@@ -48,7 +49,7 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
             found = estimate(own[part], own[whole], weights)
             entry["measures"][measure] = _plain(found)
         if name != baseline and baseline in sums:
-            entry["difference"] = _differences(data, own, sums[baseline], weights)
+            entry["difference"] = _differences(data.measures, own, sums[baseline], weights)
         settings[name] = entry
     return {
         "data": data.name,
@@ -59,20 +60,25 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
         "run": evaluation.run,
         "baseline": baseline,
         "settings": settings,
+        "measures": {name: list(pair) for name, pair in data.measures.items()},
+        "counts": {
+            name: {count: values.tolist() for count, values in own.items()}
+            for name, own in sums.items()
+        },
     }
 
 
 def compare(
-    first: Evaluation, second: Evaluation, setting: str = "plain", *, seed: int = 0
+    first: Mapping[str, Any], second: Mapping[str, Any], setting: str = "plain", *, seed: int = 0
 ) -> dict[str, Any]:
     """Compare a setting of two runs on the same cases, pair by pair.
 
     Parameters
     ----------
-    first, second : Evaluation
-        Of `evaluate`, on the same data set.
+    first, second : mapping
+        Of `score`, or read from the JSON of it.
     setting : str, optional
-        Which; a run that has another single one is compared by that.
+        Which, of both.
     seed : int, optional
         Of the bootstrap.
 
@@ -85,23 +91,27 @@ def compare(
     Raises
     ------
     ValueError
-        If the runs are of different data, or one of them lacks the setting.
+        If they are no scores, the runs are of different data or rules, or one of them lacks the
+        setting.
     """
-    data = first.dataset
-    ours, theirs = data.identity(), second.dataset.identity()
-    if ours != theirs:
-        raise ValueError(f"runs must be of the same data, got {ours} and {theirs}")
-    sums = []
-    for run in (first, second):
-        names = [setting] if setting in run.answers else [*run.answers]
-        if len(names) != 1:
-            raise ValueError(f"setting must be one of {', '.join(names)}, got {setting!r}")
-        sums.append(summed(data, run.answers[names[0]]))
-    pictures = len({case.group for case in data.cases})
-    found = _differences(data, sums[1], sums[0], resample(pictures, seed))
+    try:
+        data = [(run["run"]["data"], run["rules"]) for run in (first, second)]
+        counts = [run["counts"] for run in (first, second)]
+        measures, pictures = first["measures"], first["pictures"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"runs must be scores of an evaluation, got none: {error!r}") from error
+    if data[0] != data[1]:
+        raise ValueError(f"runs must be of the same data and rules, got {data[0]} and {data[1]}")
+    for found in counts:
+        if setting not in found:
+            raise ValueError(f"setting must be one of {', '.join(found)}, got {setting!r}")
+    base, own = (
+        {name: np.array(values) for name, values in found[setting].items()} for found in counts
+    )
+    changes = _differences(measures, own, base, resample(pictures, seed))
     return {
         measure: {"difference": values, "verdict": verdict(values)}
-        for measure, values in found.items()
+        for measure, values in changes.items()
     }
 
 
@@ -176,11 +186,14 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
 
 
 def _differences(
-    data: Dataset, own: Mapping[str, Array], base: Mapping[str, Array], weights: Array
+    measures: Mapping[str, Sequence[str]],
+    own: Mapping[str, Array],
+    base: Mapping[str, Array],
+    weights: Array,
 ) -> dict[str, list[float | None]]:
     return {
         measure: _plain(difference(own[part], own[whole], base[part], base[whole], weights))
-        for measure, (part, whole) in data.measures.items()
+        for measure, (part, whole) in measures.items()
     }
 
 

@@ -1,0 +1,94 @@
+"""`reattend evaluate --data` and `compare`, as a new user runs them on a COCO folder."""
+
+import json
+
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("transformers")
+
+from reattend.cli import main
+from reattend.testing.coco_folder import write_coco_folder
+from tiny_llava import tiny_llava
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return write_coco_folder(tmp_path_factory.mktemp("coco") / "folder", pictures=6)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava")
+    for part in tiny_llava():
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_tables_of_pope_and_chair_from_the_command_line(tmp_path, coco, model, capsys):
+    base = ["evaluate", "--images", f"{coco / 'val2014'}", "--model", f"{model}"]
+    data = ["--data", f"{coco / 'instances_val2014.json'}"]
+    captions = ["--captions", f"{coco / 'captions_val2014.json'}"]
+    pope = [*base, *data, "--kind", "pope-from-instances", "--out", f"{tmp_path / 'pope'}"]
+    assert main([*pope, "--methods", "vhr,act"]) == 0
+    shown = capsys.readouterr().out
+    assert "| vhr - plain |" in shown
+    assert "rule: official" in shown
+    assert (tmp_path / "pope.md").read_text() == shown
+    written = json.loads((tmp_path / "pope.json").read_text())
+    assert written["settings"].keys() == {"plain", "vhr", "act"}
+    assert written["pictures"] <= 6
+    chair = [*base, *data, "--kind", "chair", *captions, "--out", f"{tmp_path / 'chair'}"]
+    assert main([*chair, "--methods", "vhr", "--json", "--form", "latex"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["settings"]["vhr"]["measures"].keys() >= {"chair_i", "chair_s", "recall"}
+    assert scores["settings"]["vhr"]["methods"][0].startswith("VHR(")
+    assert r"\begin{tabular}" in (tmp_path / "chair.tex").read_text()
+
+
+def test_answers_of_a_file_are_scored_and_runs_compared(tmp_path, coco, capsys):
+    rows = [
+        {"question_id": n, "image": f"COCO_val2014_{n % 6 + 1:012d}.jpg", "text": f"{n}?",
+         "label": "yes" if n % 2 else "no"}
+        for n in range(1, 41)
+    ]  # fmt: skip
+    pope = tmp_path / "pope.jsonl"
+    pope.write_text("\n".join(map(json.dumps, rows)))
+    for name, right in (("good", True), ("bad", False)):
+        said = [
+            {"question_id": row["question_id"],
+             "text": "Yes" if (row["label"] == "yes") == right else "No"}
+            for row in rows
+        ]  # fmt: skip
+        (tmp_path / f"{name}.jl").write_text("\n".join(map(json.dumps, said)))
+        command = ["evaluate", "--data", f"{pope}", "--answers", f"{tmp_path / name}.jl"]
+        assert main([*command, "--out", f"{tmp_path / name}"]) == 0
+    capsys.readouterr()
+    good, bad = f"{tmp_path / 'good.json'}", f"{tmp_path / 'bad.json'}"
+    assert main(["compare", good, bad]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy: -1.0000 [-1.0000, -1.0000], lower" in shown
+    assert main(["compare", good, good, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["f1"] == {"difference": [0.0, 0.0, 0.0], "verdict": "no difference shown"}
+
+
+def test_what_is_wrong_is_said_in_a_line(tmp_path, coco, capsys):
+    pope = tmp_path / "pope.jsonl"
+    pope.write_text('{"question_id": 1, "text": "?", "image": "a.jpg", "label": "perhaps"}\n')
+    out = ["--out", f"{tmp_path / 'run'}"]
+    assert main(["evaluate", "--data", f"{pope}", *out]) == 1
+    assert f"reattend: {pope}:1: label must be yes or no, got 'perhaps'" in capsys.readouterr().err
+    pope.write_text('{"question_id": 1, "text": "?", "image": "a.jpg", "label": "no"}\n')
+    assert main(["evaluate", "--data", f"{pope}", *out]) == 1
+    assert "--data needs --images" in capsys.readouterr().err
+    images = ["--images", f"{coco / 'val2014'}"]
+    assert main(["evaluate", "--data", f"{pope}", *images, *out]) == 1
+    assert "picture a.jpg is not in" in capsys.readouterr().err
+    model = ["--model", f"{tmp_path}", "--methods", "nothing"]
+    pope.write_text(
+        '{"question_id": 1, "text": "?", "image": "COCO_val2014_000000000001.jpg", "label": "no"}\n'
+    )
+    assert main(["evaluate", "--data", f"{pope}", *images, *model, *out]) == 1
+    assert "--methods must be some of" in capsys.readouterr().err
+    assert not (tmp_path / "run.json").exists()
