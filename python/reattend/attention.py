@@ -120,7 +120,9 @@ def attention(
     key_mask : bool array [B, M], optional
         False for keys that no row may see (padding, left or right).
     bias : float array, optional
-        Added to the scores, after ``softcap``; broadcasts to [B, H, N, M]; -inf hides a key.
+        Added to the scores, after ``softcap``; broadcasts to [B, H, N, M]. -inf gives a key weight
+        0; unlike one hidden by ``causal``, ``key_mask`` or ``window`` it is still read, so that a
+        NaN in its key or value reaches the row.
     window : int, optional
         A row at position p sees keys j with p - window < j (and j < p + window if not causal).
     softcap : float, optional

@@ -196,16 +196,18 @@ def markdown(rows: list[Row]) -> str:
         kind: sum(r.result == kind for r in rows) for kind in dict.fromkeys(r.result for r in rows)
     }
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    return f"{len(rows)} text families: {said}.\n\n" + "\n".join(lines) + "\n"
+    return (
+        f"{len(rows)} text families of transformers {hf.__version__}: {said}.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 def families() -> list[str]:
     """Give the text families; a composite's language model is a family of its own."""
     kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     named = (name for name in sorted(kinds) if isinstance(kinds[name], str))
-    return [
-        name for name in named if not getattr(hf.AutoConfig.for_model(name), "sub_configs", None)
-    ]
+    return [name for name in named if not hf.CONFIG_MAPPING[name].sub_configs]
 
 
 if __name__ == "__main__":

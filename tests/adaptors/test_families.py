@@ -3,14 +3,14 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+hf = pytest.importorskip("transformers")
 
 from models import MODELS, UNUSUAL, Model  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.adaptors.transformers.interface import NAME  # noqa: E402
 from reattend.methods import ACT, VHR  # noqa: E402
 from runs import KINDS, METHODS, generate, tokens  # noqa: E402
-from sweep import model_of, prompts  # noqa: E402
+from sweep import PAGE, families, model_of, prompts, swept  # noqa: E402
 
 STEPS = 8
 LLAMA = MODELS[0]
@@ -167,3 +167,19 @@ def test_keys_that_are_no_tokens_and_layers_that_differ(family):
     else:
         with attached(model, ACT(theta=0.01, beta=0.4)):
             assert not torch.equal(plain.logits[0], generate(model, inputs, 1).logits[0])
+
+
+@pytest.mark.parametrize("family", ["cohere2", "deepseek_v3", "diffllama", "falcon", "minimax"])
+def test_the_page_of_models_is_what_the_sweep_finds(family):
+    page = PAGE.read_text()
+    if f"of transformers {hf.__version__}:" not in page:
+        pytest.skip("the page was written with another transformers")
+    assert f"| {family} | {swept(family).result} |" in page
+
+
+def test_the_page_of_models_has_each_family_and_none_is_wrong():
+    page = PAGE.read_text()
+    if f"of transformers {hf.__version__}:" not in page:
+        pytest.skip("the page was written with another transformers")
+    assert [name for name in families() if f"| {name} |" not in page] == []
+    assert "| wrong |" not in page
