@@ -1,8 +1,10 @@
 """Journals: what is finished stays, what is broken off does not count, runs do not mix."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from reattend.evaluation.runner.journal import Journal, JournalError
@@ -45,7 +47,7 @@ def test_a_first_line_that_was_broken_off_begins_anew(tmp_path):
     path = tmp_path / "run.jsonl"
     path.write_text('{"scen')
     assert len(Journal(path, RUN)) == 0
-    assert json.loads(path.read_text()) == json.loads(json.dumps(RUN))
+    assert json.loads(path.read_text())["run"] == json.loads(json.dumps(RUN))
 
 
 def test_another_runs_journal_is_refused(tmp_path):
@@ -96,3 +98,60 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path, damaged):
         with pytest.raises(JournalError, match="line 3 is damaged"):
             Journal(path, run)
     assert path.read_bytes() == before
+
+
+def test_a_line_that_was_changed_is_found(tmp_path):
+    path = tmp_path / "run.jsonl"
+    journal = Journal(path, RUN)
+    for number in range(3):
+        journal.add(["plain", number], {"said": [0.5, number]})
+    whole = path.read_text()
+    for line, (old, new) in enumerate([('"scenes":3', '"scenes":4'), ("[0.5,0]", "[0.6,0]")], 1):
+        path.write_text(whole.replace(old, new, 1))
+        with pytest.raises(
+            JournalError, match=f"line {line} is damaged: .*its checksum is another"
+        ):
+            Journal(path)
+    path.write_text(whole.replace('"journal":2', '"journal":9'))
+    with pytest.raises(
+        JournalError, match="of version 9, and this reattend reads versions up to 2"
+    ):
+        Journal(path)
+
+
+def test_a_journal_from_before_checksums_goes_on(tmp_path):
+    path = tmp_path / "run.jsonl"
+    old = json.dumps(RUN) + "\n" + json.dumps({"key": ["plain", 0], "found": 7}) + "\n"
+    path.write_text(old)
+    journal = Journal(path, RUN)
+    assert journal.get(["plain", 0]) == 7
+    journal.add(["plain", 1], 8)
+    again = Journal(path)
+    assert (again.run, again.get(["plain", 1])) == (json.loads(json.dumps(RUN)), 8)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from reattend.evaluation.runner.journal import Journal
+journal = Journal(Path(sys.argv[1]), {"scenes": 1})
+number = len(journal)
+while True:
+    journal.add(["plain", number], {"said": "x" * 5000, "number": number})
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_kill_9_loses_at_most_what_was_being_written(tmp_path, rng):
+    path, known = tmp_path / "run.jsonl", -1
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(float(rng.random() * 0.1))
+        process.send_signal(signal.SIGKILL)
+        told = process.communicate()[0].split()
+        known = max([known, *map(int, told[:-1])])
+        journal = Journal(path, {"scenes": 1})
+        assert len(journal) > known
+        assert [journal.get(key)["number"] for key in journal] == [*range(len(journal))]

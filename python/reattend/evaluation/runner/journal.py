@@ -1,6 +1,8 @@
 """A journal of finished work: JSON lines, written one by one, so that a run goes on where it ended.
 
-The first line says what the run is; a run that is another one does not go on with it.
+The first line says what the run is; a run that is another one does not go on with it. Each line
+ends with its checksum, so that one that was changed is found. Journals from before there were
+checksums are read, and go on, without them.
 """
 
 from __future__ import annotations
@@ -8,11 +10,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reattend.evaluation.runner.file_lock import FileLock, HeldError
+
+VERSION = 2  # of the lines; the first had no checksums
 
 
 class JournalError(ValueError):
@@ -60,6 +65,7 @@ class Journal:
     def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self._found: dict[str, Any] = {}
+        self._checked = True
         if run is not None:
             try:
                 self._lock = FileLock.of(path)
@@ -71,11 +77,11 @@ class Journal:
         if run is None and path.suffix == ".gz":
             text = gzip.decompress(text)
         *lines, broken = text.split(b"\n")  # a line that was not finished does not count
-        first = b"" if run is None else _line(run)
+        first = b"" if run is None else _line({"journal": VERSION, "run": run}, checked=True)
         self.run: dict[str, Any] = self._read(lines or [first])
         if run is None:
             return
-        self._compare(json.loads(first))
+        self._compare(json.loads(json.dumps(run)))
         if broken:
             os.truncate(path, len(text) - len(broken))
         if not lines:
@@ -124,7 +130,7 @@ class Journal:
         --------
         See the example of the class.
         """
-        _append(self.path, _line({"key": key, "found": found}))
+        _append(self.path, _line({"key": key, "found": found}, checked=self._checked))
         self._found[json.dumps(key)] = found
 
     def _read(self, lines: Sequence[bytes]) -> dict[str, Any]:
@@ -133,14 +139,33 @@ class Journal:
             try:
                 entry = dict(json.loads(line))
                 if number == 1:
-                    run = entry
+                    run = self._begin(entry)
+                elif self._checked and not _holds(entry):
+                    raise ValueError("its checksum is another")
                 else:
                     self._found[json.dumps(entry["key"])] = entry["found"]
+            except JournalError:
+                raise
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise JournalError(
                     f"{self.path} is no journal of a run: line {number} is damaged: {error!r}"
                 ) from error
         return run
+
+    def _begin(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Give the run of a first line, which says of which version the lines are."""
+        version = entry.get("journal", 1)
+        if version not in (1, VERSION):
+            raise JournalError(
+                f"{self.path} is a journal of version {version}, and this reattend reads versions "
+                f"up to {VERSION}"
+            )
+        self._checked = version == VERSION
+        if not self._checked:
+            return entry
+        if not _holds(entry):
+            raise ValueError("its checksum is another")
+        return dict(entry["run"])
 
     def _compare(self, wanted: Mapping[str, Any]) -> None:
         if differs := differences(self.run, wanted):
@@ -169,8 +194,24 @@ def differences(run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     )
 
 
-def _line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+def _line(values: Mapping[str, Any], *, checked: bool) -> bytes:
+    if checked:
+        values = {**values, "crc32": _checksum(values)}
+    return _dumped(values) + b"\n"
+
+
+def _holds(entry: Mapping[str, Any]) -> bool:
+    """Whether a line's checksum is that of its values."""
+    values = {name: value for name, value in entry.items() if name != "crc32"}
+    return bool(entry.get("crc32") == _checksum(values))
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(_dumped(values))
+
+
+def _dumped(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _short(value: Any) -> str:
