@@ -48,12 +48,14 @@ class Tokenizer:
 
     def __init__(self, file: ModelFile) -> None:
         self._path = file.path
-        self._tokens: list[str] = file.require("tokenizer.ggml.tokens")
+        self._tokens = file.texts("tokenizer.ggml.tokens")
         self._bos, self._eos = self._special(file, "bos"), self._special(file, "eos")
         # A chat model may end its turn with a token of its own, besides the end of the text.
         ends = (self._special(file, name) for name in ("eos", "eot", "eom"))
         self.stop = frozenset(token for token in ends if token is not None)
         self.chat_template: str | None = file.get("tokenizer.chat_template")
+        if not isinstance(self.chat_template, str | None):
+            raise ModelFileError(f"{file.path}: tokenizer.chat_template must be a text")
         kind = file.require("tokenizer.ggml.model")
         if kind == "gpt2":
             self._tokenizer, add_bos = self._byte_level(file)
@@ -150,13 +152,16 @@ class Tokenizer:
                     for name, token in special.items()
                 },
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except (
+            jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
+            AttributeError, RecursionError, MemoryError,
+        ) as error:  # fmt: skip
             raise ModelFileError(f"{self._path}: its chat template fails: {error}") from error
         return text
 
     def _special(self, file: ModelFile, name: str) -> int | None:
         token: int | None = file.get(f"tokenizer.ggml.{name}_token_id")
-        if token is not None and not 0 <= token < len(self._tokens):
+        if token is not None and not (isinstance(token, int) and 0 <= token < len(self._tokens)):
             raise ModelFileError(f"{file.path}: its {name} token {token} is not in the vocabulary")
         return token
 
@@ -180,10 +185,19 @@ class Tokenizer:
             )
         else:
             raise ModelFileError(f"{file.path} cuts text into words by {name!r}: not supported")
-        merges = [tuple(merge.split(" ", 1)) for merge in file.require("tokenizer.ggml.merges")]
+        vocab = {token: index for index, token in enumerate(self._tokens)}
+        merges = []
+        for index, merge in enumerate(file.texts("tokenizer.ggml.merges")):
+            first, _, second = merge.partition(" ")
+            if not {first, second, first + second} <= vocab.keys():
+                raise ModelFileError(
+                    f"{file.path}: tokenizer.ggml.merges[{index}] must be two tokens that give "
+                    f"one, got {merge!r}"
+                )
+            merges.append((first, second))
         tokenizer = tokenizers.Tokenizer(
             tokenizers.models.BPE(
-                vocab={token: index for index, token in enumerate(self._tokens)},
+                vocab=vocab,
                 merges=merges,
                 ignore_merges=name in _LLAMA3,  # a word that is a token is never put together
             )
@@ -199,7 +213,7 @@ class Tokenizer:
         tokenizer = tokenizers.Tokenizer(
             tokenizers.models.BPE(
                 vocab=vocab,
-                merges=_merges(self._tokens, file.require("tokenizer.ggml.scores"), vocab),
+                merges=_merges(self._tokens, self._scores(file), vocab),
                 unk_token=None if unknown is None else self._tokens[unknown],
                 fuse_unk=True,
                 byte_fallback=True,
@@ -216,9 +230,20 @@ class Tokenizer:
         tokenizer.decoder = decoders.Sequence(parts)
         return tokenizer
 
+    def _scores(self, file: ModelFile) -> Sequence[float]:
+        scores = file.require("tokenizer.ggml.scores")
+        whole = isinstance(scores, list) and len(scores) == len(self._tokens)
+        if not whole or not all(isinstance(s, (int, float)) and s == s for s in scores):
+            raise ModelFileError(
+                f"{file.path}: tokenizer.ggml.scores must be a number for each token"
+            )
+        return list(scores)
+
     def _add_special_tokens(self, file: ModelFile) -> None:
         added = demand("tokenizers").AddedToken
         kinds = file.get("tokenizer.ggml.token_type", [])
+        if not isinstance(kinds, list):
+            raise ModelFileError(f"{file.path}: tokenizer.ggml.token_type must be a list")
         special = [
             added(token, special=kind == _CONTROL, normalized=False)
             for token, kind in zip(self._tokens, kinds, strict=False)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from reattend.models.weights import ModelFileError
 from reattend.policy import Array
 
 _FORMAT = 1
+_MOST_GROWN = 64 << 20  # bytes that arrays may have beyond twice the file's
 _POOLS = (2, 2, 1, 3, 1, 1)  # after each convolution
 
 
@@ -51,9 +57,13 @@ class WeightsFile:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file; weights are a .npz file's path")
         try:
-            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                self._arrays: dict[str, Array] = dict(file)
-        except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            with self.path.open("rb") as opened, zipfile.ZipFile(opened) as file:
+                self._arrays: dict[str, Array] = dict(_members(file, self.path.stat().st_size))
+        except (
+            ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error, SyntaxError,
+            NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error,
+            tokenize.TokenError,
+        ) as error:  # fmt: skip
             raise ModelFileError(f"{self.path} cannot be read as .npz: {error}") from error
         self.metadata = self._read_metadata()
 
@@ -113,13 +123,41 @@ class WeightsFile:
         try:
             metadata = json.loads(str(self._arrays.pop("metadata")))
             found = metadata["format"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ModelFileError(
                 f"{self.path} does not say what it is: its metadata must be JSON with a format"
             ) from error
         if found != _FORMAT:
             raise ModelFileError(f"{self.path} is of format {found!r}; only {_FORMAT} is supported")
         return dict(metadata)
+
+
+def _members(file: zipfile.ZipFile, size: int) -> Iterator[tuple[str, Array]]:
+    """Read arrays whose sizes, as the file claims them, are what it holds."""
+    claimed = sum(member.file_size for member in file.infolist())
+    if claimed > 2 * size + _MOST_GROWN:
+        raise ValueError(f"its arrays claim {claimed} bytes, of a file of {size}")
+    for member in file.infolist():
+        name = member.filename.removesuffix(".npy")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name!r} is compressed by method {member.compress_type}")
+        if member.flag_bits & 1:
+            raise ValueError(f"{name!r} is encrypted")
+        content = io.BytesIO(file.read(member))
+        version = np.lib.format.read_magic(content)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{name!r} is of npy version {version}")
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(content)
+        wanted, left = math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
+        if wanted != left or min(shape, default=0) < 0 or dtype.hasobject:
+            raise ValueError(f"{name!r} claims {dtype} {shape}, of {left} bytes")
+        content.seek(0)
+        yield name, np.lib.format.read_array(content, allow_pickle=False)
 
 
 def read_encoder(file: WeightsFile) -> Encoder:

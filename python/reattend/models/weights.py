@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from importlib import metadata
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.models import gguf_structure
 from reattend.models.llama import Config, Layer, Llama
 from reattend.optional import demand
 from reattend.policy import Array
@@ -36,7 +38,7 @@ class ModelFile:
     FileNotFoundError
         If there is none.
     ModelFileError
-        If it is no GGUF file.
+        If it is no GGUF file, or claims what does not fit its size; the message names the field.
     MissingPackageError
         If the package ``gguf`` is not installed.
 
@@ -51,9 +53,11 @@ class ModelFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file; --model takes a GGUF file's path")
-        demand("gguf")
+        gguf = demand("gguf")
         state = self.path.stat()
+        blocks = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
         try:
+            gguf_structure.check(self.path, blocks)
             read = _read(self.path.absolute(), state.st_mtime_ns, state.st_size)
         except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
             raise ModelFileError(f"{self.path} cannot be read as GGUF: {error}") from error
@@ -99,6 +103,29 @@ class ModelFile:
         value = self.get(key)
         if value is None:
             raise ModelFileError(f"{self.path} has no metadata {key!r}")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """Give a list of texts of the metadata that must be there.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+
+        Raises
+        ------
+        ModelFileError
+            If it is not there, or is none.
+
+        Examples
+        --------
+        >>> ModelFile(find_smollm2()).texts("tokenizer.ggml.tokens")[:2]
+        ['<|endoftext|>', '<|im_start|>']
+        """
+        value = self.require(key)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise ModelFileError(f"{self.path}: {key} must be a list of texts, got {value!r:.60}")
         return value
 
 
@@ -200,7 +227,7 @@ def read_llama(file: ModelFile, progress: Callable[[Iterable[Any]], Iterable[Any
 
     for index in progress(range(config.num_layers)):
         read_layer(index)
-    count = len(file.require("tokenizer.ggml.tokens"))
+    count = len(file.texts("tokenizer.ggml.tokens"))
     model = Llama(
         config,
         layers,
@@ -236,12 +263,30 @@ def _config(file: ModelFile) -> Config:
     def whole(key: str, default: int | None = None) -> int:
         name = f"llama.{key}"
         value = file.require(name) if default is None else file.get(name, default)
-        if not isinstance(value, int):
+        if not isinstance(value, int) or isinstance(value, bool):
             raise ModelFileError(f"{file.path}: {name} must be one number, got {value!r}")
         return value
 
-    num_heads, size = whole("attention.head_count"), whole("embedding_length")
-    head_dim = whole("attention.key_length", size // num_heads)
+    def positive(key: str, default: int | None = None, divides: int | None = None) -> int:
+        number = whole(key, default)
+        if number < 1 or (divides is not None and divides % number):
+            wanted = "at least 1" if divides is None else f"a divisor of {divides}"
+            raise ModelFileError(f"{file.path}: llama.{key} must be {wanted}, got {number}")
+        return number
+
+    def real(key: str, default: float | None = None) -> float:
+        name = f"llama.{key}"
+        number = file.require(name) if default is None else file.get(name, default)
+        if not isinstance(number, (int, float)) or not 0 < number < math.inf:
+            raise ModelFileError(f"{file.path}: {name} must be positive and finite, got {number!r}")
+        return float(number)
+
+    num_heads, size = positive("attention.head_count"), positive("embedding_length")
+    head_dim = positive("attention.key_length", size // num_heads)
+    if head_dim % 2:
+        raise ModelFileError(
+            f"{file.path}: llama.attention.key_length must be even, to turn pairs, got {head_dim}"
+        )
     scaling = file.get("llama.rope.scaling.type", "none")
     if scaling != "none" or file.get("llama.rope.scale_linear", 1.0) != 1.0:
         raise ModelFileError(f"{file.path} scales rotary positions ({scaling}): not supported")
@@ -255,14 +300,14 @@ def _config(file: ModelFile) -> Config:
                 f"{file.path}: llama.{key} must be {wanted} here, got {whole(key)}: not supported"
             )
     return Config(
-        num_layers=whole("block_count"),
+        num_layers=positive("block_count"),
         num_heads=num_heads,
-        num_kv_heads=whole("attention.head_count_kv", num_heads),
+        num_kv_heads=positive("attention.head_count_kv", num_heads, divides=num_heads),
         head_dim=head_dim,
         hidden_size=size,
-        norm_eps=float(file.require("llama.attention.layer_norm_rms_epsilon")),
-        rope_base=float(file.get("llama.rope.freq_base", 10000.0)),
-        context_length=whole("context_length"),
+        norm_eps=real("attention.layer_norm_rms_epsilon"),
+        rope_base=real("rope.freq_base", 10000.0),
+        context_length=positive("context_length"),
     )
 
 
@@ -285,4 +330,7 @@ def _rows(file: ModelFile, name: str, shape: tuple[int, ...]) -> Iterator[tuple[
                 f"{file.path}: {name} is of type {tensor.tensor_type.name}, which the installed "
                 "package gguf cannot read"
             ) from error
-        yield first, block.astype(np.float32, copy=False)
+        block = block.astype(np.float32, copy=False)
+        if not np.isfinite(block).all():
+            raise ModelFileError(f"{file.path}: {name} has numbers that are not finite")
+        yield first, block
