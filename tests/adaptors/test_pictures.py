@@ -88,3 +88,14 @@ def test_kosmos_2_says_where_its_pictures_are():
     with attached(model, method("VHR")) as session:
         model.generate(**how, max_new_tokens=3)
         assert session.image_spans == [[(2, 6)]]
+
+
+def test_the_report_names_a_method_that_changed_no_row():
+    model, inputs = CASES["Llama"].load(), CASES["Llama"].inputs()
+    with attached(model, method("VAR"), method("ACT")) as session:  # a prompt without an image
+        tokens(model, inputs, 3)
+    assert session.report().idle == ("VAR",)
+    assert "changed no row: VAR" in str(session.report())
+    with attached(LLAVA.load(), method("VAR"), method("ACT")) as session:
+        tokens(LLAVA.load(), LLAVA.inputs(), 3)
+    assert session.report().idle == ()

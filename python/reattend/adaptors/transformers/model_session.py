@@ -39,9 +39,12 @@ class ModelReport:
     image: list[list[tuple[int, int]]]  # each item's runs of image tokens
     text_seconds: float | None  # what the text-only branch cost; None: there was none
     text_tokens: int = 0
+    idle: tuple[str, ...] = ()  # methods that changed no row
 
     def __str__(self) -> str:
         lines = [str(self.methods)]
+        if self.idle:
+            lines.append(f"changed no row: {', '.join(self.idle)}")
         if self.image:
             shown = [", ".join(f"{a} to {b - 1}" for a, b in item) or "none" for item in self.image]
             lines.append(f"image tokens: {'; '.join(shown)}")
@@ -94,10 +97,19 @@ class ModelSession:
         last = self._prompts.last
         if last is None:
             return ModelReport(Report((), {}), self._found, [], None)
+        report = last.session.report()
         return ModelReport(
-            last.session.report(), self._found, spans(last.image), last.text_seconds,
-            last.text_tokens,
+            report, self._found, spans(last.image), last.text_seconds, last.text_tokens,
+            self._idle(report),
         )  # fmt: skip
+
+    def _idle(self, report: Report) -> tuple[str, ...]:
+        """Give the methods that certainly changed no row; of a prompt only the sum is known."""
+        names = tuple(dict.fromkeys(type(method).__name__ for method in self.methods))
+        active = {r.method for r in report.readings if r.changed.any()}
+        if any(report.prompt_changed.values()):
+            active |= {r.method for r in report.readings}
+        return tuple(name for name in names if name not in active)
 
     @property
     def image_spans(self) -> list[list[tuple[int, int]]]:
