@@ -55,11 +55,26 @@ int64_t Scores::first_row(Interval keys) const {
     return row;
 }
 
-ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
+ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int rows, int64_t key, int count,
                          int32_t* hidden) const {
     ScoreEdits edits;
     edits.scale = scale;
     edits.softcap = softcap;
+    if (transform.numbers) {
+        const int64_t first = transform.first_row[item] - position(row);
+        const int64_t* bounds = transform.bounds + 2 * item;
+        const auto column = [&](int64_t at) {
+            return static_cast<int32_t>(std::clamp<int64_t>(at - key, 0, count));
+        };
+        const Range columns{column(bounds[0]), column(bounds[1])};
+        if (first < rows && columns.begin < columns.end) {  // else the scores take the quick way
+            edits.transformed = columns;
+            edits.first_transformed = static_cast<int32_t>(std::max<int64_t>(first, 0));
+            edits.factor = transform.numbers.row(item, head, 0) + key;
+            edits.shift = transform.numbers.row(item, head, 1) + key;
+            edits.slope = transform.numbers.row(item, head, 2) + key;
+        }
+    }
     if (bias.view) {
         edits.bias = bias.view.row(item, head, row) + key * bias.key_stride;
         edits.bias_row_stride = bias.view.row_stride;
@@ -187,15 +202,24 @@ void Attention::report(int64_t index, const float* factor) const {
     if (changed) changed[index] = changes(factor);
 }
 
+float Attention::denominator(int64_t item, int64_t head, int64_t row, const RowState& state) const {
+    const float sum = total(state, num_segments);
+    if (!null_logit || sum == 0) return sum;
+    return sum + std::exp(*null_logit.row(item, head, row) - *state.max);
+}
+
 bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& state,
                       float* scale) const {
-    const float sum = total(state, num_segments);
+    const float sum = denominator(item, head, row, state);
     if (sum == 0) return false;
     const int64_t index = scores.row_index(item, head, row);
     float mass[kMaxSegments];
     for (int g = 0; g < num_segments; ++g) mass[g] = state.sum[g] / sum;
     factors_of(item, head, row, mass, scale);
-    if (logsumexp) logsumexp[index] = *state.max + std::log(sum);
+    // Where the null key has nearly all, sum may be infinite: no key gets anything.
+    if (logsumexp)
+        logsumexp[index] =
+            std::isinf(sum) ? *null_logit.row(item, head, row) : *state.max + std::log(sum);
     if (masses) std::copy_n(mass, num_segments, masses + index * num_segments);
     report(index, scale);
     for (int g = 0; g < num_segments; ++g) scale[g] /= sum;
@@ -207,7 +231,7 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
     float scale[kMaxSegments];
     if (!weigh(item, head, row, state, scale)) return finish_empty(item, head, row);
     const int64_t index = scores.row_index(item, head, row);
-    const float normaliser = partials ? 1 / total(state, num_segments) : 0;
+    const float normaliser = partials ? 1 / denominator(item, head, row, state) : 0;
     for (int g = 0; partials && g < num_segments; ++g) {
         float* to = partials + (index * num_segments + g) * value_dim;
         if (present >> g & 1)

@@ -32,6 +32,7 @@ struct Scores {
     int64_t batch = 0, num_heads = 0, num_kv_heads = 0, query_len = 0, key_len = 0, head_dim = 0;
     Tensor query, key;
     float scale = 1, softcap = 0;  // softcap 0: none
+    Transform transform;
     Bias bias;
     bool causal = false;
     int64_t window = 0;                 // 0: none
@@ -64,9 +65,9 @@ struct Scores {
     /// The rows from the first that sees any of `keys`; the others come before (left padding) and
     /// see none.
     int64_t first_row(Interval keys) const;
-    /// Scale, softcap, bias and masked columns of a tile that begins at (row, key); fills hidden
+    /// Scale, softcap, transform, bias and masked columns of a tile at (row, key); fills hidden
     /// [count].
-    ScoreEdits edits(int64_t item, int64_t head, int64_t row, int64_t key, int count,
+    ScoreEdits edits(int64_t item, int64_t head, int64_t row, int rows, int64_t key, int count,
                      int32_t* hidden) const;
     /// Transposes keys to [head_dim, ld].
     void packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
@@ -99,6 +100,8 @@ struct Attention {
                                  // null: all keys are in 0
     int64_t num_labels = 0;      // keys beyond are in segment 0
     int num_segments = 1;
+    View<const float> null_logit;  // [batch, num_heads, query_len, 1], the score of a key without
+                                   // a value, which joins the denominator; null: none
     std::vector<PolicyStep> policies;  // each sees the masses that the ones before it left
     const float* decided = nullptr;  // factors [batch, num_heads, query_len, num_segments] in place
                                      // of policies
@@ -134,6 +137,8 @@ struct Attention {
     bool changes(const float* factor) const;
     /// Writes the factors of a row where they are asked for.
     void report(int64_t index, const float* factor) const;
+    /// What the sums of a row are divided by, relative to exp(max): their total, and the null key.
+    float denominator(int64_t item, int64_t head, int64_t row, const RowState& state) const;
     /// State -> what a row reports: masses, factors, logsumexp; and what each segment's partial is
     /// to be multiplied by. False: the row sees no key, nothing is written.
     bool weigh(int64_t item, int64_t head, int64_t row, const RowState& state, float* scale) const;

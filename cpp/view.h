@@ -74,6 +74,13 @@ struct Bias {
     int64_t key_stride = 1;
 };
 
+/// What scores become before the softmax: a s + b + c |s|, with numbers for each key.
+struct Transform {
+    View<const float> numbers;        // [batch, num_heads, 3, length]: rows a, b, c; null: none
+    const int64_t* bounds = nullptr;  // [batch, 2], the keys of an item that change, below length
+    const int64_t* first_row = nullptr;  // [batch], the position from which rows change
+};
+
 /// Keys begin <= j < end.
 struct Interval {
     int64_t begin = 0;

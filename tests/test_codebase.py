@@ -22,6 +22,7 @@ CPP = ROOT / "cpp"
 PYTHON_LAYERS = [
     ["_core"],
     ["policy", "optional", "one_thread"],
+    ["transform"],
     ["border"],
     ["plan", "attention", "column_sums", "reference", "cache"],
     ["sinks", "call", "measures"],

@@ -24,6 +24,9 @@ using ShareTuple = std::tuple<SegmentSet, float, std::optional<SegmentSet>>;
 // weight [B, H, G], to, when, where [B, H, N].
 using PolicyTuple = std::tuple<py::array, SegmentSet, std::vector<ShareTuple>, OptionalArray>;
 
+// numbers [B, H, 3, length], bounds int64 [B, 2], first_row int64 [B]; see Transform.
+using TransformTuple = std::tuple<py::array, py::array, py::array>;
+
 /// In elements; 0 for an axis of length 1, so that it broadcasts.
 int64_t stride(const py::array& array, int axis) {
     return array.shape(axis) == 1 ? 0 : array.strides(axis) / array.itemsize();
@@ -75,6 +78,12 @@ Scores make_scores(const py::array& query, const py::array& key, float scale, bo
     if (bias) scores.bias = {view<float>(*bias), stride(*bias, 3)};
     scores.num_threads = num_threads;
     return scores;
+}
+
+Transform make_transform(const TransformTuple& given) {
+    const auto& [numbers, bounds, first_row] = given;
+    return {view<float>(numbers), static_cast<const int64_t*>(bounds.data()),
+            static_cast<const int64_t*>(first_row.data())};
 }
 
 Type half_type(bool bfloat16) { return bfloat16 ? Type::kBfloat16 : Type::kFloat16; }

@@ -32,7 +32,8 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                const OptionalArray& plain_logsumexp, bool bfloat16,
                const std::pair<OptionalArray, OptionalArray>& scales,
                const OptionalArray& column_sums, const OptionalArray& summed,
-               const OptionalArray& decided) {
+               const OptionalArray& decided, const std::optional<TransformTuple>& transform,
+               const OptionalArray& null_logit) {
     const Type half = half_type(bfloat16);
     Attention call = make_call(make_scores(query, key, scale, causal, window, softcap, key_mask,
                                            bias, num_threads, half, scales.first),
@@ -47,6 +48,8 @@ void attention(const py::array& query, const py::array& key, const py::array& va
     call.column_sums = writable(column_sums);
     if (summed) call.summed = static_cast<const uint8_t*>(summed->data());
     call.decided = writable(decided);
+    if (transform) call.scores.transform = make_transform(*transform);
+    if (null_logit) call.null_logit = view<float>(*null_logit);
     const float* plain = writable(plain_logsumexp);
     run_without_gil(call.scores, [&] {
         const int64_t heads = call.scores.batch * call.scores.num_heads;

@@ -65,7 +65,7 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
                                  count, dim, visible);
         }
         int32_t hidden[kKeys];
-        const ScoreEdits edits = scores.edits(item, head, row, key, count, hidden);
+        const ScoreEdits edits = scores.edits(item, head, row, rows, key, count, hidden);
         kernels().weights(weights, kKeys, rows, count, all ? nullptr : visible, edits,
                           logsumexp + row);
         kernels().sum_columns(weights, kKeys, rows, count, total);

@@ -125,7 +125,7 @@ private:
         int32_t hidden[kKeys];
         for (int r = 0; r < size_; ++r) {
             const ScoreEdits edits =
-                scores_.edits(group_.item, group_.head(r), group_.row(r), key, count, hidden);
+                scores_.edits(group_.item, group_.head(r), group_.row(r), 1, key, count, hidden);
             kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
                               keep_ + r, sum_ + r);
             rescale(r);

@@ -22,8 +22,13 @@ struct Range {
 
 /// What happens to scores before the softmax.
 struct ScoreEdits {
-    float scale = 1;              // first
-    float softcap = 0;            // 0: none
+    float scale = 1;    // first
+    float softcap = 0;  // 0: none
+    // Then factor s + shift + slope |s|, in some columns of the rows from the first; they are of
+    // the tile's first key.
+    const float *factor = nullptr, *shift = nullptr, *slope = nullptr;
+    Range transformed{0, 0};
+    int32_t first_transformed = 0;
     const float* bias = nullptr;  // of the tile's first row and key
     int64_t bias_row_stride = 0;
     int64_t bias_key_stride = 0;

@@ -11,11 +11,12 @@ namespace {
 
 /// What the exponential takes along: a positive factor, where nothing else is done to scores.
 inline float scale_left(const ScoreEdits& edits) {
-    return edits.scale > 0 && !(edits.softcap > 0) && !edits.bias ? edits.scale : 1;
+    const bool edited = edits.softcap > 0 || edits.bias || edits.transformed.end;
+    return edits.scale > 0 && !edited ? edits.scale : 1;
 }
 
-/// Scale, unless it is left, softcap, bias and hidden columns: the scores of one row as the softmax
-/// takes them.
+/// Scale, unless it is left, softcap, transform, bias and hidden columns: the scores of one row as
+/// the softmax takes them.
 inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits) {
     if (edits.scale != scale_left(edits)) {
         const Vec scale = broadcast(edits.scale);
@@ -26,6 +27,14 @@ inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits) {
         const Vec cap = broadcast(edits.softcap);
         for (int j = range.begin / kLanes * kLanes; j < range.end; j += kLanes)
             store(row + j, cap * tanh(load(row + j) / cap));
+    }
+    if (r >= edits.first_transformed) {
+        const Range columns = edits.transformed;
+        const int end = smaller(range.end, columns.end);
+        for (int j = range.begin < columns.begin ? columns.begin : range.begin; j < end; ++j) {
+            const float score = row[j], size = score < 0 ? -score : score;
+            row[j] = edits.factor[j] * score + edits.shift[j] + edits.slope[j] * size;
+        }
     }
     if (edits.bias) {
         const float* bias = edits.bias + r * edits.bias_row_stride;

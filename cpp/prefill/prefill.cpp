@@ -100,7 +100,7 @@ private:
         const Range* visible = all_visible ? nullptr : visible_;
         if (saved_) weights_ = saved_->next();
         ld_ = products_.scores(key, count, visible, weights_);
-        const ScoreEdits edits = scores_.edits(item_, head_, row_, key, count, hidden_);
+        const ScoreEdits edits = scores_.edits(item_, head_, row_, rows_, key, count, hidden_);
         kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
         if (saved_) saved_->keep(key, count, ld_, max_);
         rescale();

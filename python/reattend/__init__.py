@@ -14,6 +14,7 @@ from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
 from reattend.session import Session
+from reattend.transform import Transform
 
 __all__ = [
     "ACT",
@@ -29,6 +30,7 @@ __all__ = [
     "SegmentState",
     "Session",
     "Share",
+    "Transform",
     "__version__",
     "adaptors",
     "attention",

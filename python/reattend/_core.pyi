@@ -39,6 +39,8 @@ def attention(
     column_sums: _Float | None,
     summed: _Bytes | None,
     decided: _Float | None,
+    transform: tuple[_Float, NDArray[np.int64], NDArray[np.int64]] | None,
+    null_logit: _Float | None,
     /,
 ) -> None: ...
 def plain(

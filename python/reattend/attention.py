@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from reattend import _core
-from reattend.border import arguments
+from reattend.border import arguments, score_edits
 from reattend.border.arguments import Shape
 from reattend.border.at_once import computed, usual
 from reattend.border.dtypes import write
@@ -16,6 +16,7 @@ from reattend.border.inputs import Inputs, checked
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState, combine
 from reattend.policy import Array, Policy, Reweight, decided_factors
+from reattend.transform import Transform
 
 _FEW_PARTIALS = 64 << 20  # bytes
 
@@ -35,6 +36,8 @@ def attention(
     segments: Array | None = None,
     policy: Policy | Sequence[Policy] | None = None,
     where: Array | Sequence[Array | None] | None = None,
+    transform: Transform | None = None,
+    null_logit: Array | None = None,
     returns: str | Sequence[str],
     out: Array | None = None,
     dtype: str | None = None,
@@ -55,6 +58,8 @@ def attention(
     segments: Array | None = None,
     policy: Policy | Sequence[Policy] | None = None,
     where: Array | Sequence[Array | None] | None = None,
+    transform: Transform | None = None,
+    null_logit: Array | None = None,
     returns: tuple[()] = (),
     out: Array | None = None,
     dtype: str | None = None,
@@ -74,6 +79,8 @@ def attention(
     segments: Array | None = None,
     policy: Policy | Sequence[Policy] | None = None,
     where: Array | Sequence[Array | None] | None = None,
+    transform: Transform | None = None,
+    null_logit: Array | None = None,
     returns: str | Sequence[str] = (),
     out: Array | None = None,
     dtype: str | None = None,
@@ -134,6 +141,12 @@ def attention(
         before it left. G is the length of a `Reweight`'s weight, else the largest label + 1.
     where : bool array that broadcasts to [B, H, N], or a sequence of these, optional
         The rows that the policy is for; a sequence has one (or None) for each policy.
+    transform : Transform, optional
+        What scores become, for each key, before the softmax.
+    null_logit : float array that broadcasts to [B, H, N], optional
+        Score of a key without a value that each row sees beside its keys, so that its masses sum to
+        less than 1: a learned sink (``s_aux`` of gpt-oss), or what registers take. -inf: none.
+        ``"logsumexp"`` counts it. Column sums cannot be asked for with it.
     returns : name or sequence of names, optional
         What to return beside the output: ``"masses"`` [B, H, N, G], ``"logsumexp"`` [B, H, N] and
         ``"column_sums"`` [B, H, M] of attention before the policy (column sums leave out rows that
@@ -174,8 +187,9 @@ def attention(
     True
     """
     threads = arguments.threads(num_threads)
+    edited = transform is not None or null_logit is not None
     is_plain = policy is None and where is None and segments is None and returns == ()
-    if out is None and usual(scale, causal, key_mask, bias, window, softcap, dtype):
+    if not edited and out is None and usual(scale, causal, key_mask, bias, window, softcap, dtype):
         if is_plain:
             plain = _core.plain(query, key, value, scale, causal, threads)
             if plain is not None:
@@ -188,11 +202,16 @@ def attention(
             if found is not None:
                 return found if returns else found.out
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
-    if is_plain:
+    if is_plain and not edited:
         result = _room(inputs, out)  # a small call spends a tenth of its time on what is left out
         _run(inputs, threads, result, None, 1, [], None, None, None, None, None)
         return _given(result, out)
     asked, shape, mask = arguments.names(returns), inputs.shape, inputs.mask
+    edits = (
+        score_edits.transform(shape, transform), score_edits.null_logit(shape, null_logit)
+    )  # fmt: skip
+    if null_logit is not None and "column_sums" in asked:
+        raise ValueError("returns must not hold 'column_sums' with a null_logit")
     policies = arguments.policies(policy)
     if where is not None and not policies:
         raise ValueError("where must come with a policy, got policy=None")
@@ -215,21 +234,21 @@ def attention(
         changed = np.empty(shape.rows, bool) if "changed" in asked else None
         rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
         _run(inputs, threads, result, labels, num_segments, rules,
-             masses, logsumexp, factors, changed, None, sums)  # fmt: skip
+             masses, logsumexp, factors, changed, None, sums, edits=edits)  # fmt: skip
     else:
         masses, logsumexp = arguments.empty(*per_segment), arguments.empty(*shape.rows)
         partials = None
         if 4 * masses.size * inputs.value.shape[3] <= _FEW_PARTIALS:
             partials = arguments.empty(*per_segment, inputs.value.shape[3])
         _run(inputs, threads, None, labels, num_segments, [],
-             masses, logsumexp, None, None, partials, sums)  # fmt: skip
+             masses, logsumexp, None, None, partials, sums, edits=edits)  # fmt: skip
         factors = decided_factors(masses, logsumexp, policies, rows)
         changed = (factors != 1).any(-1)
         if partials is not None:
             write(combine(partials, factors), result, mask.dtype)
         else:
             _run(inputs, threads, result, labels, num_segments, [],
-                 None, None, None, None, None, decided=factors)  # fmt: skip
+                 None, None, None, None, None, decided=factors, edits=edits)  # fmt: skip
     result = _given(result, out)
     if not asked:
         return result
@@ -380,12 +399,13 @@ def _run(
     rules: list[Any], masses: Array | None, logsumexp: Array | None, factors: Array | None,
     changed: Array | None, partials: Array | None, sums: Array | None = None,
     summed: Array | None = None, decided: Array | None = None,
+    edits: tuple[score_edits.Packed | None, Array | None] = (None, None),
 ) -> None:  # fmt: skip
     query, key, value, scales, _, mask = inputs
     _core.attention(
         query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
         mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
-        threads, None, mask.bfloat16, scales, sums, summed, decided,
+        threads, None, mask.bfloat16, scales, sums, summed, decided, *edits,
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ def revise(
         query, key, value, result, mask.scale, mask.causal, mask.window, mask.softcap,
         mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, changed, None,
         arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape), mask.bfloat16,
-        scales, None, None, None,
+        scales, None, None, None, None, None,
     )  # fmt: skip
     if result is not out:
         out[...] = result

@@ -53,6 +53,6 @@ class Observer(Session):
         result = attention(
             call.query, call.key, call.value[..., :0], segments=both.segments,
             policy=both.policies, where=both.wheres, returns=("masses", "factors"),
-            num_threads=call.num_threads, **call.mask,
+            num_threads=call.num_threads, **call.mask, **both.edits,
         )  # fmt: skip
         return Look(both.labels[0], result.masses, result.masses * result.factors)

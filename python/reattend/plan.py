@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
+from reattend.transform import Transform
 
 
 class Composition(NamedTuple):
@@ -19,6 +20,14 @@ class Composition(NamedTuple):
     wheres: tuple[Array | None, ...]
     labels: tuple[Array, ...]  # of each plan, int [G]: the label it gave to each common part
     plans: tuple[Plan, ...]  # what was composed
+    transform: Transform | None = None
+    null_logit: Array | None = None
+
+    @property
+    def edits(self) -> dict[str, Any]:
+        """What is done before the softmax, as `attention` takes it; empty where nothing is."""
+        both = {"transform": self.transform, "null_logit": self.null_logit}
+        return {name: edit for name, edit in both.items() if edit is not None}
 
     def serves(self, plans: Sequence[Plan]) -> bool:
         """Whether plans differ from those composed in nothing but their rows.
@@ -42,7 +51,7 @@ class Composition(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Segments of keys, a policy over their masses, and the rows it is meant for.
+    """Segments of keys, a policy over their masses, and the rows it is meant for; edits of scores.
 
     Parameters
     ----------
@@ -53,6 +62,10 @@ class Plan:
         A `Reweight`, or any callable masses [B, H, N, G] -> factors [B, H, N, G].
     where : array of bool, optional
         Rows the policy is meant for, broadcastable to [B, H, N]; all of them by default.
+    transform : Transform, optional
+        What scores become before the softmax.
+    null_logit : array that broadcasts to [B, H, N], optional
+        Score of a key without a value that joins each row's denominator.
 
     Examples
     --------
@@ -65,6 +78,8 @@ class Plan:
     segments: Array | None
     policy: Policy
     where: Array | None = None
+    transform: Transform | None = None
+    null_logit: Array | None = None
 
     def __post_init__(self) -> None:
         if self.segments is not None and (
@@ -109,7 +124,11 @@ class Plan:
         if isinstance(policy, Reweight) and isinstance(policy.weight, np.ndarray):
             policy = Reweight(_take(policy.weight, indices), policy.to, policy.when)
         segments = None if self.segments is None else self.segments[indices]
-        return Plan(segments, policy, None if self.where is None else _take(self.where, indices))
+        where, null_logit = (
+            None if each is None else _take(each, indices) for each in (self.where, self.null_logit)
+        )
+        transform = None if self.transform is None else self.transform.take(indices)
+        return Plan(segments, policy, where, transform, null_logit)
 
 
 def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composition:
@@ -129,7 +148,7 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     Raises
     ------
     ValueError
-        If the segments have more than 16 common parts.
+        If the segments have more than 16 common parts, or two plans edit scores.
 
     Examples
     --------
@@ -143,15 +162,22 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
+    edits = (
+        _only(plans, [plan.transform for plan in plans], "transform"),
+        _only(plans, [plan.null_logit for plan in plans], "null_logit"),
+    )
     wheres = tuple(plan.where for plan in plans)
     if known is not None and known.serves(plans):
-        return known._replace(wheres=wheres, plans=tuple(plans))
+        transform, null_logit = edits
+        return known._replace(
+            wheres=wheres, plans=tuple(plans), transform=transform, null_logit=null_logit
+        )
     labelled = [plan for plan in plans if plan.segments is not None]
     if len(plans) == 1 or not labelled:
         labels = tuple(np.arange(plan.num_segments) for plan in plans)
         segments = labelled[0].segments if labelled else None
         policies = tuple(plan.policy for plan in plans)
-        return Composition(segments, policies, wheres, labels, tuple(plans))
+        return Composition(segments, policies, wheres, labels, tuple(plans), *edits)
     segments = labelled[0].segments
     assert segments is not None
     own = [np.arange(labelled[0].num_segments)]  # of each labelled plan: its label of each part
@@ -163,7 +189,7 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     parts = iter(own)
     labels = tuple(rest if plan.segments is None else next(parts) for plan in plans)
     policies = tuple(map(_on_parts, plans, labels))
-    return Composition(segments, policies, wheres, labels, tuple(plans))
+    return Composition(segments, policies, wheres, labels, tuple(plans), *edits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +244,17 @@ def _refine(a: Array, b: Array) -> tuple[Array, Array, Array]:
     labels = np.zeros(MAX_SEGMENTS**2, dtype=np.uint8)
     labels[codes] = np.arange(len(codes))
     return labels[pairs], codes // MAX_SEGMENTS, codes % MAX_SEGMENTS
+
+
+def _only(plans: Sequence[Plan], edits: list[Any], name: str) -> Any:
+    """Give the one edit of scores that plans have, if any."""
+    found = [edit for edit in edits if edit is not None]
+    if len(found) > 1:
+        raise ValueError(
+            f"plans must have at most one {name} when they are composed, got {len(found)}: the "
+            "second would have to see the scores that the first left; run one such method at once"
+        )
+    return found[0] if found else None
 
 
 def _take(array: Array, indices: Array) -> Array:

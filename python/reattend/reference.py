@@ -11,6 +11,7 @@ from reattend.border.dtypes import widened
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState
 from reattend.policy import LARGEST, Array, Policy, Reweight
+from reattend.transform import Transform
 
 
 def weights(
@@ -24,6 +25,8 @@ def weights(
     window: int | None = None,
     softcap: float | None = None,
     dtype: str | None = None,
+    transform: Transform | None = None,
+    null_logit: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Give the attention matrix A [B, H, N, M], logsumexp [B, H, N] and the keys each row sees."""
     num_rows, num_keys = query.shape[2], key.shape[2]
@@ -33,9 +36,11 @@ def weights(
         scores *= query.shape[-1] ** -0.5 if scale is None else scale
         if softcap is not None:
             scores = softcap * np.tanh(scores / softcap)
+        row = np.arange(num_keys - num_rows, num_keys)[:, None]
+        if transform is not None:
+            scores = transform(scores, row[:, 0])
         if bias is not None:
             scores = scores + bias
-        row = np.arange(num_keys - num_rows, num_keys)[:, None]
         column = np.arange(num_keys)
         seen = np.ones(scores.shape, dtype=bool)
         if causal:
@@ -48,6 +53,9 @@ def weights(
         largest = scores.max(-1, keepdims=True, initial=-np.inf)
         shifted = np.exp(scores - np.where(np.isneginf(largest), 0, largest))
         total = shifted.sum(-1, keepdims=True)
+        if null_logit is not None:  # a key without a value, for rows that see another
+            extra = np.exp(np.asarray(null_logit, np.float64)[..., None] - largest)
+            total = np.where(total > 0, total + extra, 0)
         matrix = np.where(seen, shifted / np.where(total == 0, 1, total), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return matrix, (np.log(total) + np.where(total == 0, 0, largest))[..., 0], seen

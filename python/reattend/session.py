@@ -379,7 +379,12 @@ class Session:
             "num_threads": call.num_threads, **call.mask,
         }  # fmt: skip
         returns = "changed" if call.prefill else "masses"
-        if "plain" in vars(call) and all(isinstance(each, Reweight) for each in plan.policies):
+        how |= plan.edits
+        if (
+            not plan.edits
+            and "plain" in vars(call)
+            and all(isinstance(each, Reweight) for each in plan.policies)
+        ):
             fresh = call.out is None and not call.prefill
             found = revised_step(call.plain, *arrays, **how) if fresh else None
             return found or revise(call.plain, *arrays, returns=returns, **how)

@@ -172,6 +172,7 @@ def _equals_the_reference(case: Case) -> None:
             if plan is not None:
                 both = compose([plan])
                 what = {"segments": both.segments, "policy": both.policies, "where": both.wheres}
+                what |= both.edits
             expected = reference.attention(
                 query[:, :, start:end], key[:, :, :end], value[:, :, :end], causal=True, **what
             )

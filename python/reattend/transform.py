@@ -1,0 +1,105 @@
+"""Transform: what scores become before the softmax, with numbers of its own for each key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.policy import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    r"""Change the scores of keys before the softmax.
+
+    .. code-block:: text
+
+        s'_ij = scale_j s_ij + shift_j + slope_j |s_ij|
+
+    Scores are those after scale and softcap, before a bias. Keys beyond the arrays stay as they
+    are, so what is made for a prompt serves every decoding step.
+
+    Parameters
+    ----------
+    scale, shift, slope : float, or array that broadcasts to [B, 1 or H, M']
+        The numbers of each key; 1, 0 and 0 leave it as it is.
+    first_row : int, or array of int [B], optional
+        The position from which rows change, counted as keys: row i of N stands at M - N + i. All
+        rows by default.
+
+    Examples
+    --------
+    >>> boost = Transform(slope=np.array([[[0.0, 0.5, 0.5, 0.0]]]))
+    >>> boost(np.array([1.0, 2.0, -2.0, 1.0, 1.0])).tolist()
+    [[[[1.0, 3.0, -1.0, 1.0, 1.0]]]]
+    """
+
+    scale: Any = 1.0
+    shift: Any = 0.0
+    slope: Any = 0.0
+    first_row: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shift", "slope"):
+            given = np.asarray(getattr(self, name))
+            if given.dtype.kind not in "fiu":
+                raise TypeError(f"transform: {name} must hold numbers, got {given.dtype}")
+            if given.ndim not in (0, 3):
+                raise ValueError(
+                    f"transform: {name} must be a number or [B, 1 or H, M'], got shape "
+                    f"{given.shape}"
+                )
+            if not np.isfinite(given).all():
+                raise ValueError(f"transform: {name} must be finite")
+        if all(np.ndim(each) == 0 for each in (self.scale, self.shift, self.slope)):
+            raise ValueError("transform: one of scale, shift and slope must be an array")
+        if self.first_row is not None:
+            first = np.asarray(self.first_row)
+            if first.dtype.kind not in "iu" or first.ndim > 1:
+                raise ValueError(
+                    f"transform: first_row must be an integer or integers [B], got {first.dtype} "
+                    f"of shape {first.shape}"
+                )
+
+    @property
+    def numbers(self) -> Array:
+        """Scale, shift and slope of each key, float [B or 1, H or 1, 3, M']."""
+        return np.stack(np.broadcast_arrays(self.scale, self.shift, self.slope), axis=2)
+
+    def __call__(self, scores: Array, rows: Array | None = None) -> Array:
+        """Change scores [B, H, N, M], of rows at the given positions [N]; all rows without."""
+        scale, shift, slope = np.moveaxis(self.numbers, 2, 0)[:, :, :, None]  # [B, H, 1, M'] each
+        scores = scores.reshape((1,) * (4 - scores.ndim) + scores.shape)
+        size = min(scale.shape[-1], scores.shape[-1])
+        some = scores[..., :size]
+        with np.errstate(invalid="ignore"):
+            changed = scale[..., :size] * some + shift[..., :size]
+            changed = changed + np.where(slope[..., :size] != 0, slope[..., :size] * abs(some), 0)
+        if self.first_row is not None and rows is not None:
+            first = np.reshape(self.first_row, (-1, 1, 1, 1))
+            changed = np.where(rows[:, None] >= first, changed, some)
+        rest = np.broadcast_to(scores[..., size:], (*changed.shape[:-1], scores.shape[-1] - size))
+        return np.concatenate([changed, rest], axis=-1)
+
+    def take(self, indices: Array) -> Transform:
+        """Give the transform of a reordered batch, as `Plan.take` does.
+
+        Parameters
+        ----------
+        indices : array of int
+            One index into the batch for each item.
+
+        Examples
+        --------
+        >>> Transform(slope=np.array([[[1.0]], [[2.0]]])).take(np.array([1, 1])).slope.ravel()
+        array([2., 2.])
+        """
+
+        def take(given: Any, full: int) -> Any:
+            whole = np.ndim(given) == full and np.shape(given)[0] > 1
+            return np.asarray(given)[indices] if whole else given
+
+        scale, shift, slope = (take(each, 3) for each in (self.scale, self.shift, self.slope))
+        return Transform(scale, shift, slope, take(self.first_row, 1))

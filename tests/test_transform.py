@@ -1,0 +1,241 @@
+"""Scores changed before the softmax, and a key without a value: the pass equals the matrix."""
+
+import sys
+
+import numpy as np
+import pytest
+from reattend import Plan, Reweight, attention, quantize, reference
+from reattend.plan import compose
+from reattend.transform import Transform
+
+TOLERANCE = 2e-5  # float32 scores of some tens against float64
+SHAPES = [  # B, H, H_kv, N, M, D
+    (2, 4, 2, 70, 300, 16),
+    (1, 2, 1, 300, 300, 32),
+    (2, 8, 2, 1, 700, 64),
+    (1, 4, 4, 3, 40, 8),
+    (1, 1, 1, 1, 1, 8),
+]
+MASKS = [{"causal": True}, {}, {"causal": True, "window": 33}, {"softcap": 4.0}, {"scale": 0.4}]
+
+
+def arrays(shape, rng):
+    batch, heads, kv_heads, rows, keys, size = shape
+    query = rng.standard_normal((batch, heads, rows, size), np.float32) * 2
+    key, value = rng.standard_normal((2, batch, kv_heads, keys, size), np.float32)
+    return query, key, value
+
+
+def drawn(shape, rng, per_head=False):
+    """Numbers for the keys of the middle, other ones for each item."""
+    batch, heads, _, rows, keys, _ = shape
+    length = max(1, keys * 2 // 3)
+    size = (batch, heads if per_head else 1, length)
+    some = (np.arange(length) >= length // 4) & (rng.random(size) < 0.7)
+    scale = np.where(some, rng.uniform(-1, 2, size), 1)
+    shift = np.where(some, rng.uniform(-1, 1, size), 0)
+    slope = np.where(some, rng.uniform(-1, 1, size), 0)
+    first = rng.integers(keys - rows, keys, batch)
+    return Transform(scale, shift, slope, first)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("per_head", [False, True])
+def test_transform_equals_the_matrix(shape, mask, per_head, rng):
+    query, key, value = arrays(shape, rng)
+    transform = drawn(shape, rng, per_head)
+    how = {**mask, "transform": transform}
+    if shape[4] > 30:
+        how["key_mask"] = np.arange(shape[4]) >= np.arange(shape[0])[:, None] * 5
+    found = attention(query, key, value, returns=("logsumexp", "column_sums"), **how)
+    right = reference.attention(query, key, value, returns=("logsumexp", "column_sums"), **how)
+    assert np.abs(found.out - right.out).max() < TOLERANCE
+    assert np.abs(found.column_sums - right.column_sums).max() < 5e-5
+    seen = ~np.isneginf(right.logsumexp)
+    assert np.abs(found.logsumexp - right.logsumexp)[seen].max() < TOLERANCE
+    if shape[4] > 30 and "window" not in mask:
+        plain = attention(query, key, value, **{**how, "transform": None})
+        assert np.abs(found.out - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_null_logit_equals_the_matrix(shape, mask, rng):
+    query, key, value = arrays(shape, rng)
+    for size in (shape[:2] + shape[3:4], (shape[1], 1), (1, 1, shape[3])):
+        logit = rng.normal(size=size) * 3
+        how = {**mask, "null_logit": logit, "returns": ("masses", "logsumexp")}
+        found, right = (
+            attention(query, key, value, **how),
+            reference.attention(query, key, value, **how),
+        )
+        assert np.abs(found.out - right.out).max() < TOLERANCE
+        assert np.abs(found.masses - right.masses).max() < TOLERANCE
+        assert np.abs(found.logsumexp - right.logsumexp).max() < TOLERANCE
+    assert found.masses.max() < 1
+
+
+def test_null_logit_equals_onnxruntime(rng):
+    """An independent oracle: GroupQueryAttention with head_sink, causal, a prompt without past."""
+    ort = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    batch, heads, kv_heads, rows, size = 1, 4, 2, 40, 32
+    query, key, value = arrays((batch, heads, kv_heads, rows, rows, size), rng)
+    sink = rng.normal(size=heads).astype(np.float32) * 2
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    names = ["query", "key", "value", "", "", "lengths", "total", "", "", "", "", "head_sink"]
+    node = helper.make_node(
+        "GroupQueryAttention", names, ["out", "present_key", "present_value"],
+        domain="com.microsoft", num_heads=heads, kv_num_heads=kv_heads, scale=size**-0.5,
+    )  # fmt: skip
+    flat = {
+        "query": query.swapaxes(1, 2).reshape(batch, rows, -1),
+        "key": key.swapaxes(1, 2).reshape(batch, rows, -1),
+        "value": value.swapaxes(1, 2).reshape(batch, rows, -1),
+        "lengths": np.array([rows - 1] * batch, np.int32),
+        "total": np.array(rows, np.int32),
+        "head_sink": sink,
+    }
+    types = {np.dtype("float32"): kind, np.dtype("int32"): onnx.TensorProto.INT32}
+    graph = helper.make_graph(
+        [node], "attention",
+        [helper.make_tensor_value_info(n, types[x.dtype], x.shape) for n, x in flat.items()],
+        [helper.make_tensor_value_info("out", kind, None)],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    theirs = session.run(["out"], flat)[0].reshape(batch, rows, heads, size).swapaxes(1, 2)
+    ours = attention(query, key, value, causal=True, null_logit=sink[:, None])
+    assert np.abs(ours - theirs).max() < 2e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
+@pytest.mark.parametrize("kind", ["Reweight", "callable", "partials"])
+def test_policies_see_what_is_left(shape, kind, rng, monkeypatch):
+    """Masses are those after the transform and beside the null key, in all three roads."""
+    query, key, value = arrays(shape, rng)
+    labels = rng.integers(0, 3, (shape[0], 1, shape[4])).astype(np.uint8)
+    policy = Reweight((1, 0.4, 1), to=(0, 2))
+    how = {
+        "causal": True, "transform": drawn(shape, rng), "null_logit": rng.normal(size=(1, 1, 1)),
+        "segments": labels, "returns": ("masses", "factors"),
+    }  # fmt: skip
+    right = reference.attention(query, key, value, policy=policy, **how)
+    if kind == "callable":  # a second pass with factors that are decided
+        monkeypatch.setattr(sys.modules["reattend.attention"], "_FEW_PARTIALS", 0)
+    if kind != "Reweight":
+        rule = policy
+        policy = lambda masses: rule(masses)  # noqa: E731
+    found = attention(query, key, value, policy=policy, **how)
+    assert np.abs(found.masses - right.masses).max() < TOLERANCE
+    assert np.allclose(found.factors, right.factors, rtol=1e-4)
+    assert np.allclose(found.out, right.out, rtol=1e-4, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("rows", [1, 60])
+def test_other_types(stored, rows, rng):
+    shape = (1, 4, 2, rows, 300, 32)
+    query, key, value = arrays(shape, rng)
+    if stored == "int8":
+        key, value = quantize(key), quantize(value)
+    else:
+        kind = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16
+        query, key, value = (x.astype(kind) for x in (query, key, value))
+    how = {"causal": True, "transform": drawn(shape, rng), "null_logit": np.ones((1, 1, 1))}
+    out = np.empty((1, 4, rows, 32), np.float32)
+    attention(query, key, value, out=out, **how)
+    tolerance = {"int8": TOLERANCE, "float16": TOLERANCE, "bfloat16": 2e-2}[stored]
+    assert np.abs(out - reference.attention(query, key, value, **how)).max() < tolerance
+
+
+def test_a_null_key_that_has_all(rng):
+    query, key, value = arrays(SHAPES[3], rng)
+    found = attention(
+        query, key, value, null_logit=np.full((1, 1, 1), 500.0), returns=("masses", "logsumexp")
+    )
+    assert (found.out == 0).all()
+    assert (found.masses == 0).all()
+    assert (found.logsumexp == 500).all()
+
+
+def test_no_null_key_gives_the_bytes_of_plain(rng):
+    for shape in SHAPES:
+        query, key, value = arrays(shape, rng)
+        plain = attention(query, key, value, causal=True)
+        none = np.full((1, 1, 1), -np.inf)
+        assert np.array_equal(plain, attention(query, key, value, causal=True, null_logit=none))
+        same = Transform(slope=np.zeros((1, 1, 1)))
+        assert np.array_equal(plain, attention(query, key, value, causal=True, transform=same))
+
+
+def test_rows_that_see_no_key_stay_empty(rng):
+    query, key, value = arrays(SHAPES[0], rng)
+    hidden = np.zeros((2, 300), bool)
+    found = attention(
+        query, key, value, key_mask=hidden, null_logit=np.zeros((1, 1, 1)), returns="logsumexp"
+    )
+    assert (found.out == 0).all()
+    assert np.isneginf(found.logsumexp).all()
+
+
+def test_rows_before_the_first_keep_their_bytes(rng):
+    query, key, value = arrays(SHAPES[1], rng)
+    transform = Transform(slope=np.full((1, 1, 200), 0.5), first_row=299)
+    found = attention(query, key, value, causal=True, transform=transform)
+    plain = attention(query, key, value, causal=True)
+    assert np.abs(found - plain)[:, :, :-1].max() < 1e-6
+    assert np.abs(found - plain)[:, :, -1].max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"transform": 2.0}, TypeError, "transform must be a Transform, got 2.0"),
+        (
+            {"transform": Transform(slope=np.ones((3, 1, 4)))},
+            ValueError, r"transform must broadcast to .* = \(2, 4, 300\), got \(3, 1, 4\)",
+        ),
+        ({"transform": Transform(slope=np.ones((1, 1, 301)))}, ValueError, "must broadcast to"),
+        (
+            {"transform": Transform(slope=np.ones((1, 1, 4)), first_row=np.zeros(3, int))},
+            ValueError, r"first_row must be an integer or \[B\] = \(2,\)",
+        ),
+        ({"null_logit": np.zeros((3, 1, 1))}, ValueError, r"null_logit must broadcast to"),
+        ({"null_logit": np.array([np.nan])}, ValueError, "null_logit must be finite"),
+        (
+            {"null_logit": np.zeros(1), "returns": "column_sums"},
+            ValueError, "must not hold 'column_sums' with a null_logit",
+        ),
+    ],
+)  # fmt: skip
+def test_errors_name_the_argument(how, error, message, rng):
+    with pytest.raises(error, match=message):
+        attention(*arrays(SHAPES[0], rng), **how)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Transform(), "one of scale, shift and slope must be an array"),
+        (lambda: Transform(scale=np.ones((2, 3))), r"scale must be a number or \[B, 1 or H, M'\]"),
+        (lambda: Transform(shift=np.full((1, 1, 1), np.inf)), "shift must be finite"),
+        (lambda: Transform(slope=np.ones((1, 1, 1)), first_row=0.5), "first_row must be"),
+    ],
+)
+def test_a_transform_says_what_is_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_two_transforms_are_refused():
+    plan = Plan(None, Reweight((1,)), transform=Transform(slope=np.ones((1, 1, 4))))
+    with pytest.raises(ValueError, match="at most one transform when they are composed, got 2"):
+        compose([plan, plan])
+    other = Plan(None, Reweight((2,)), null_logit=np.zeros((1, 1, 1)))
+    both = compose([plan, other])
+    assert set(both.edits) == {"transform", "null_logit"}
+    taken = plan.take(np.array([0, 0]))
+    assert taken.transform.slope.shape == (1, 1, 4)
