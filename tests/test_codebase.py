@@ -140,7 +140,7 @@ def test_methods_know_no_kernel(path):
 
 @pytest.mark.parametrize("path", modules(), ids=ident)
 def test_only_the_front_knows_the_core(path):
-    if place(dotted(path)) not in {None, (2, "border")} and path.stem not in {
+    if place(dotted(path)) not in {None, (3, "border")} and path.stem not in {
         *("attention", "column_sums", "sinks"),
     }:
         assert "reattend._core" not in set(imports(path, nested=True))
