@@ -5,11 +5,15 @@ from reattend import Reweight, Share
 from reattend.methods import (
     ACT,
     ADHH,
+    PAI,
     PASTA,
     SPIN,
+    VAF,
     VAR,
     VHR,
+    FarSight,
     HeadMask,
+    ScalingVis,
     SplitSoftmax,
 )
 from reattend.testing import Case
@@ -65,6 +69,26 @@ METHODS = [
         one_pass=True,
         chunks=True,
     ),
+    Case(PAI(), neutral=PAI(alpha=0), conserves=True, idle=True, one_pass=True, chunks=True),
+    Case(
+        PAI(alpha=1.5, layers=(0, 4)),
+        neutral=PAI(layers=()),
+        conserves=True,
+        idle=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        VAF(layers=(1, 3)),
+        neutral=VAF(1, 1),
+        conserves=True,
+        idle=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(ScalingVis(), neutral=ScalingVis(w=1), conserves=True, idle=True, chunks=True),
+    Case(FarSight(), one_pass=True, chunks=True),
+    Case(FarSight(sigma=0.3, slopes=False), one_pass=True, chunks=True),
     Case(ACT(follow=False), neutral=ACT(theta=1), conserves=True, idle=True),
 ]
 

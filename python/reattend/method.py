@@ -112,8 +112,8 @@ def registered() -> dict[str, type[Method]]:
     Examples
     --------
     >>> import reattend.methods
-    >>> list(registered())
-    ['ACT', 'ADHH', 'HeadMask', 'PASTA', 'SPIN', 'SplitSoftmax', 'VAR', 'VHR']
+    >>> list(registered())  # doctest: +ELLIPSIS
+    ['ACT', 'ADHH', 'FarSight', 'HeadMask', 'PAI', 'PASTA', 'SPIN', 'ScalingVis', ...]
     """
     ours = {
         name: m for name, m in _registry.items() if m.__module__.startswith("reattend.methods.")

@@ -2,11 +2,28 @@
 
 from reattend.methods.act import ACT
 from reattend.methods.adhh import ADHH
+from reattend.methods.farsight import FarSight
 from reattend.methods.head_mask import HeadMask
+from reattend.methods.pai import PAI
 from reattend.methods.pasta import PASTA
+from reattend.methods.scaling_vis import ScalingVis
 from reattend.methods.spin import SPIN
 from reattend.methods.split_softmax import SplitSoftmax
+from reattend.methods.vaf import VAF
 from reattend.methods.var import VAR
 from reattend.methods.vhr import VHR
 
-__all__ = ["ACT", "ADHH", "PASTA", "SPIN", "VAR", "VHR", "HeadMask", "SplitSoftmax"]
+__all__ = [
+    "ACT",
+    "ADHH",
+    "PAI",
+    "PASTA",
+    "SPIN",
+    "VAF",
+    "VAR",
+    "VHR",
+    "FarSight",
+    "HeadMask",
+    "ScalingVis",
+    "SplitSoftmax",
+]

@@ -1,0 +1,74 @@
+"""PAI: Paying More Attention to Image (ECCV 2024), arXiv 2407.21771."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import Reweight
+from reattend.transform import Transform
+
+KEEP = Reweight(weight=(1,))
+
+
+@dataclass(frozen=True)
+class PAI(Method):
+    r"""When a word is chosen, image tokens get higher scores.
+
+    .. code-block:: text
+
+        s'_ij = s_ij + alpha |s_ij|        j in I
+
+    The rows are the prompt's last and those of the answer, in all layers but the first two of 32.
+    What PAI does at the logits is `reattend.decoding.Guidance`. The published code's default is an
+    alpha of 0.2, its scripts have 0.5.
+
+    Paper: Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in
+    LVLMs (ECCV 2024), arXiv 2407.21771.
+
+    Examples
+    --------
+    >>> PAI(alpha=0.2).boosted(32) == tuple(range(2, 32))
+    True
+    """
+
+    alpha: float = 0.5  # how much of a score's size is added to it; 0 changes nothing
+    layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.alpha):
+            raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted({int(i) for i in self.layers})))
+
+    def boosted(self, num_layers: int) -> tuple[int, ...]:
+        """Give the layers that are changed in a model.
+
+        Parameters
+        ----------
+        num_layers : int
+            How many layers the model has.
+
+        Examples
+        --------
+        >>> PAI().boosted(16) == tuple(range(1, 16))
+        True
+        """
+        return (
+            tuple(range(2 * num_layers // 32, num_layers)) if self.layers is None else self.layers
+        )
+
+    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+        """Boost the image's scores in the rows that choose a word."""
+        if call.image is None or call.layer not in self.boosted(call.num_layers) or not self.alpha:
+            return None, None
+        if not (call.image.any() and call.answer_rows.any()):
+            return None, None
+        image = call.image[:, None, : call.num_prompt]
+        edit = Transform(slope=np.where(image, self.alpha, 0), first_row=call.num_prompt - 1)
+        return Plan(None, KEEP, transform=edit), None

@@ -1,0 +1,79 @@
+"""VAF: ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation (CVPR 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import Reweight
+from reattend.transform import Transform
+
+KEEP = Reweight(weight=(1,))
+
+
+@dataclass(frozen=True)
+class VAF(Method):
+    r"""In middle layers, rows behind the image see it more and the system prompt less.
+
+    .. code-block:: text
+
+        s'_ij = enhance s_ij         j in I
+        s'_ij = suppress s_ij        j before the image
+
+    A score keeps its sign: a negative one of the image gets more negative. Layers are 9 to 14 of
+    32.
+
+    Paper: ClearSight: Visual Signal Enhancement for Object Hallucination Mitigation in Multimodal
+    Large Language Models (CVPR 2025).
+
+    Examples
+    --------
+    >>> VAF().changed(32)
+    (9, 10, 11, 12, 13, 14)
+    """
+
+    enhance: float = 1.15  # what multiplies the scores of the image; 1 leaves them
+    suppress: float = 0.95  # what multiplies those of the keys before it
+    layers: tuple[int, ...] | None = None  # None: 9 to 14 of 32, in proportion
+
+    def __post_init__(self) -> None:
+        for name in ("enhance", "suppress"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted({int(i) for i in self.layers})))
+
+    def changed(self, num_layers: int) -> tuple[int, ...]:
+        """Give the layers that are changed in a model.
+
+        Parameters
+        ----------
+        num_layers : int
+            How many layers the model has.
+
+        Examples
+        --------
+        >>> VAF().changed(16)
+        (4, 5, 6)
+        """
+        if self.layers is not None:
+            return self.layers
+        return tuple(range(9 * num_layers // 32, max(15 * num_layers // 32, 1)))
+
+    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+        """Multiply the scores of the image and of what lies before it."""
+        if call.image is None or call.layer not in self.changed(call.num_layers):
+            return None, None
+        if not call.image.any() or (self.enhance, self.suppress) == (1, 1):
+            return None, None
+        image = call.image[:, : call.num_prompt]
+        first = np.where(image.any(-1), image.argmax(-1), 0)  # without an image nothing is before
+        before = np.arange(image.shape[1]) < first[:, None]
+        scale = np.where(image, self.enhance, np.where(before, self.suppress, 1))
+        edit = Transform(scale=scale[:, None], first_row=call.image_end)
+        return Plan(None, KEEP, transform=edit), None
