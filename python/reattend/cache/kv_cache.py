@@ -151,6 +151,55 @@ class KVCache:
             held.crop(length)
 
     @alone
+    def keep(self, layer: int, indices: Array) -> None:
+        """Keep some keys of a layer and forget the others; what forks hold stays as it is.
+
+        Keys were turned to their positions before they came here, so these are kept too. Rows that
+        follow see all that is kept, as one row at a time does; a `Session` counts keys, and does
+        not go on with fewer. `reattend.cache.selection` chooses by published scores.
+
+        Parameters
+        ----------
+        layer : int
+            The layer, from 0.
+        indices : array of int that broadcasts to [B, H_kv, K]
+            The keys that each head keeps, in the order in which they shall lie.
+
+        Raises
+        ------
+        TypeError
+            If they are no integers.
+        ValueError
+            If they are no keys of the layer.
+
+        Examples
+        --------
+        >>> cache = KVCache(num_layers=1)
+        >>> _ = cache.append(0, np.arange(4.0).reshape(1, 1, 4, 1), np.ones((1, 1, 4, 1)))
+        >>> cache.keep(0, np.array([0, 2, 3]))
+        >>> step = np.full((1, 1, 1, 1), 9.0)
+        >>> cache.append(0, step, step)[0].ravel()
+        array([0., 2., 3., 9.], dtype=float32)
+        """
+        held, indices = self._layer(layer), np.asarray(indices)
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers, got {indices.dtype}")
+        whole = held.sizes[:2]
+        lead = indices.shape[:-1]
+        if not 1 <= indices.ndim <= 3 or any(
+            n not in (1, size) for n, size in zip(lead[::-1], whole[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"indices must broadcast to [B, H_kv, K] with B, H_kv = {whole}, got shape "
+                f"{indices.shape}"
+            )
+        if not ((indices >= 0) & (indices < held.length)).all():
+            raise ValueError(
+                f"indices must be keys from 0 to {held.length - 1}, got {indices.min()} to "
+                f"{indices.max()}"
+            )
+        held.keep(np.broadcast_to(indices, (*whole, indices.shape[-1])))
+
     def reorder(self, indices: Array) -> None:
         """Reorder the batch, as beam search does: item b becomes what item ``indices[b]`` was.
 

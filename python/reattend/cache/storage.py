@@ -62,6 +62,17 @@ class Layer:
         self.length = length
         self.equal = np.minimum(self.equal, length)
 
+    def keep(self, indices: Array) -> None:
+        """Hold some keys only, int [B, H_kv, K] of each head, in a room of its own."""
+        if self.room is None:
+            return
+        parts = []
+        for array in self.room.arrays:
+            index = indices.reshape(*indices.shape, *(1,) * (array.ndim - 3))
+            parts.append(np.take_along_axis(array[:, :, : self.length], index, axis=2))
+        self.room, self.length = None, 0
+        self.append(self.sizes, parts, 0, None)
+
     def reorder(self, indices: Array) -> None:
         """Make item b what item ``indices[b]`` was: in place, but for what is shared or resized."""
         room, length, batch = self.room, self.length, len(indices)
