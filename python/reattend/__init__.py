@@ -10,7 +10,20 @@ from reattend.cache.kv_cache import KVCache
 from reattend.call import Call
 from reattend.column_sums import column_sums, revise
 from reattend.method import Method
-from reattend.methods import ACT, VAR, VHR
+from reattend.methods import (
+    ACT,
+    ADHH,
+    PAI,
+    PASTA,
+    SPIN,
+    VAF,
+    VAR,
+    VHR,
+    FarSight,
+    HeadMask,
+    ScalingVis,
+    SplitSoftmax,
+)
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
 from reattend.session import Session
@@ -18,18 +31,27 @@ from reattend.transform import Transform
 
 __all__ = [
     "ACT",
+    "ADHH",
+    "PAI",
+    "PASTA",
+    "SPIN",
+    "VAF",
     "VAR",
     "VHR",
     "AttentionResult",
     "Call",
+    "FarSight",
+    "HeadMask",
     "KVCache",
     "Method",
     "Plan",
     "Quantized",
     "Reweight",
+    "ScalingVis",
     "SegmentState",
     "Session",
     "Share",
+    "SplitSoftmax",
     "Transform",
     "__version__",
     "adaptors",

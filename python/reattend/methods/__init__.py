@@ -1,4 +1,10 @@
-"""The methods, one paper a file: this is the table of contents."""
+"""The methods, one paper a file: this is the table of contents.
+
+What is not here, and why: EAH gives all heads the map of one, so it edits queries and keys, which a
+plan does not see. ONLY zeroes weights above mean + deviation of their segment in the row, which is
+known only when the row is done, so it needs a second pass over the scores. OPERA's roll-back and
+VISTA's steering happen outside attention, in the loop and after the MLP.
+"""
 
 from reattend.methods.act import ACT
 from reattend.methods.adhh import ADHH
