@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reattend as ra
 from reattend import reference
+from reattend.border import arguments
 
 TOLERANCE = 5e-6  # a few float32 roundings of outputs near 1, and of 1 - (sum of the sinks' masses)
 
@@ -119,3 +120,17 @@ def test_column_sums_of_some_heads(rng, query_len):
     expected = reference.column_sums(query, key, heads=heads, **mask)
     np.testing.assert_allclose(sums, expected, atol=2e-5)
     assert not sums[:, 1:3].any()
+
+
+def test_unaligned_arrays_are_copied(rng):
+    """NumPy's ascontiguousarray leaves numbers where they are; the core reads aligned ones."""
+    aligned = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
+    raw = np.empty(aligned.nbytes + 1, np.uint8)
+    shifted = raw[1:].view(np.float32).reshape(aligned.shape)
+    shifted[...] = aligned
+    assert not shifted.flags.aligned
+    assert arguments.readable(shifted).flags.aligned
+    expected = ra.attention(*aligned, returns="logsumexp")
+    assert np.array_equal(ra.attention(*shifted), expected.out)
+    sums = ra.column_sums(shifted[0], shifted[1], expected.logsumexp)
+    assert np.array_equal(sums, ra.column_sums(aligned[0], aligned[1], expected.logsumexp))

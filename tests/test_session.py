@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reattend import attention, reference
 from reattend.method import Method
-from reattend.methods import ACT, VAR, VHR
+from reattend.methods import ACT, PAI, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.session import Session
@@ -349,3 +349,20 @@ def test_nothing_is_kept_when_a_call_fails(inputs):
             session.attend(2, query, key, value[:, :, :5])
         out = session.attend(2, query, key, value)
     np.testing.assert_array_equal(out, run(ACT(theta=0.1), inputs)[2][:, :, :24])
+
+
+def test_report_counts_rows_whose_scores_were_edited(inputs):
+    """PAI has no factors: its transform changes the prompt's last row and every step's."""
+    session = Session([PAI(layers=(3,))], num_layers=5)
+    run((), inputs, session=session)
+    reading = next(r for r in session.report().readings if r.layer == 3)
+    assert reading.method == "PAI"
+    assert (reading.changed == 1).all()
+    rows = inputs.image.shape[1]
+    assert session.report().prompt_changed[3] == pytest.approx(1 / rows)
+
+
+def test_report_counts_no_row_of_a_transform_that_changes_nothing(inputs):
+    session = Session([PAI(layers=(3,), alpha=0.0)], num_layers=5)
+    run((), inputs, session=session)
+    assert not any(r.changed.any() for r in session.report().readings)

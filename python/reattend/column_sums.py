@@ -155,7 +155,7 @@ def revise(
     count = policies[0].num_segments if policies else 1
     full = (*shape.rows, value.shape[3])
     out = arguments.output(plain.out, full, (query, key, value), query.dtype)
-    result = out if arguments.readable(out) is out else np.ascontiguousarray(out)
+    result = out if arguments.readable(out) is out else out.copy()
     masses = arguments.empty(*shape.rows, count) if "masses" in asked else None
     factors = arguments.empty(*shape.rows, count) if "factors" in asked else None
     changed = np.empty(shape.rows, bool) if "changed" in asked else None
@@ -177,4 +177,4 @@ def _logsumexp(logsumexp: Any, shape: Shape) -> Array:
             f"logsumexp must be float32 [B, H, N] = {shape.rows}, got {logsumexp.dtype} "
             f"{logsumexp.shape}"
         )
-    return np.ascontiguousarray(logsumexp)
+    return arguments.readable(logsumexp)

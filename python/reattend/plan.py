@@ -106,6 +106,27 @@ class Plan:
             1 if self.segments is None or not self.segments.size else int(self.segments.max()) + 1
         )
 
+    def edited_rows(self, rows: Array) -> Array | None:
+        """Give the rows whose scores are edited before the softmax; None if no plan of this does.
+
+        Parameters
+        ----------
+        rows : array of int [N]
+            Their positions, counted as keys.
+
+        Examples
+        --------
+        >>> boost = Transform(shift=np.ones((1, 1, 4)), first_row=5)
+        >>> plan = Plan(None, Reweight(weight=(1,)), transform=boost)
+        >>> plan.edited_rows(np.array([4, 5])).tolist()
+        [[[False, True]]]
+        """
+        edited = None if self.transform is None else self.transform.reaches(rows)
+        if self.null_logit is not None:
+            joined = np.asarray(self.null_logit) > -np.inf
+            edited = joined if edited is None else edited | joined
+        return edited
+
     def take(self, indices: Array) -> Plan:
         """Give the plan of a reordered batch: item b of it is item ``indices[b]`` of this one.
 

@@ -28,7 +28,8 @@ class Reading:
     segments: tuple[str, ...]  # names of the method's segments
     rows: int  # steps of items in which the method had a plan
     changed: Array  # [H], the share of them that it changed
-    before: Array  # [H, G], mean attention on each segment as it came to the method
+    before: Array  # [H, G], mean attention on each segment as it came to the method; where scores
+    # were edited, after that: what it was without is not computed
     after: Array  # [H, G], and as the method left it
     found: Mapping[str, Any]  # what the method says of its state: sinks, heads
 
@@ -79,17 +80,30 @@ class Tally:
     _sums: dict[int, _Sums] = field(default_factory=dict)  # by the method's place
     _pending: list[_Step] = field(default_factory=list)
 
-    def add_prompt(self, changed: Array, valid: Array | None) -> None:
-        """Count the prompt rows that were changed: bool [B, H, N], valid bool [B, N]."""
+    def add_prompt(
+        self, changed: Array, valid: Array | None, edited: tuple[Array | None, ...] = ()
+    ) -> None:
+        """Count the prompt rows that were changed: bool [B, H, N], valid bool [B, N].
+
+        ``edited`` are the rows of each plan whose scores were: no factor tells of these.
+        """
         batch, heads, num_rows = changed.shape
+        for rows in edited:
+            changed = changed if rows is None else changed | rows
         if valid is not None:
             changed = changed & valid[:, None]
         self.prompt_rows += heads * (batch * num_rows if valid is None else int(valid.sum()))
         self.prompt_changed += int(np.count_nonzero(changed))
 
-    def add_rows(self, places: tuple[int, ...], plan: Composition, masses: Array) -> None:
+    def add_rows(
+        self,
+        places: tuple[int, ...],
+        plan: Composition,
+        masses: Array,
+        edited: tuple[Array | None, ...] = (),
+    ) -> None:
         """Note the rows of a decoding step: masses [B, H, N, G] on the parts of the plan."""
-        self._pending.append(_Step(places, plan, masses))
+        self._pending.append(_Step(places, plan, masses, edited))
         if len(self._pending) >= _PENDING:
             self.fold()
 
@@ -115,7 +129,8 @@ class Tally:
             sums = self._sums.setdefault(place, _Sums(left.shape[1]))
             sums.count = max(sums.count, int(labels.max()) + 1)
             sums.rows += left.shape[0] * left.shape[2]
-            sums.changed += (factors != 1).any(-1).sum((0, 2))
+            edited = np.concatenate([step.edits(index) for step in steps], axis=2)
+            sums.changed += ((factors != 1).any(-1) | edited).sum((0, 2))
             for part, label in enumerate(labels):
                 sums.before[:, label] += before[..., part].sum((0, 2))
                 sums.after[:, label] += left[..., part].sum((0, 2))
@@ -135,6 +150,12 @@ class _Step(NamedTuple):
     places: tuple[int, ...]  # of the methods that had a plan
     plan: Composition
     masses: Array  # [B, H, N, G]
+    edited: tuple[Array | None, ...] = ()  # of each plan, the rows whose scores it edited
+
+    def edits(self, index: int) -> Array:
+        """Give the rows whose scores a plan edited, bool [B, H, N]."""
+        rows = self.edited[index] if self.edited else None
+        return np.broadcast_to(False if rows is None else rows, self.masses.shape[:3])
 
     def where(self, index: int) -> Array:
         """Give the rows that a policy is meant for, bool [B, H, N]."""

@@ -364,11 +364,15 @@ class Session:
             plan = run.composed[call.layer] = compose(plans, plan)
         result = self._carry_out(call, plan)
         tally = run.tallies.setdefault(call.layer, Tally())
+        edited: tuple[Array | None, ...] = ()
+        if plan.edits:
+            rows = np.arange(call.first_row, call.key_len)
+            edited = tuple(each.edited_rows(rows) for each in plan.plans)
         if call.prefill:
             valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
-            tally.add_prompt(result.changed, valid)
+            tally.add_prompt(result.changed, valid, edited)
         else:
-            tally.add_rows(places, plan, result.masses)
+            tally.add_rows(places, plan, result.masses, edited)
         return np.asarray(result.out)
 
     @staticmethod

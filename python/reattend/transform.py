@@ -68,6 +68,26 @@ class Transform:
         """Scale, shift and slope of each key, float [B or 1, H or 1, 3, M']."""
         return np.stack(np.broadcast_arrays(self.scale, self.shift, self.slope), axis=2)
 
+    def reaches(self, rows: Array) -> Array:
+        """Say which rows it changes, bool [B or 1, 1, N].
+
+        Parameters
+        ----------
+        rows : array of int [N]
+            Their positions, counted as keys.
+
+        Examples
+        --------
+        >>> Transform(scale=np.full((1, 1, 2), 0.5), first_row=3).reaches(np.arange(2, 5)).tolist()
+        [[[False, True, True]]]
+        """
+        if (self.numbers == np.array([1, 0, 0])[:, None]).all():
+            return np.zeros((1, 1, len(rows)), bool)
+        if self.first_row is None:
+            return np.ones((1, 1, len(rows)), bool)
+        reached: Array = rows >= np.reshape(self.first_row, (-1, 1, 1))
+        return reached
+
     def __call__(self, scores: Array, rows: Array | None = None) -> Array:
         """Change scores [B, H, N, M], of rows at the given positions [N]; all rows without."""
         scale, shift, slope = np.moveaxis(self.numbers, 2, 0)[:, :, :, None]  # [B, H, 1, M'] each

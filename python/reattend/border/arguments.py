@@ -134,7 +134,7 @@ def readable(array: Array) -> Array:
     contiguous = array.strides[-1] == size or array.shape[-1] <= 1
     if contiguous and flags.aligned and all(s % size == 0 for s in array.strides):
         return array
-    return np.ascontiguousarray(array)
+    return array.copy()  # np.ascontiguousarray leaves numbers where they are not aligned
 
 
 def sizes(query: Array, key: Array) -> Shape:
