@@ -49,8 +49,8 @@ def test_version_and_config():
     assert "instruction set" in run("config").stdout
 
 
-def test_no_command_is_wrong_usage():
-    refused(run(), 2, "usage: reattend")
+def test_no_command_shows_what_there_is():
+    refused(run(), 2, "usage: reattend", "generate", "config")
 
 
 @needs_models
@@ -126,7 +126,16 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path):
     for heads in ("4", "2.4"):
         words = ("--model", model, "--method", "act", "--heads", heads)
         refused(run("generate", "in", *words), 1, f"got {heads}")
-    refused(run("generate", "", "--plain", "--model", model), 1, "prompt is empty")
+    for words in (["", "--plain"], [""], [" \n"]):
+        refused(run("generate", *words, "--model", model), 1, "prompt is empty")
+
+
+def test_what_the_system_refuses_is_said_in_words(tmp_path):
+    done = run("evaluate", "--pool", tmp_path / "nofile", "--out", tmp_path / "out")
+    refused(done, 1, "nofile")
+    assert "Errno" not in done.stderr
+    assert cli._what_failed(PermissionError(13, "Permission denied", "a")) == "a: Permission denied"
+    assert cli._what_failed(OSError("no space")) == "no space"
 
 
 def test_heads_are_read_as_layers_and_heads():

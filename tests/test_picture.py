@@ -56,3 +56,32 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"must end in \.png"):
         picture.draw_sinks(Path("sinks.txt"), shares, title="", caption="")
+
+
+def outside(figure):
+    """Give the texts of a figure that reach beyond its edges."""
+    figure.canvas.draw()
+    edge, found = figure.bbox, []
+    for text in (*figure.texts, *(at.title for at in figure.axes)):
+        box = text.get_window_extent()
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > edge.x1 + 1 or box.y1 > edge.y1 + 1:
+            found.append(text.get_text())
+    return found
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_long_settings_stay_on_the_picture(rng, changed):
+    agg = pytest.importorskip("matplotlib.backends.backend_agg")
+    before = rng.random((30, 9, 2))
+    shares = picture.SinkShares(before, before * (0.5 if changed else 1))
+    heads = reattend.ACT(heads={layer: range(9) for layer in range(3, 10)})
+    for title, caption in (
+        ("Attention that goes to sinks", f"SmolLM2, prompt of 45 tokens, {heads!r}.\nMean."),
+        ("A long title " * 12, "word" * 100),
+        ("short", "layers and heads " * 400),
+    ):
+        figure = picture._figure(shares, title, caption)
+        agg.FigureCanvasAgg(figure)
+        assert outside(figure) == []
+        panel = min(at.get_position().height * figure.get_figheight() for at in figure.axes[:2])
+        assert panel > 1.2  # inches: lettering must not push the maps away

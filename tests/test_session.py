@@ -290,7 +290,7 @@ def test_state_ends_with_an_exception(inputs):
     session = Session(VAR(), num_layers=5)
     with pytest.raises(ValueError, match="hidden_states"), session.generation(inputs.image):
         attend(session, inputs, 2)
-    with session.generation():
+    with pytest.warns(UserWarning, match="no image"), session.generation():
         attend(session, inputs, 2)
 
 
@@ -323,6 +323,7 @@ def test_a_generation_does_not_go_back(inputs):
         ({"text_only": np.array([True, False, False])}, {}, "must mark one row for each unmarked"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*will change nothing")
 def test_errors_name_the_argument(inputs, opened, called, message):
     session = Session(VHR(), num_layers=5)
     with pytest.raises(ValueError, match=message), session.generation(**opened):

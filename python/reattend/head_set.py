@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,44 @@ def frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...] | None:
         return None
     pairs: Iterable[Any] = heads.items() if isinstance(heads, Mapping) else heads
     try:
-        frozen = {int(layer): tuple(sorted({int(h) for h in some})) for layer, some in pairs}
+        frozen = {
+            index(layer): tuple(sorted({index(h) for h in some})) for layer, some in pairs
+        }
     except (TypeError, ValueError):
         raise TypeError(f"heads must map layers to heads, or be None, got {heads!r}") from None
     if any(layer < 0 or (some and some[0] < 0) for layer, some in frozen.items()):
         raise ValueError(f"heads must hold layers and heads from 0, got {heads!r}")
     return tuple(sorted(frozen.items()))
+
+
+def check_heads(heads: Any, num_layers: int, num_heads: int | None) -> None:
+    """Refuse layers and heads that a model does not have.
+
+    Parameters
+    ----------
+    heads : tuple, or None
+        Of `frozen_heads`.
+    num_layers : int
+        Of the model.
+    num_heads : int or None
+        Of the model; None where that is not known.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer or the head.
+
+    Examples
+    --------
+    >>> check_heads(((3, (0, 2)),), 4, 4)
+    """
+    for layer, some in heads or ():
+        if some and layer >= num_layers:
+            raise ValueError(
+                f"heads must be in layers below {num_layers}, those of the model, got layer {layer}"
+            )
+        if some and num_heads is not None:
+            heads_of_layer(((layer, some),), layer, num_heads)
 
 
 def heads_of_layer(heads: Any, layer: int, num_heads: int) -> Array:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, ClassVar
+
+import numpy as np
 
 from reattend.call import Call
 from reattend.plan import Plan
@@ -72,6 +76,27 @@ class Method:
         """
         raise NotImplementedError(f"{type(self).__name__} must define plan(call, state)")
 
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse a model in which the parameters cannot be meant; called before it runs.
+
+        Parameters
+        ----------
+        num_layers : int
+            How many layers the model has.
+        num_heads, hidden_size : int or None
+            How many query heads, and the size of its hidden states; None where that is not known.
+
+        Raises
+        ------
+        ValueError
+            Naming the parameter.
+
+        Examples
+        --------
+        >>> Method().check_model(32, 32, None)
+        """
+        return None  # a method without such parameters fits every model
+
     def readings(self, state: Any) -> Mapping[str, Any]:
         """Give what a report shall show of a layer's state, by name.
 
@@ -86,6 +111,84 @@ class Method:
         {}
         """
         return {}
+
+
+def number(method: Method, name: str) -> float:
+    """Give a parameter that must be a real number.
+
+    Parameters
+    ----------
+    method : Method
+        Whose parameter it is.
+    name : str
+        The parameter's.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+
+    Examples
+    --------
+    >>> from reattend.methods import VHR
+    >>> number(VHR(alpha=2), "alpha")
+    2.0
+    """
+    value = getattr(method, name)
+    if isinstance(value, (str, bytes, bool)) or not isinstance(value, (Real, np.number)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def check_shares(method: Method, *names: str) -> None:
+    """Check parameters that must be numbers from 0 to 1.
+
+    Parameters
+    ----------
+    method : Method
+        Whose parameters they are.
+    *names : str
+        The parameters'.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter, what was expected and what came.
+
+    Examples
+    --------
+    >>> from reattend.methods import ACT
+    >>> check_shares(ACT(), "beta", "theta")
+    """
+    for name in names:
+        if not 0 <= number(method, name) <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {getattr(method, name)!r}")
+
+
+def integers(name: str, values: Any) -> tuple[int, ...]:
+    """Give a parameter that must be a sequence of integers.
+
+    Parameters
+    ----------
+    name : str
+        The parameter's.
+    values : sequence of int
+        What the user gave.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else; a number with a fraction is not cut off.
+
+    Examples
+    --------
+    >>> integers("layers", [1, np.int64(2)])
+    (1, 2)
+    """
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name} must hold integers, got {values!r}") from None
 
 
 def paper(method: type[Method]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,18 +69,26 @@ class Session:
     def __init__(
         self, methods: Method | Sequence[Method], *, num_layers: int, num_heads: int | None = None
     ) -> None:
-        self.methods = (methods,) if isinstance(methods, Method) else tuple(methods)
+        self.methods = (methods,) if isinstance(methods, (Method, type)) else tuple(methods)
         for method in self.methods:
             if not isinstance(method, Method):
                 raise TypeError(f"methods must be Method instances, got {method!r}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        for method in self.methods:
+            method.check_model(num_layers, num_heads, None)
         self.num_layers = num_layers
         self.num_heads = num_heads
         self._run: _Run | None = None
         self._last: _Run | None = None
         self._text_outputs: dict[int, Array] | None = None
         self._use = OneThread("Session")
+        self._warned = False
+
+    def __repr__(self) -> str:
+        methods = ", ".join(map(repr, self.methods))
+        heads = "" if self.num_heads is None else f", num_heads={self.num_heads}"
+        return f"{type(self).__name__}([{methods}], num_layers={self.num_layers}{heads})"
 
     @contextmanager
     def generation(
@@ -115,6 +124,7 @@ class Session:
         """
         run = _Run(Prompt(prompt_len, image, text_only, self._text_outputs))
         self._open(run)
+        self._warn_without_image(run.prompt)
         self._text_outputs = None  # used up
         try:
             yield
@@ -305,6 +315,24 @@ class Session:
                 continue
             readings.append(reading(layer, method, added, found))
         return Report(tuple(readings), shares)
+
+    def _warn_without_image(self, prompt: Prompt) -> None:
+        """Say once that methods for images have none: they then leave attention as it is."""
+        if prompt.image is not None and prompt.image.any():
+            return
+        branch = prompt.text_outputs is not None or prompt.text_only is not None
+        idle = {
+            type(method).__name__
+            for method in self.methods
+            if method.needs_image and not (method.needs_text_only and branch)
+        }
+        if idle and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{' and '.join(sorted(idle))} will change nothing: the prompt has no image; pass "
+                "session.generation(image=mask), True at the prompt's image tokens",
+                stacklevel=4,
+            )
 
     def _open(self, run: _Run) -> None:
         if self._run is not None:

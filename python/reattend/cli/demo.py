@@ -32,9 +32,10 @@ from reattend.evaluation.loading import Loaded, add_model_options, load
 from reattend.evaluation.runner.answers import describe_scenes, new_session
 from reattend.evaluation.settings import LABELS, METHODS, PLAIN, TAU
 from reattend.models import IMAGE, TextStream
+from reattend.models.pictures import read_picture
 from reattend.optional import demand
 from reattend.policy import Array
-from reattend.terminal import INTERRUPTED, CommandError, at_least, picture_path, progress
+from reattend.terminal import INTERRUPTED, at_least, picture_path, progress
 
 _LOOKED_AT = 8  # scenes, of which the first is shown that something is made up of
 _LONGEST = 64  # tokens of a description
@@ -147,18 +148,10 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _read_picture(path: Path) -> Array:
     """Read a picture, and crop it to a square of the size that the model reads."""
-    pillow, operations = demand("PIL.Image"), demand("PIL.ImageOps")
-    try:
-        with pillow.open(path) as file:
-            picture = operations.exif_transpose(file).convert("RGBA")
-    except FileNotFoundError:
-        raise CommandError(f"{path} is not a file") from None
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise CommandError(f"{path} cannot be read as a picture: {error}") from error
-    white = pillow.new("RGBA", picture.size, "white")
-    picture = pillow.alpha_composite(white, picture).convert("RGB")
-    size = (SIDE, SIDE)
-    return np.array(operations.fit(picture, size, method=pillow.Resampling.LANCZOS), np.uint8)
+    picture = read_picture(path)
+    lanczos = demand("PIL.Image").Resampling.LANCZOS
+    fitted = demand("PIL.ImageOps").fit(picture, (SIDE, SIDE), method=lanczos)
+    return np.array(fitted, np.uint8)
 
 
 def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:

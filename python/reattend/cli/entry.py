@@ -20,6 +20,7 @@ from reattend.cli.evaluate import add_evaluate
 from reattend.cli.evaluate_data import add_compare
 from reattend.method import Method, registered
 from reattend.methods import ACT
+from reattend.models.pictures import PictureError
 from reattend.optional import MissingPackageError, demand
 from reattend.plot import sink_rates as picture
 from reattend.session import Session
@@ -51,18 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reattend ...
     0
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(arguments)
     if arguments is None and getattr(options, "waits_asleep", False):
         _wait_asleep()
     try:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
-    except (CommandError, models.ModelFileError, MissingPackageError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # who read our output has gone: nothing to say
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return PIPE_CLOSED
+    except BrokenPipeError:  # who read our output has gone: nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (CommandError, models.ModelFileError, PictureError, MissingPackageError) as error:
         print(f"reattend: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"reattend: {_what_failed(error)}", file=sys.stderr)
         return 1
     except MemoryError:
         print("reattend: not enough memory: weights take 4 bytes a parameter", file=sys.stderr)
@@ -70,6 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
+
+
+def _what_failed(error: OSError) -> str:
+    """Say in words what the system refused; its own text begins with a number."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename} is not a file or folder"
+    return f"{error.filename}: {error.strerror}"
 
 
 def _wait_asleep() -> None:
@@ -228,13 +245,12 @@ def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
 
 def _tokens(options: argparse.Namespace, tokenizer: models.Tokenizer) -> list[int]:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    if not prompt.strip():
+        raise CommandError("the prompt is empty")
     if options.plain or tokenizer.chat_template is None:
         if options.system is not None:
             raise CommandError("--system needs a chat template, and this model's file has none")
-        tokens = tokenizer.encode(prompt)
-        if not tokens:
-            raise CommandError("the prompt is empty")
-        return tokens
+        return tokenizer.encode(prompt)
     messages = [{"role": "user", "content": prompt}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})

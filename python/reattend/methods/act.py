@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from reattend.call import Call
-from reattend.head_set import frozen_heads, heads_of_layer
-from reattend.method import Method
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.method import Method, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 from reattend.sinks import follow_columns
@@ -57,11 +57,14 @@ class ACT(Method):
     follow: bool = True  # whether sinks are found anew while decoding, or stay those of the prompt
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta must be from 0 to 1, got {self.beta!r}")
-        if not 0 <= self.theta <= 1:
-            raise ValueError(f"theta must be from 0 to 1, got {self.theta!r}")
+        check_shares(self, "beta", "theta")
+        if not isinstance(self.follow, (bool, np.bool_)):
+            raise TypeError(f"follow must be a bool, got {self.follow!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:
         """Calibrate with the sinks that the columns so far show."""

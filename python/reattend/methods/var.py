@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from reattend.call import NEVER, Call
-from reattend.method import Method
+from reattend.method import Method, check_shares, integers, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
 from reattend.sinks import sink_dims, sink_tokens
@@ -51,6 +51,7 @@ class VAR(Method):
 
     needs_image: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "text sinks", "visual sinks", "image")
+    needs_image: ClassVar[bool] = True
 
     sink_dims: tuple[int, ...] | None = None  # D_sink of the model; None: found in each layer
     p: float = 0.6  # what a sink keeps
@@ -59,18 +60,27 @@ class VAR(Method):
     image_mass: float = 0.2  # least attention on the image
 
     def __post_init__(self) -> None:
-        for name in ("p", "rho", "image_mass"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
-        if not 0 < self.tau < np.inf:
+        check_shares(self, "p", "rho", "image_mass")
+        if not 0 < number(self, "tau") < np.inf:
             raise ValueError(f"tau must be a positive number, got {self.tau!r}")
         if self.sink_dims is not None:
-            dims = tuple(int(d) for d in self.sink_dims)
+            dims = integers("sink_dims", self.sink_dims)
             if not dims or min(dims) < 0:
                 raise ValueError(
                     f"sink_dims must hold at least one dimension from 0, or be None, got {dims}"
                 )
             object.__setattr__(self, "sink_dims", dims)
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse a tau that no token can reach, and dimensions that the model does not have."""
+        if hidden_size is None:
+            return
+        self._threshold(hidden_size)
+        if self.sink_dims is not None and max(self.sink_dims) >= hidden_size:
+            raise ValueError(
+                f"sink_dims must be below {hidden_size}, the hidden size of the model, "
+                f"got {max(self.sink_dims)}"
+            )
 
     def plan(self, call: Call, state: Sinks | None) -> tuple[Plan | None, Sinks | None]:
         """Redistribute in rows after the image, once a visual sink is among the keys."""

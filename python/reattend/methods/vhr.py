@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.measures.readings import head_divergence
-from reattend.method import Method
+from reattend.method import Method, integers, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 
@@ -50,13 +50,17 @@ class VHR(Method):
     layers: tuple[int, ...] | None = None  # None: the second and the last 14 of 32, in proportion
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.alpha):
+        if not np.isfinite(number(self, "alpha")):
             raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.layers is not None:
-            layers = tuple(sorted({int(layer) for layer in self.layers}))
+            layers = tuple(sorted({*integers("layers", self.layers)}))
             if layers and layers[0] < 0:
                 raise ValueError(f"layers must be from 0, got {layers}")
             object.__setattr__(self, "layers", layers)
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse layers that the model does not have."""
+        self.reinforced(num_layers)
 
     def reinforced(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are reinforced in a model.

@@ -14,10 +14,12 @@ from reattend.method import Method
 from reattend.methods import ACT
 from reattend.observer import Observer
 from reattend.optional import demand
+from reattend.plot.lettering import broken
 from reattend.policy import Array
 from reattend.sinks import column_sinks
 
 FORMATS = (".png", ".pdf", ".svg")
+_TITLE, _CAPTION = 14, 9  # points
 _FIRST, _LATER = 1, 2  # labels of the first key and of sinks behind it
 
 
@@ -186,9 +188,15 @@ def _figure(shares: SinkShares, title: str, caption: str) -> Any:
     # One row of maps for each kind of sink; without a difference the two stand side by side.
     grid = (2, 3) if changed else (1, 2)
     height = float(np.clip(0.13 * num_layers, 2.2, 5.0))
-    figure = figures.Figure(figsize=(3.9 * grid[1], height * grid[0] + 1.3), layout="constrained")
-    figure.suptitle(title, fontsize=14, fontweight="bold")
-    figure.supxlabel(caption, fontsize=9, color="0.3")
+    width = 3.9 * grid[1]
+    title = broken(title, width - 0.3, _TITLE, weight="bold")
+    caption = broken(caption, width - 0.3, _CAPTION)
+    lettering = (title.count("\n") * _TITLE + caption.count("\n") * _CAPTION) * 1.25 / 72
+    figure = figures.Figure(
+        figsize=(width, height * grid[0] + 1.3 + lettering), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=_TITLE, fontweight="bold")
+    figure.supxlabel(caption, fontsize=_CAPTION, color="0.3")
     axes = figure.subplots(*grid, squeeze=False)
     for kind, name in enumerate(names):
         top = max(float(shares.before[..., kind].max()), float(shares.after[..., kind].max()), 0.01)

@@ -1,0 +1,96 @@
+"""What cannot be meant is refused where it is written, and what will do nothing is said once."""
+
+import numpy as np
+import pytest
+from reattend import ACT, VAR, VHR, Session
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *((ACT, {name: "x"}) for name in ("theta", "beta")),
+        *((VAR, {name: "x"}) for name in ("p", "rho", "tau", "image_mass")),
+        (VHR, {"alpha": "x"}),
+        (VHR, {"alpha": None}),
+        (ACT, {"theta": True}),
+        (ACT, {"theta": np.array([0.1, 0.2])}),
+    ],
+    ids=str,
+)
+def test_parameters_must_be_numbers(method, given):
+    (name,) = given
+    with pytest.raises(TypeError, match=f"{name} must be a number, got "):
+        method(**given)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ACT(heads={2: (0.5,)}), "heads must"),
+        (lambda: ACT(follow="no"), "follow must be a bool"),
+        (lambda: VAR(sink_dims=(1.5,)), "sink_dims must hold integers"),
+        (lambda: VAR(sink_dims=3), "sink_dims must hold integers"),
+        (lambda: VHR(layers=(1, 2.5)), "layers must hold integers"),
+    ],
+)
+def test_places_must_be_integers(make, says):
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (ACT(heads={99: (0,)}), "heads must be in layers below 4, those of the model, got layer 99"),
+        (ACT(heads={2: (7,)}), "heads must be below 4, the heads of the model, got 7 in layer 2"),
+        (VHR(layers=(4,)), "layers must be below 4"),
+    ],
+)
+def test_a_session_refuses_what_its_model_lacks(method, says):
+    with pytest.raises(ValueError, match=says):
+        Session(method, num_layers=4, num_heads=4)
+
+
+def test_what_depends_on_the_hidden_size_is_said_before_anything_runs():
+    with pytest.raises(ValueError, match=r"tau must be below sqrt\(C\) = 8"):
+        VAR().check_model(4, 4, 64)
+    with pytest.raises(ValueError, match="sink_dims must be below 1024"):
+        VAR(sink_dims=(2533,)).check_model(4, 4, 1024)
+    VAR(tau=0.3).check_model(4, 4, 64)
+    VAR(sink_dims=(1415, 2533)).check_model(32, 32, 4096)
+
+
+def test_a_class_is_no_method():
+    with pytest.raises(TypeError, match="methods must be Method instances"):
+        Session(VHR, num_layers=4)
+
+
+@pytest.mark.parametrize("method", [VAR(), VHR()])
+@pytest.mark.parametrize("image", [None, np.zeros((1, 6), bool)])
+def test_a_method_for_images_says_once_that_there_is_none(method, image):
+    session = Session([method, ACT()], num_layers=4)
+    name = type(method).__name__
+    with pytest.warns(UserWarning, match=f"{name} will change nothing") as said:
+        for _ in range(2):
+            with session.generation(image, prompt_len=6):
+                pass
+    assert len(said) == 1
+    assert said[0].filename == __file__  # it points at the line that opened the generation
+
+
+def test_nothing_is_said_where_something_happens():
+    with Session(VAR(), num_layers=4).generation(np.ones((1, 6), bool)):
+        pass
+    with Session(ACT(), num_layers=4).generation():
+        pass
+    session = Session(VHR(), num_layers=4)
+    with session.text_only():
+        pass
+    with session.generation():  # the text-only run is what it compares with
+        pass
+
+
+def test_sessions_are_short_to_read():
+    session = Session([VAR(), ACT()], num_layers=32, num_heads=8)
+    shown = f"Session([{VAR()!r}, {ACT()!r}], num_layers=32, num_heads=8)"
+    assert repr(session) == shown
