@@ -1,8 +1,16 @@
 """What cannot be meant is refused where it is written, and what will do nothing is said once."""
 
+import json
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pytest
+import reattend
 from reattend import ACT, VAR, VHR, Session
+from reattend.testing import run
+from reattend.testing.sample import sample
 
 
 @pytest.mark.parametrize(
@@ -41,7 +49,10 @@ def test_places_must_be_integers(make, says):
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        (ACT(heads={99: (0,)}), "heads must be in layers below 4, those of the model, got layer 99"),
+        (
+            ACT(heads={99: (0,)}),
+            "heads must be in layers below 4, those of the model, got layer 99",
+        ),
         (ACT(heads={2: (7,)}), "heads must be below 4, the heads of the model, got 7 in layer 2"),
         (VHR(layers=(4,)), "layers must be below 4"),
     ],
@@ -70,12 +81,16 @@ def test_a_class_is_no_method():
 def test_a_method_for_images_says_once_that_there_is_none(method, image):
     session = Session([method, ACT()], num_layers=4)
     name = type(method).__name__
-    with pytest.warns(UserWarning, match=f"{name} will change nothing") as said:
+    with pytest.warns(UserWarning, match=f"{name} will change nothing"):
+        session.generation(image, prompt_len=6).__enter__()
+    session = Session([method, ACT()], num_layers=4)
+    with warnings.catch_warnings(record=True) as all_said:
+        warnings.simplefilter("always")
         for _ in range(2):
             with session.generation(image, prompt_len=6):
                 pass
-    assert len(said) == 1
-    assert said[0].filename == __file__  # it points at the line that opened the generation
+    assert len(all_said) == 1
+    assert all_said[0].filename == __file__  # it points at the line that opened the generation
 
 
 def test_nothing_is_said_where_something_happens():
@@ -88,6 +103,57 @@ def test_nothing_is_said_where_something_happens():
         pass
     with session.generation():  # the text-only run is what it compares with
         pass
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "says"),
+    [
+        (lambda x: x.astype(np.float64), {}, r"convert it by query.astype\(np.float32\)"),
+        (lambda x: x.astype(np.int64), {}, r"convert it by query.astype\(np.float32\)"),
+        (lambda x: x[0], {}, r"without a batch write query\[None\]"),
+        (lambda x: x, {"attn_mask": None}, "key_mask="),
+        (lambda x: x, {"is_causal": True}, "pass causal="),
+        (lambda x: x, {"scales": 1}, "has no argument 'scales'$"),
+    ],
+)
+def test_users_of_other_libraries_are_told_the_conversion(change, given, says):
+    array = change(np.zeros((1, 2, 3, 8), np.float32))
+    with pytest.raises((TypeError, ValueError), match=says):
+        reattend.attention(array, array, array, **given)
+
+
+def test_results_are_short_to_read():
+    array = np.zeros((1, 2, 3, 8), np.float32)
+    result = reattend.attention(array, array, array, returns="logsumexp")
+    shown = "AttentionResult(out=float32[1, 2, 3, 8], logsumexp=float32[1, 2, 3])"
+    assert repr(result) == shown
+    assert len(repr(reattend.segment_pass(array, array, array, segments=None))) < 120
+
+
+def test_a_report_is_data_for_other_tools():
+    inputs = sample(0)
+    session = Session(VAR(), num_layers=5)
+    run((), inputs, session=session)
+    report = session.report()
+    assert len(repr(report)) < 100
+    told = json.loads(report.to_json())
+    assert told["readings"] == report.to_dict()["readings"]
+    first = report.readings[0]
+    assert told["readings"][0]["before"] == first.before.tolist()
+    assert told["readings"][0]["found"]["visual sinks"] == first.found["visual sinks"]
+    table = pytest.importorskip("pandas") and report.to_pandas()
+    sizes = [reading.before.size for reading in report.readings]
+    assert len(table) == sum(sizes)
+    row = table.iloc[1]
+    assert (row.layer, row.segment, row.before) == (first.layer, "text sinks", first.before[0, 1])
+
+
+def test_rooms_are_there_without_an_import():
+    code = "import reattend as ra; ra.models.find_smollm2; ra.plot; ra.decoding.contrast"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert dir(reattend) == sorted(reattend.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        reattend.nothing  # noqa: B018
 
 
 def test_sessions_are_short_to_read():

@@ -1,5 +1,9 @@
 """Fast CPU attention on NumPy arrays, with attention interventions inside the pass."""
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
 from reattend.border.config import __version__, show_config
@@ -28,6 +32,11 @@ from reattend.plan import Plan
 from reattend.policy import Reweight, Share
 from reattend.session import Session
 from reattend.transform import Transform
+
+if _TYPE_CHECKING:
+    from reattend import decoding, models, plot
+
+_LAZY = ("decoding", "models", "plot")  # what an import of the package leaves for later
 
 __all__ = [
     "ACT",
@@ -58,9 +67,12 @@ __all__ = [
     "attention",
     "column_sums",
     "combine",
+    "decoding",
     "explain",
     "measures",
     "merge",
+    "models",
+    "plot",
     "quantize",
     "reference",
     "revise",
@@ -69,3 +81,13 @@ __all__ = [
     "sinks",
     "testing",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        return _import_module(f"reattend.{name}")
+    raise AttributeError(f"module 'reattend' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -85,6 +85,7 @@ def attention(
     out: Array | None = None,
     dtype: str | None = None,
     num_threads: int | None = None,
+    **unknown: Any,
 ) -> Array | AttentionResult:
     r"""Compute softmax(scale query key^T) value, exactly, without the attention matrix.
 
@@ -159,6 +160,8 @@ def attention(
         What uint16 arrays hold the bits of, such as ``tensor.view(torch.uint16).numpy()``.
     num_threads : int, optional
         Threads to use; by default REATTEND_NUM_THREADS, else what OpenMP offers.
+    **unknown
+        Refused; of the names that PyTorch's SDPA has, the error says what to write here.
 
     Returns
     -------
@@ -186,6 +189,8 @@ def attention(
     >>> np.allclose((result.masses * result.factors).sum(-1), 1)
     True
     """
+    if unknown:
+        arguments.refuse(unknown)
     threads = arguments.threads(num_threads)
     edited = transform is not None or null_logit is not None
     is_plain = policy is None and where is None and segments is None and returns == ()

@@ -11,6 +11,9 @@ _EXTRAS = {  # of others: demo
     "ml_dtypes": "bfloat16",
     "easy_vqa": "evaluate",
     "networkx": "measures",
+    "matplotlib": "plot",
+    "pandas": "pandas",
+    "plotly": "report",
 }
 
 

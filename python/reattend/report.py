@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reattend.method import Method
+from reattend.optional import demand
 from reattend.plan import Composition
 from reattend.policy import MAX_SEGMENTS, Array
 
@@ -34,7 +36,7 @@ class Reading:
     found: Mapping[str, Any]  # what the method says of its state: sinks, heads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What the methods of a session did in one generation; print it for a table.
 
@@ -46,6 +48,62 @@ class Report:
 
     readings: tuple[Reading, ...]
     prompt_changed: Mapping[int, float]  # by layer: the share of the prompt's rows, over all heads
+
+    def __repr__(self) -> str:
+        methods = ", ".join(dict.fromkeys(reading.method for reading in self.readings))
+        layers = len({reading.layer for reading in self.readings})
+        return f"Report({methods or 'no method'}: {layers} layers; print it for a table)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as dictionaries, lists, numbers and text.
+
+        Examples
+        --------
+        >>> Report((), {0: 0.5}).to_dict()
+        {'readings': [], 'prompt_changed': {0: 0.5}}
+        """
+        return {
+            "readings": [_plain(vars(reading)) for reading in self.readings],
+            "prompt_changed": _plain(self.prompt_changed),
+        }
+
+    def to_json(self) -> str:
+        """Give everything as JSON; keys that are layers become text, as JSON has it.
+
+        Examples
+        --------
+        >>> Report((), {0: 0.5}).to_json()
+        '{"readings": [], "prompt_changed": {"0": 0.5}}'
+        """
+        return json.dumps(self.to_dict())
+
+    def to_pandas(self) -> Any:
+        """Give a pandas table: a row for each layer, method, head and segment.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With columns layer, method, head, segment, rows, changed, before, after.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+
+        Examples
+        --------
+        >>> list(Report((), {}).to_pandas().columns[:3])  # doctest: +SKIP
+        ['layer', 'method', 'head']
+        """
+        columns = ["layer", "method", "head", "segment", "rows", "changed", "before", "after"]
+        rows = [
+            (r.layer, r.method, head, segment, r.rows, float(r.changed[head]),
+             float(r.before[head, g]), float(r.after[head, g]))
+            for r in self.readings
+            for head in range(len(r.changed))
+            for g, segment in enumerate(r.segments)
+        ]  # fmt: skip
+        return demand("pandas").DataFrame(rows, columns=columns)
 
     def __str__(self) -> str:
         if not self.readings:
@@ -181,6 +239,17 @@ def reading(layer: int, method: Method, sums: _Sums | None, found: Mapping[str, 
     names += tuple(f"segment {g}" for g in range(len(names), sums.count))
     before, after = (x[:, : len(names)] / rows for x in (sums.before, sums.after))
     return Reading(layer, name, names, rows, sums.changed / rows, before, after, found)
+
+
+def _plain(value: Any) -> Any:
+    """Give arrays and NumPy's numbers as lists and Python's; names and numbers stay."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
 
 
 def _short(value: Any) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -66,13 +66,30 @@ def as_array(name: str, given: Any) -> Array:
         raise TypeError(f"{name} must be an array, got {type(given).__name__}: {error}") from error
 
 
+_ELSEWHERE = {  # what PyTorch's scaled_dot_product_attention calls what
+    "attn_mask": "pass a bool [B, M] padding mask as key_mask=, numbers added to the scores as "
+    "bias=, and other bool masks as bias=np.where(mask, 0, -np.inf)",
+    "is_causal": "pass causal=; it is aligned at the bottom right",
+    "enable_gqa": "leave it out, grouped heads are told by their shapes",
+    "dropout_p": "leave it out, reattend is for inference",
+}
+
+
+def refuse(unknown: Mapping[str, Any]) -> NoReturn:
+    """Refuse keywords, and say what those of PyTorch are called here."""
+    name = next((name for name in unknown if name in _ELSEWHERE), next(iter(unknown)))
+    hint = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+    raise TypeError(f"attention() has no argument {name!r}{hint}")
+
+
 def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
     """Give an array of four axes as the core reads it; copied only if strides demand it."""
     array = as_array(name, array)
     if array.dtype is not FLOAT32 or dtype is not None:
         _check_type(name, array.dtype, dtype)
     if array.ndim != 4:
-        raise ValueError(f"{name} must have 4 axes {axes}, got shape {array.shape}")
+        hint = f"; without a batch write {name}[None]" if array.ndim == 3 else ""
+        raise ValueError(f"{name} must have 4 axes {axes}, got shape {array.shape}{hint}")
     return readable(array)
 
 
@@ -103,6 +120,8 @@ def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
     if found.name not in allowed or not found.isnative:
         wanted = "float32, float16 or bfloat16" if dtype is None else f"float32 or {dtype}"
         hint = '; say what bits are by dtype="bfloat16"' if found == np.uint16 else ""
+        if found.kind in "fiub" and not hint:
+            hint = f"; convert it by {name}.astype(np.float32)"
         raise TypeError(f"{name} must be {wanted}, got {found}{hint}")
 
 

@@ -23,6 +23,9 @@ class AttentionResult(NamedTuple):
     factors: Any = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
     changed: Any = None  # bool [B, H, N], the rows with a factor that is not 1
 
+    def __repr__(self) -> str:
+        return _shapes(self)
+
 
 class SegmentState(NamedTuple):
     """What each segment of keys holds of each row: the open form of one pass.
@@ -33,6 +36,19 @@ class SegmentState(NamedTuple):
     masses: Array  # [B, H, N, G]
     partials: Array  # [B, H, N, G, Dv], each segment's share of the output
     logsumexp: Array  # [B, H, N]
+
+    def __repr__(self) -> str:
+        return _shapes(self)
+
+
+def _shapes(result: Any) -> str:
+    """Show a tuple of arrays by their types and shapes; the numbers would fill a screen."""
+    shown = ", ".join(
+        f"{name}={array.dtype}{list(array.shape)}"
+        for name, array in result._asdict().items()
+        if array is not None
+    )
+    return f"{type(result).__name__}({shown})"
 
 
 def combine(partials: Array, factors: Array) -> Array:

@@ -81,7 +81,7 @@ def _scaled(pixels: Array, mode: str, path: str | Path) -> Array:
             )
         return np.asarray(np.rint(pixels * 255), np.uint8)
     # Mode I: what older Pillows make of 16 bits.
-    if mode == "I" and not (str(path).lower().endswith(".png") and 0 <= least):
+    if mode == "I" and not (str(path).lower().endswith(".png") and least >= 0):
         raise PictureError(
             f"{path} has pixels of 32 bits, from {least:g} to {most:g}, and does not say which "
             "number is white; store it with 8 or 16 bits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,14 +24,14 @@ from reattend.adaptors.transformers.verify import Check
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
-from reattend.report import Report
+from reattend.report import Reading, Report
 from reattend.session import Session
 from reattend.sinks import sink_dims
 
 _sink_dims: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()  # of each decoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelReport:
     """What the methods did in the latest generation; print it for a table."""
 
@@ -40,6 +41,32 @@ class ModelReport:
     text_seconds: float | None  # what the text-only branch cost; None: there was none
     text_tokens: int = 0
     idle: tuple[str, ...] = ()  # methods that changed no row
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """What each method did in each layer, as `Report.readings`."""
+        return self.methods.readings
+
+    def __repr__(self) -> str:
+        return f"Model{self.methods!r}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as dictionaries, lists, numbers and text, as `Report.to_dict`."""
+        return {
+            **self.methods.to_dict(),
+            "sink_dims": None if self.sink_dims is None else list(self.sink_dims),
+            "image": [[list(span) for span in item] for item in self.image],
+            "text_seconds": self.text_seconds,
+            "text_tokens": self.text_tokens,
+        }
+
+    def to_json(self) -> str:
+        """Give everything as JSON, as `Report.to_json`."""
+        return json.dumps(self.to_dict())
+
+    def to_pandas(self) -> Any:
+        """Give a pandas table, as `Report.to_pandas`."""
+        return self.methods.to_pandas()
 
     def __str__(self) -> str:
         lines = [str(self.methods)]
