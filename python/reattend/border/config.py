@@ -9,12 +9,36 @@ from typing import TextIO
 
 from reattend.border.cpus import usable_cpus
 
+def what_to_do(error: ImportError) -> str:
+    """Say how to get a core that loads.
+
+    Parameters
+    ----------
+    error : ImportError
+        Why it does not.
+
+    Examples
+    --------
+    >>> what_to_do(ImportError("libdnnl.so.3: cannot open shared object file"))[-56:]
+    '`pip install --prefix DIR`, or set LD_LIBRARY_PATH to it'
+    """
+    if "libdnnl" in str(error):
+        return (
+            "oneDNN's library is not where its wheel puts it, in the environment's lib/ (pip "
+            "install --target leaves it out): install into an environment, or with "
+            "`pip install --prefix DIR`, or set LD_LIBRARY_PATH to it"
+        )
+    return (
+        "build it with `pip install .` in the project's folder, or `pip install reattend`, and do "
+        "not import from the source folder"
+    )
+
+
 try:
     from reattend import _core
 except ImportError as error:
     raise ImportError(
-        f"reattend's compiled core does not load ({error}): build it with `pip install .` in the "
-        "project's folder, or `pip install reattend`, and do not import from the source folder"
+        f"reattend's compiled core does not load ({error}): {what_to_do(error)}"
     ) from error
 
 __version__: str = _core.__version__
