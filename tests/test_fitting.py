@@ -151,7 +151,7 @@ def test_a_report_is_data_for_other_tools():
 def test_rooms_are_there_without_an_import():
     code = "import reattend as ra; ra.models.find_smollm2; ra.plot; ra.decoding.contrast"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert dir(reattend) == sorted(reattend.__all__)
+    assert dir(reattend) == sorted([*reattend.__all__, "decoding", "models", "plot"])
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         reattend.nothing  # noqa: B018
 

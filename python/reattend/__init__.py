@@ -34,7 +34,9 @@ from reattend.session import Session
 from reattend.transform import Transform
 
 if _TYPE_CHECKING:
-    from reattend import decoding, models, plot
+    from reattend import decoding as decoding
+    from reattend import models as models
+    from reattend import plot as plot
 
 _LAZY = ("decoding", "models", "plot")  # what an import of the package leaves for later
 
@@ -67,12 +69,9 @@ __all__ = [
     "attention",
     "column_sums",
     "combine",
-    "decoding",
     "explain",
     "measures",
     "merge",
-    "models",
-    "plot",
     "quantize",
     "reference",
     "revise",
@@ -90,4 +89,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__]
+    return [*__all__, *_LAZY]

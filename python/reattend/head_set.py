@@ -35,9 +35,7 @@ def frozen_heads(heads: Any) -> tuple[tuple[int, tuple[int, ...]], ...] | None:
         return None
     pairs: Iterable[Any] = heads.items() if isinstance(heads, Mapping) else heads
     try:
-        frozen = {
-            index(layer): tuple(sorted({index(h) for h in some})) for layer, some in pairs
-        }
+        frozen = {index(layer): tuple(sorted({index(h) for h in some})) for layer, some in pairs}
     except (TypeError, ValueError):
         raise TypeError(f"heads must map layers to heads, or be None, got {heads!r}") from None
     if any(layer < 0 or (some and some[0] < 0) for layer, some in frozen.items()):

@@ -281,3 +281,30 @@ def _only(plans: Sequence[Plan], edits: list[Any], name: str) -> Any:
 def _take(array: Array, indices: Array) -> Array:
     """Reorder the batch axis of what broadcasts to [B, H, N or G], if it has one."""
     return array[indices] if array.ndim == 3 and array.shape[0] > 1 else array
+
+
+def taken(state: Any, indices: Array) -> Any:
+    """Reorder the batch of a method's state: arrays, plans, and tuples and dictionaries of them.
+
+    Parameters
+    ----------
+    state
+        What a method's `plan` returned.
+    indices : array of int
+        Which item each item becomes.
+
+    Examples
+    --------
+    >>> taken((np.array([1, 2]), None), np.array([1, 0]))
+    (array([2, 1]), None)
+    """
+    if isinstance(state, np.ndarray):
+        return state[indices]
+    if isinstance(state, Plan):
+        return state.take(indices)
+    if isinstance(state, dict):
+        return {name: taken(value, indices) for name, value in state.items()}
+    if isinstance(state, tuple):
+        parts = (taken(value, indices) for value in state)
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state

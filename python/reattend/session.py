@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,12 @@ from reattend.border.dtypes import widened
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.column_sums import revise
+from reattend.fitting import fitted, warn_without_image
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
-from reattend.plan import Composition, Plan, compose
+from reattend.plan import Composition, Plan, compose, taken
 from reattend.policy import Array, Reweight
+from reattend.recorder import Recorded
 from reattend.report import Report, Tally, reading
 
 
@@ -37,7 +38,7 @@ class _Run:
     composed: dict[int, Composition] = field(default_factory=dict)
 
 
-class Session:
+class Session(Recorded):
     """Methods at work in a model's attention, one generation after the other.
 
     Parameters
@@ -69,14 +70,9 @@ class Session:
     def __init__(
         self, methods: Method | Sequence[Method], *, num_layers: int, num_heads: int | None = None
     ) -> None:
-        self.methods = (methods,) if isinstance(methods, (Method, type)) else tuple(methods)
-        for method in self.methods:
-            if not isinstance(method, Method):
-                raise TypeError(f"methods must be Method instances, got {method!r}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        for method in self.methods:
-            method.check_model(num_layers, num_heads, None)
+        self.methods = fitted(methods, num_layers, num_heads)
         self.num_layers = num_layers
         self.num_heads = num_heads
         self._run: _Run | None = None
@@ -124,7 +120,7 @@ class Session:
         """
         run = _Run(Prompt(prompt_len, image, text_only, self._text_outputs))
         self._open(run)
-        self._warn_without_image(run.prompt)
+        self._warned = self._warned or warn_without_image(self.methods, run.prompt, 3)
         self._text_outputs = None  # used up
         try:
             yield
@@ -242,6 +238,8 @@ class Session:
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
         run.seen[layer], run.batch = call.key_len, query.shape[0]
+        if self._recorder is not None:
+            self._recorder.note(call)
         return np.asarray(result)
 
     @alone
@@ -281,11 +279,11 @@ class Session:
                 f"indices must be one axis of items from 0{known}, got {indices.tolist()}"
             )
         run.batch = len(indices) if run.batch is not None else None
-        run.states = {place: _take(state, indices) for place, state in run.states.items()}
+        run.states = {place: taken(state, indices) for place, state in run.states.items()}
         run.composed.clear()
         prompt = run.prompt
         run.prompt = Prompt(
-            prompt.length, *_take((prompt.image, prompt.text_only, prompt.text_outputs), indices)
+            prompt.length, *taken((prompt.image, prompt.text_only, prompt.text_outputs), indices)
         )
 
     def report(self) -> Report:
@@ -315,24 +313,6 @@ class Session:
                 continue
             readings.append(reading(layer, method, added, found))
         return Report(tuple(readings), shares)
-
-    def _warn_without_image(self, prompt: Prompt) -> None:
-        """Say once that methods for images have none: they then leave attention as it is."""
-        if prompt.image is not None and prompt.image.any():
-            return
-        branch = prompt.text_outputs is not None or prompt.text_only is not None
-        idle = {
-            type(method).__name__
-            for method in self.methods
-            if method.needs_image and not (method.needs_text_only and branch)
-        }
-        if idle and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{' and '.join(sorted(idle))} will change nothing: the prompt has no image; pass "
-                "session.generation(image=mask), True at the prompt's image tokens",
-                stacklevel=4,
-            )
 
     def _open(self, run: _Run) -> None:
         if self._run is not None:
@@ -438,17 +418,3 @@ def _store_last_rows(
     if old is not None:  # a chunk in which an item has padding only tells nothing of it
         new = np.where(np.any(valid, axis=-1)[:, None, None], new, old)
     run.text_outputs[layer] = new
-
-
-def _take(state: Any, indices: Array) -> Any:
-    """Reorder the batch of a state: arrays, plans, and tuples and dictionaries of them."""
-    if isinstance(state, np.ndarray):
-        return state[indices]
-    if isinstance(state, Plan):
-        return state.take(indices)
-    if isinstance(state, dict):
-        return {name: _take(value, indices) for name, value in state.items()}
-    if isinstance(state, tuple):
-        taken = (_take(value, indices) for value in state)
-        return type(state)(*taken) if hasattr(state, "_fields") else tuple(taken)
-    return state

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import NEVER, Call
-from reattend.head_set import frozen_heads, heads_of_layer
-from reattend.method import Method
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
 
@@ -44,9 +44,13 @@ class ADHH(Method):
     threshold: float = 0.4  # the attention on text from which a row is changed
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.threshold):
+        if not np.isfinite(number(self, "threshold")):
             raise ValueError(f"threshold must be a finite number, got {self.threshold!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Label the text after the image, for the rows that choose a word."""

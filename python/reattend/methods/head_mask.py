@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from reattend.call import Call
-from reattend.head_set import frozen_heads, heads_of_layer
-from reattend.method import Method
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
 
@@ -38,9 +38,13 @@ class HeadMask(Method):
     gate: float = 0.0  # xi, what multiplies them; 1 leaves them as they are
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.gate):
+        if not np.isfinite(number(self, "gate")):
             raise ValueError(f"gate must be a finite number, got {self.gate!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Give the layer's gates, the same in every call."""

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.head_set import frozen_heads, heads_of_layer
-from reattend.method import Method
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 
@@ -45,13 +45,17 @@ class PASTA(Method):
     as_published: bool = False  # whether several spans lower each other, as in the code
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.alpha) and self.alpha > 0):
+        if not (np.isfinite(number(self, "alpha")) and self.alpha > 0):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
         object.__setattr__(self, "spans", tuple((int(a), int(b)) for a, b in self.spans))
         for start, end in self.spans:
             if not 0 <= start < end:
                 raise ValueError(f"spans must be (start, end) with 0 <= start < end: {self.spans}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Array | None) -> tuple[Plan | None, Array | None]:
         """Label the prompt, and weigh what lies outside the spans."""

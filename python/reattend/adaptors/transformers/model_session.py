@@ -24,6 +24,7 @@ from reattend.adaptors.transformers.verify import Check
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
+from reattend.recording import Recording
 from reattend.report import Reading, Report
 from reattend.session import Session
 from reattend.sinks import sink_dims
@@ -104,6 +105,7 @@ class ModelSession:
         self._check = Check(type(model).__name__) if verify else None
         self.knows_sdpa = bool(getattr(anatomy.decoder, "_supports_sdpa", True))
         self._prompts = Prompts()
+        self._recorded: int | None = None  # the item of the batch
         self._forward = Forward()
         self._padding: Array | None = None  # what the mask function saw
         self._announced: Array | None = None  # ids [B, P] of the generate() that runs
@@ -137,6 +139,34 @@ class ModelSession:
         if any(report.prompt_changed.values()):
             active |= {r.method for r in report.readings}
         return tuple(name for name in names if name not in active)
+
+    def record(self, item: int = 0) -> None:
+        """Note from now on where the rows of answers attend, as `Session.record` does.
+
+        Parameters
+        ----------
+        item : int, optional
+            Which item of the batch.
+        """
+        if not self.methods:
+            raise ValueError(
+                "record() needs a method to be attached; VAR(p=1), for one, changes nothing"
+            )
+        self._recorded = item
+
+    def recording(self) -> Recording:
+        """Give what was noted of the latest generation.
+
+        Returns
+        -------
+        Recording
+        """
+        last = self._prompts.last
+        if last is None:
+            raise RuntimeError("recording() needs a generation: call record(), then generate")
+        found = last.session.recording()
+        settings = {**found.settings, "model": type(self.model).__name__}
+        return replace(found, settings=settings)
 
     @property
     def image_spans(self) -> list[list[tuple[int, int]]]:
@@ -295,6 +325,8 @@ class ModelSession:
         methods = self._with_sink_dims() if whole else self.methods
         probe = methods is None
         session = Session(methods or self.methods, num_layers=self.anatomy.num_layers)
+        if self._recorded is not None:
+            session.record(self._recorded)
         prompt = Prompt(session, length, image)
         if probe or for_text:
             keep = np.ones((batch, length), bool) if image is None else ~image

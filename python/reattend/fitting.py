@@ -1,0 +1,81 @@
+"""Whether methods fit a model and a prompt: said before anything is computed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from reattend.call import Prompt
+from reattend.method import Method
+
+
+def fitted(
+    methods: Any, num_layers: int, num_heads: int | None, hidden_size: int | None = None
+) -> tuple[Method, ...]:
+    """Give methods as a tuple, once each has been found to fit a model.
+
+    Parameters
+    ----------
+    methods : Method or sequence of Method
+        What is to be applied.
+    num_layers : int
+        Of the model.
+    num_heads, hidden_size : int or None
+        Of the model; None where they are not known.
+
+    Raises
+    ------
+    TypeError
+        If one is no method.
+    ValueError
+        If one has parameters that cannot be meant for such a model.
+
+    Examples
+    --------
+    >>> fitted((), 32, None)
+    ()
+    """
+    # A class is no sequence either, and is named as what it is.
+    found = (methods,) if isinstance(methods, (Method, type)) else tuple(methods)
+    for method in found:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods must be Method instances, got {method!r}")
+        method.check_model(num_layers, num_heads, hidden_size)
+    return found
+
+
+def warn_without_image(methods: Sequence[Method], prompt: Prompt, stacklevel: int) -> bool:
+    """Warn of methods that do nothing because the prompt has no image; say whether it did.
+
+    Parameters
+    ----------
+    methods : sequence of Method
+        Those of a session.
+    prompt : Prompt
+        That begins.
+    stacklevel : int
+        Of the frame that the warning is about, counted from the caller.
+
+    Examples
+    --------
+    >>> warn_without_image((), Prompt(3), stacklevel=1)
+    False
+    """
+    if prompt.image is not None and prompt.image.any():
+        return False
+    branch = prompt.text_outputs is not None or prompt.text_only is not None
+    idle = sorted(
+        {
+            type(method).__name__
+            for method in methods
+            if method.needs_image and not (method.needs_text_only and branch)
+        }
+    )
+    if idle:
+        warnings.warn(
+            f"{' and '.join(idle)} will change nothing: the prompt has no image; pass "
+            "session.generation(image=mask), True at the prompt's image tokens",
+            stacklevel=stacklevel + 1,
+        )
+    return bool(idle)
