@@ -11,6 +11,7 @@ import pytest
 import reattend
 import tiny_llama as tiny
 from reattend.cli import entry as cli
+from reattend.recording import Recording
 
 needs_models = pytest.mark.skipif(
     any(not tiny.installed(name) for name in ("gguf", "tokenizers", "jinja2")),
@@ -136,6 +137,20 @@ def test_what_the_system_refuses_is_said_in_words(tmp_path):
     assert "Errno" not in done.stderr
     assert cli._what_failed(PermissionError(13, "Permission denied", "a")) == "a: Permission denied"
     assert cli._what_failed(OSError("no space")) == "no space"
+
+
+def test_a_recording_becomes_a_page(tmp_path):
+    pytest.importorskip("plotly")
+    path = tmp_path / "run.npz"
+    weights = np.full((2, 3, 2, 4), 0.1)
+    Recording(weights, weights[..., 0], np.zeros((3, 4)), np.ones(4)).save(path)
+    done = run("report", path, "-o", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+    refused(run("report", tmp_path / "absent.npz"), 1, "is not a file or folder")
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    refused(run("report", tmp_path / "broken.npz"), 1, "is not a recording")
+    refused(run("report", path, "-o", tmp_path / "page.txt"), 1, "must end in .html")
 
 
 def test_heads_are_read_as_layers_and_heads():

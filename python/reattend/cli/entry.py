@@ -18,6 +18,7 @@ from reattend.border.config import __version__, show_config
 from reattend.cli.demo import add_demo
 from reattend.cli.evaluate import add_evaluate
 from reattend.cli.evaluate_data import add_compare
+from reattend.cli.report import add_report
 from reattend.method import Method, registered
 from reattend.methods import ACT
 from reattend.models.pictures import PictureError
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_compare(commands)
     _add_generate(commands)
+    add_report(commands)
     config = commands.add_parser("config", help="print versions, instruction set and threads")
     config.set_defaults(run=_config)
     return parser

@@ -51,7 +51,6 @@ class VAR(Method):
 
     needs_image: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "text sinks", "visual sinks", "image")
-    needs_image: ClassVar[bool] = True
 
     sink_dims: tuple[int, ...] | None = None  # D_sink of the model; None: found in each layer
     p: float = 0.6  # what a sink keeps

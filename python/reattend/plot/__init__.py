@@ -1,1 +1,20 @@
-"""Pictures of attention."""
+"""Pictures of attention: arrays or a recording in, matplotlib Axes out; extra `reattend[plot]`."""
+
+from reattend.plot.along import column_profile, divergence_along
+from reattend.plot.maps import change, head_map
+from reattend.plot.over_picture import attention_by_word, attention_on_picture
+from reattend.plot.settings import frontier
+from reattend.plot.sink_rates import draw_sinks
+from reattend.plot.stack import masses_by_layer
+
+__all__ = [
+    "attention_by_word",
+    "attention_on_picture",
+    "change",
+    "column_profile",
+    "divergence_along",
+    "draw_sinks",
+    "frontier",
+    "head_map",
+    "masses_by_layer",
+]
