@@ -25,7 +25,7 @@ PYTHON_LAYERS = [
     ["transform"],
     ["border"],
     ["plan", "attention", "column_sums", "reference", "cache"],
-    ["sinks", "call", "measures"],
+    ["sinks", "call", "text_branch", "measures"],
     ["method", "head_set"],
     ["methods", "report", "recording", "fitting"],
     ["recorder"],

@@ -13,6 +13,7 @@ from reattend.border.arguments import Shape
 from reattend.border.at_once import computed, usual
 from reattend.border.dtypes import write
 from reattend.border.inputs import Inputs, checked
+from reattend.border.keywords import refuse
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState, combine
 from reattend.policy import Array, Policy, Reweight, decided_factors
@@ -161,7 +162,7 @@ def attention(
     num_threads : int, optional
         Threads to use; by default REATTEND_NUM_THREADS, else what OpenMP offers.
     **unknown
-        Refused; of the names that PyTorch's SDPA has, the error says what to write here.
+        Refused, with what to write here for names of PyTorch's SDPA.
 
     Returns
     -------
@@ -189,8 +190,7 @@ def attention(
     >>> np.allclose((result.masses * result.factors).sum(-1), 1)
     True
     """
-    if unknown:
-        arguments.refuse(unknown)
+    refuse(unknown)
     threads = arguments.threads(num_threads)
     edited = transform is not None or null_logit is not None
     is_plain = policy is None and where is None and segments is None and returns == ()
@@ -224,16 +224,14 @@ def attention(
     labels = None if segments is None else arguments.labels(shape, segments)
     weighing = [each for each in policies if isinstance(each, Reweight)]
     num_segments = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
-
     result = _room(inputs, out, labels, *rows)
-
     per_segment = (*shape.rows, num_segments)
     masses = arguments.empty(*per_segment) if "masses" in asked else None
     logsumexp = sums = None
     if "logsumexp" in asked:
         logsumexp = arguments.empty(*shape.rows)
     if "column_sums" in asked:
-        logsumexp, sums = arguments.empty(*shape.rows), _room_for_sums(shape)
+        logsumexp, sums = arguments.empty(*shape.rows), arguments.empty(*shape.columns)
     if len(weighing) == len(policies):
         factors = arguments.empty(*per_segment) if "factors" in asked else None
         changed = np.empty(shape.rows, bool) if "changed" in asked else None
@@ -369,7 +367,10 @@ def plain_pass(
             return found
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     shape, result = inputs.shape, _room(inputs, out)
-    logsumexp, sums = arguments.empty(*shape.rows), _room_for_sums(shape) if summed else None
+    logsumexp, sums = (
+        arguments.empty(*shape.rows),
+        arguments.empty(*shape.columns) if summed else None,
+    )
     whose = None if heads is None else heads[None].repeat(shape.batch, axis=0)
     _run(inputs, threads, result, None, 1, [],
          None, logsumexp, None, None, None, sums, whose)  # fmt: skip
@@ -393,10 +394,6 @@ def _given(result: Array, out: Array | None) -> Array:
         return result
     out[...] = result
     return out
-
-
-def _room_for_sums(shape: Shape) -> Array:
-    return arguments.empty(shape.batch, shape.num_heads, shape.key_len)
 
 
 def _run(

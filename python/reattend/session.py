@@ -12,7 +12,6 @@ import numpy as np
 from reattend.attention import attention
 from reattend.border.arguments import as_array
 from reattend.border.at_once import revised_step
-from reattend.border.dtypes import widened
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.column_sums import revise
@@ -23,6 +22,7 @@ from reattend.plan import Composition, Plan, compose, taken
 from reattend.policy import Array, Reweight
 from reattend.recorder import Recorded
 from reattend.report import Report, Tally, reading
+from reattend.text_branch import store_last_rows
 
 
 @dataclass
@@ -213,7 +213,9 @@ class Session(Recorded):
         self._check(run, layer, query, key, hidden_states, key_mask)
         if run.text_outputs is not None:
             result: Any = attention(query, key, value, out=out, num_threads=num_threads, **mask)
-            _store_last_rows(run, layer, result, key_mask, key.shape[2] - query.shape[2], dtype)
+            store_last_rows(
+                run.text_outputs, layer, result, key_mask, key.shape[2] - query.shape[2], dtype
+            )
             run.seen[layer] = key.shape[2]
             return np.asarray(result)
         if run.prompt.length is None:  # the first call tells the prompt's length
@@ -401,20 +403,3 @@ class Session(Recorded):
             found = revised_step(call.plain, *arrays, **how) if fresh else None
             return found or revise(call.plain, *arrays, returns=returns, **how)
         return attention(*arrays, out=call.out, returns=returns, **how)
-
-
-def _store_last_rows(
-    run: _Run, layer: int, out: Array, key_mask: Array | None, first_row: int, dtype: str | None
-) -> None:
-    """Keep the outputs of each item's last row that is no padding."""
-    assert run.text_outputs is not None
-    batch, num_rows = out.shape[0], out.shape[2]
-    valid: Array = np.ones((batch, num_rows), bool)
-    if key_mask is not None:
-        valid = key_mask[:, first_row:]
-    last = num_rows - 1 - valid[:, ::-1].argmax(-1)
-    new = widened(out[np.arange(batch), :, last], dtype)  # [B, H, Dv]
-    old = run.text_outputs.get(layer)
-    if old is not None:  # a chunk in which an item has padding only tells nothing of it
-        new = np.where(np.any(valid, axis=-1)[:, None, None], new, old)
-    run.text_outputs[layer] = new

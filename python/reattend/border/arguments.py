@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,11 @@ class Shape(NamedTuple):
     def rows(self) -> tuple[int, int, int]:
         """[B, H, N]."""
         return self[:3]
+
+    @property
+    def columns(self) -> tuple[int, int, int]:
+        """[B, H, M]."""
+        return self.batch, self.num_heads, self.key_len
 
 
 class Masks(NamedTuple):
@@ -64,22 +69,6 @@ def as_array(name: str, given: Any) -> Array:
         return np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be an array, got {type(given).__name__}: {error}") from error
-
-
-_ELSEWHERE = {  # what PyTorch's scaled_dot_product_attention calls what
-    "attn_mask": "pass a bool [B, M] padding mask as key_mask=, numbers added to the scores as "
-    "bias=, and other bool masks as bias=np.where(mask, 0, -np.inf)",
-    "is_causal": "pass causal=; it is aligned at the bottom right",
-    "enable_gqa": "leave it out, grouped heads are told by their shapes",
-    "dropout_p": "leave it out, reattend is for inference",
-}
-
-
-def refuse(unknown: Mapping[str, Any]) -> NoReturn:
-    """Refuse keywords, and say what those of PyTorch are called here."""
-    name = next((name for name in unknown if name in _ELSEWHERE), next(iter(unknown)))
-    hint = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-    raise TypeError(f"attention() has no argument {name!r}{hint}")
 
 
 def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from reattend.border.cpus import usable_cpus
 
+
 def what_to_do(error: ImportError) -> str:
     """Say how to get a core that loads.
 
