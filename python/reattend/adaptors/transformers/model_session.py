@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,8 +16,8 @@ from reattend.adaptors.transformers.attending import Forward, attend
 from reattend.adaptors.transformers.caches import cache_of
 from reattend.adaptors.transformers.interface import before, owns
 from reattend.adaptors.transformers.introspection import Anatomy
-from reattend.adaptors.transformers.pictures import pictures_given, places_given
 from reattend.adaptors.transformers.model_report import ModelReport
+from reattend.adaptors.transformers.pictures import pictures_given, places_given
 from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.adaptors.transformers.verify import Check
@@ -26,7 +25,7 @@ from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
 from reattend.recording import Recording
-from reattend.report import Reading, Report
+from reattend.report import Report
 from reattend.session import Session
 from reattend.sinks import sink_dims
 
