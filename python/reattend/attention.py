@@ -9,7 +9,6 @@ import numpy as np
 
 from reattend import _core
 from reattend.border import arguments, score_edits
-from reattend.border.arguments import Shape
 from reattend.border.at_once import computed, usual
 from reattend.border.dtypes import write
 from reattend.border.inputs import Inputs, checked
