@@ -1,0 +1,154 @@
+"""Random calls of the public functions: shapes, strides, types, masks, segments, policies, threads.
+
+`PYTHONPATH=tests python tests/fuzz/draws.py 1000000` makes so many calls, each held
+against the reference; `--seed` begins elsewhere. A call that fails is
+printed by its number: `--only NUMBER` repeats it.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import reattend as ra
+from reattend import reference
+from tensors import LABELS, MASKS, STRIDES, TOLERANCE, Sizes, close, labels_of, mask_of, tensors
+
+LENGTHS = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 70, 129)
+DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64)
+ROADS = ("attention", "segment_pass", "column_sums", "revise", "merge", "half", "int8", "refused")
+# Rounding of inputs to float16 is the same in both; results are stored with 11 bits.
+HALF = 2e-3
+EDITED = 1e-4  # a receiver of little mass has a factor with the relative error of that mass
+
+
+def pick(rng, choices):
+    return choices[rng.integers(len(choices))]
+
+
+def sizes_of(rng):
+    kv_heads = int(rng.integers(1, 3))
+    return Sizes(
+        pick(rng, LENGTHS), pick(rng, LENGTHS), int(rng.integers(1, 3)),
+        kv_heads * int(rng.integers(1, 4)), kv_heads, pick(rng, DIMS), pick(rng, DIMS),
+    )  # fmt: skip
+
+
+def policy_of(rng):
+    weight = rng.choice([0, 0.3, 1, 1, 2], 4)
+    if rng.random() < 0.3:
+        weight = rng.random((1, 1, 4))
+    to = tuple(int(g) for g in np.flatnonzero(rng.random(4) < 0.4))
+    return ra.Reweight(weight, to)
+
+
+def call(number, seed=0):
+    """Make one call and hold it against the reference."""
+    rng = np.random.default_rng((seed, number))
+    sizes, road = sizes_of(rng), pick(rng, ROADS)
+    names = [pick(rng, sorted(MASKS)) for _ in range(rng.integers(3))]
+    arrays, mask = tensors(rng, sizes), mask_of(rng, sizes, "+".join(names) or "full")
+    laid = [STRIDES[pick(rng, sorted(STRIDES))](x) if rng.random() < 0.4 else x for x in arrays]
+    before = [x.copy() for x in laid]
+    how = {**mask, "num_threads": int(rng.integers(1, 4))}
+    labels = labels_of(rng, sizes, pick(rng, sorted(LABELS)))
+    RUNS[road](rng, sizes, laid, mask, how, labels)
+    for array, kept in zip(laid, before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+
+
+def run_attention(rng, sizes, arrays, mask, how, labels):
+    edit = {}
+    if rng.random() < 0.7:
+        edit = {"segments": labels, "policy": [policy_of(rng) for _ in range(rng.integers(1, 3))]}
+        if rng.random() < 0.5:
+            where = rng.random((sizes.batch, 1, sizes.query_len)) < 0.7
+            edit["where"] = [where] * len(edit["policy"])
+    returns = ("masses", "logsumexp", "factors") if edit else ("logsumexp",)
+    found = ra.attention(*arrays, returns=returns, **edit, **how)
+    exact = reference.attention(*arrays, returns=returns, **edit, **mask)
+    for name in ("out", *returns):
+        close(getattr(found, name), getattr(exact, name), name, EDITED if edit else TOLERANCE)
+
+
+def run_segment_pass(rng, sizes, arrays, mask, how, labels):
+    found = ra.segment_pass(*arrays, segments=labels, **how)
+    exact = reference.segment_pass(*arrays, segments=labels, **mask)
+    for name in found._fields:
+        close(getattr(found, name), getattr(exact, name), name)
+
+
+def run_column_sums(rng, sizes, arrays, mask, how, labels):
+    logsumexp = ra.attention(*arrays, returns="logsumexp", **how).logsumexp
+    found = ra.column_sums(*arrays[:2], logsumexp, **how)
+    close(found, reference.column_sums(*arrays[:2], **mask), "column_sums", 2e-5)
+
+
+def run_revise(rng, sizes, arrays, mask, how, labels):
+    policy = policy_of(rng)
+    plain = ra.attention(*arrays, returns="logsumexp", **how)
+    found = ra.revise(plain, *arrays, segments=labels, policy=policy, **how)
+    exact = reference.attention(*arrays, segments=labels, policy=policy, **mask)
+    close(found.out, exact, "revised", EDITED)
+
+
+def run_merge(rng, sizes, arrays, mask, how, labels):
+    query, key, value = arrays
+    cut = int(rng.integers(0, key.shape[2] + 1))
+    parts = [
+        ra.segment_pass(query, key[:, :, part], value[:, :, part], segments=None)
+        for part in (slice(cut), slice(cut, None))
+    ]
+    close(ra.merge(parts).partials, reference.segment_pass(*arrays, segments=None).partials)
+
+
+def run_half(rng, sizes, arrays, mask, how, labels):
+    halves = [x.astype(np.float16) for x in arrays]
+    exact = reference.attention(*halves, **mask)
+    found = ra.attention(*halves, **how)
+    assert found.dtype == np.float16
+    close(found.astype(np.float32), exact, "half", HALF)
+
+
+def run_int8(rng, sizes, arrays, mask, how, labels):
+    stored = [ra.quantize(np.ascontiguousarray(x)) for x in arrays[1:]]
+    close(ra.attention(arrays[0], *stored, **how), reference.attention(arrays[0], *stored, **mask))
+
+
+def run_refused(rng, sizes, arrays, mask, how, labels):
+    """What does not fit is refused by TypeError or ValueError, and by no other exception."""
+    hostile = pick(
+        rng, (None, "x", 3, [], [[1, 2], [3]], {}, np.float32(2), np.zeros(0), object(), 1 << 70)
+    )
+    which = pick(rng, ("query", "key", "value", "segments", "policy", "where", "bias", "key_mask",
+                       "window", "softcap", "scale", "returns", "dtype", "out", "causal",
+                       "num_threads"))  # fmt: skip
+    given = dict(zip(("query", "key", "value"), arrays, strict=True), **how)
+    given.update(segments=labels, policy=policy_of(rng))
+    given[which] = hostile
+    try:
+        ra.attention(**given)
+    except (TypeError, ValueError):
+        return
+
+
+RUNS = {name: globals()[f"run_{name}"] for name in ROADS}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("calls", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    for number in range(options.calls) if options.only is None else [options.only]:
+        try:
+            call(number, options.seed)
+        except BaseException:
+            print(f"call {number} of seed {options.seed} fails")
+            raise
+    print(f"{options.calls} calls of seed {options.seed}, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
