@@ -12,6 +12,7 @@ hf = pytest.importorskip("transformers")
 
 from models import MODELS, TEXT  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.method import Method  # noqa: E402
 from reattend.methods import ACT, VAR, VHR  # noqa: E402
 from runs import METHODS, generate, held, tokens  # noqa: E402
 
@@ -55,13 +56,19 @@ def test_the_vision_tower_stays_as_it_was():
         assert model.config.to_dict().get("attn_implementation") is None
 
 
+class Fails(Method):
+    """A method that raises in its first layer."""
+
+    def plan(self, call, state):
+        raise ValueError("this method fails")
+
+
 def test_an_exception_inside_a_forward():
     model, inputs = LLAVA.load(), LLAVA.inputs()
     expected = generate(model, inputs, 4)
-    bad = {**inputs, "attention_mask": inputs["attention_mask"]}
-    with attached(model, VAR(tau=1000.0, sink_dims=(1,))) as session:
-        with pytest.raises(ValueError, match="tau must be below"):
-            tokens(model, bad, 2)
+    with attached(model, Fails()) as session:
+        with pytest.raises(ValueError, match="this method fails"):
+            tokens(model, inputs, 2)
         assert session is not None
     after = generate(model, inputs, 4)
     assert all(torch.equal(*pair) for pair in zip(expected.logits, after.logits, strict=True))
@@ -303,3 +310,27 @@ def test_importing_the_adaptors_imports_no_framework():
         "assert not {'torch', 'transformers'} & set(sys.modules), 'a framework came along'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_methods_that_do_not_fit_the_model_are_refused_at_once():
+    model = LLAVA.load()
+    with pytest.raises(TypeError, match=r"methods must be Method instances, got <class .*VHR"):
+        attached(model, VHR)
+    with pytest.raises(ValueError, match="tau"):
+        attached(model, VAR(sink_dims=(1,)))  # 20 is beyond the square root of 64
+    with pytest.raises(ValueError, match="heads"):
+        attached(model, ACT(heads={99: (0,)}))
+
+
+def test_a_pipeline_is_taken_for_its_model():
+    model = LLAMA.load()
+    pipe = hf.TextGenerationPipeline(model=model, tokenizer=_Tokens())
+    inputs = LLAMA.inputs()
+    with attached(pipe, EACH_ACT) as session:
+        generate(model, inputs, 2)
+    assert session.model is model
+    assert session.report().readings
+
+
+class _Tokens(hf.PreTrainedTokenizerBase):
+    """What a pipeline asks of a tokenizer when it is made."""

@@ -13,6 +13,7 @@ from reattend.adaptors.transformers.interface import switched
 from reattend.adaptors.transformers.introspection import Anatomy, examined
 from reattend.adaptors.transformers.model_session import ModelSession
 from reattend.adaptors.transformers.tensors import bools
+from reattend.fitting import fitted
 from reattend.method import Method
 from reattend.optional import demand
 
@@ -33,7 +34,7 @@ def attached(
 
     Parameters
     ----------
-    model : transformers.PreTrainedModel
+    model : transformers.PreTrainedModel, or a pipeline that has one
         Loaded in any way, on the CPU, in evaluation mode.
     *methods : Method
         Applied in order.
@@ -65,13 +66,19 @@ def attached(
     """
     demand("torch")
     demand("transformers")
-    flat = tuple(m for each in methods for m in ((each,) if isinstance(each, Method) else each))
-    for method in flat:
-        if not isinstance(method, Method):
-            raise TypeError(f"methods must be Method instances, got {method!r}")
+    one = (Method, type)  # a class is no sequence: it is refused as what it is
+    flat = tuple(m for each in methods for m in ((each,) if isinstance(each, one) else each))
+    model, processor = _model_of(model, processor)
     anatomy = examined(model, processor)
     if flat and anatomy.no_methods is not None:
         raise NotImplementedError(anatomy.no_methods)
+    heads = getattr(anatomy.config, "num_attention_heads", None)
+    fitted(
+        flat,
+        anatomy.num_layers,
+        heads if isinstance(heads, int) else None,
+        getattr(anatomy.config, "hidden_size", None),
+    )
     for parameter in model.parameters():
         if parameter.device.type != "cpu":
             raise NotImplementedError(
@@ -79,6 +86,13 @@ def attached(
                 "move it by model.to('cpu')"
             )
     return Attached(model, anatomy, flat, None if image is None else bools(image), verify)
+
+
+def _model_of(model: Any, processor: Any) -> tuple[Any, Any]:
+    """Give a model and its processor; of a transformers pipeline, those in it."""
+    if isinstance(model, demand("transformers").Pipeline):
+        return model.model, processor or getattr(model, "processor", None)
+    return model, processor
 
 
 @dataclass(eq=False)
