@@ -200,6 +200,7 @@ class KVCache:
             )
         held.keep(np.broadcast_to(indices, (*whole, indices.shape[-1])))
 
+    @alone
     def reorder(self, indices: Array) -> None:
         """Reorder the batch, as beam search does: item b becomes what item ``indices[b]`` was.
 
