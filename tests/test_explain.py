@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reattend import Reweight, _core, attention, explain, quantize
+from reattend.transform import Transform
 from tensors import Sizes, tensors
 
 
@@ -84,3 +85,13 @@ def test_errors_are_those_of_attention(rng):
         explain(query, key, value[:, :, 1:])
     with pytest.raises(ValueError, match="where must be one array or one for each policy"):
         explain(query, key, value, policy=[np.ones_like], where=[None, None])
+
+
+def test_it_says_that_scores_are_edited(rng):
+    arrays = tensors(rng, Sizes(9, 60, dim=16, value_dim=16))
+    boost = Transform(shift=np.ones((1, 1, 4)))
+    found = explain(*arrays, transform=boost, null_logit=np.float32(0))
+    assert "scores of chosen keys are transformed before the softmax" in found.reasons
+    assert "a key without a value joins each row's sum" in found.reasons
+    with pytest.raises(TypeError, match="attn_mask"):
+        explain(*arrays, attn_mask=None)

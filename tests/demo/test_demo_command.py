@@ -112,7 +112,7 @@ def test_wrong_usage_is_refused(words, says, capsys):
 def test_missing_packages_are_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(["demo"]) == 1
-    assert 'pip install "reattend[demo]"' in capsys.readouterr().err
+    assert 'pip install "reattend[plot]"' in capsys.readouterr().err
 
 
 def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monkeypatch, capsys):
@@ -160,7 +160,7 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
     assert run_here(4, *some, "--seed", "1", "--out", "third")[0] == 0
     for wrong, says in {
         "third.jsonl": "has other scenes than evaluation.jsonl: seed 1, not 0",
-        "strengths.tune.jsonl": "No such file",
+        "strengths.tune.jsonl": "is not a file or folder",
         "evaluation.tune.jsonl": "must be the journal of an evaluation of scenes",
         "evaluation.json": "is no journal",
     }.items():

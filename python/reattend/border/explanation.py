@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reattend import _core
-from reattend.border import arguments
+from reattend.border import arguments, score_edits
 from reattend.border.inputs import Inputs, checked
+from reattend.border.keywords import refuse
 from reattend.border.quantized import Quantized
 from reattend.policy import Array, Policy, Reweight
+from reattend.transform import Transform
 
 
 class Explanation(NamedTuple):
@@ -49,17 +51,21 @@ def explain(
     segments: Array | None = None,
     policy: Policy | Sequence[Policy] | None = None,
     where: Array | Sequence[Array | None] | None = None,
+    transform: Transform | None = None,
+    null_logit: Array | None = None,
     returns: str | Sequence[str] = (),
     out: Array | None = None,
     dtype: str | None = None,
     num_threads: int | None = None,
+    **unknown: Any,
 ) -> Explanation:
     """Say how `attention` would compute a call: which kernel, tiles, threads, and why.
 
     Parameters
     ----------
     query, key, value, scale, causal, key_mask, bias, window, softcap, segments, policy, where
-        As for `attention`, and so are returns, out, dtype and num_threads. Nothing is computed.
+        As for `attention`, and so are transform, null_logit, returns, out, dtype, num_threads and
+        unknown. Nothing is computed.
 
     Returns
     -------
@@ -82,6 +88,7 @@ def explain(
     - 4 query heads share a key head, and one reading of it
     - keys are split into 8 chunks a key head, whose results are merged
     """
+    refuse(unknown)
     inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
     asked = arguments.names(returns)
     policies = arguments.policies(policy)
@@ -100,6 +107,10 @@ def explain(
         reasons.append("one thread: waking another would take longer than the work")
     if count > 1:
         reasons.append(f"{count} segments are kept apart, a sum and a partial output for each")
+    if score_edits.transform(inputs.shape, transform) is not None:
+        reasons.append("scores of chosen keys are transformed before the softmax")
+    if score_edits.null_logit(inputs.shape, null_logit) is not None:
+        reasons.append("a key without a value joins each row's sum")
     if len(weighing) < len(policies):
         reasons.append("a policy is a Python callable: it is called once, between two steps")
     if "column_sums" in asked:
