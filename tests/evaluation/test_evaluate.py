@@ -92,6 +92,35 @@ def test_a_batch_answers_what_each_case_alone_is_answered(coco, answerer):
         pass
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_each_token_of_a_description_has_its_probability(coco, options):
+    model, processor = tiny_llava()
+    answerer = TransformersAnswerer(model, processor, **options)
+    case = chair(coco).cases[0]
+    (answer,) = answerer([case], [])
+    assert "".join(text for text, _ in answer.tokens) == answer.text
+    from PIL import Image
+
+    text = f"USER: <image> {case.prompt} ASSISTANT:"
+    with Image.open(case.image) as picture:
+        inputs = processor(images=[picture.convert("RGB")], text=[text], return_tensors="pt")
+    with torch.no_grad():
+        whole = model.generate(**inputs, do_sample=False, max_new_tokens=12, **options)
+        start = inputs["input_ids"].shape[1]
+        inputs = {**inputs, "input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        sure = model(**inputs).logits[0].softmax(-1)
+    wanted = [
+        (processor.tokenizer.decode([token]), float(sure[place - 1, token]))
+        for place, token in enumerate(whole[0].tolist())
+        if place >= start and processor.tokenizer.decode([token], skip_special_tokens=True)
+    ]
+    assert [(text.strip(), pytest.approx(p, rel=1e-3)) for text, p in answer.tokens] == wanted
+    assert len(wanted) > 3
+    (question,) = answerer(pope(coco).cases[:1], [])
+    assert question.margin is not None
+    assert not question.tokens
+
+
 class Counting:
     """Counts batches, and fails at one of them."""
 

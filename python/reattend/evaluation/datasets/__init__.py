@@ -1,24 +1,31 @@
 """Data sets to evaluate on: each gives cases, and counts what an answer got right."""
 
-from reattend.evaluation.datasets import chair, pope
+from reattend.evaluation.datasets import chair, easy_vqa, pope
 from reattend.evaluation.datasets.dataset import (
     Answer,
     Case,
+    Combined,
     DataError,
     Dataset,
+    Naming,
     Problem,
     load_dataset,
     register,
     registered_datasets,
 )
+from reattend.evaluation.datasets.emoji_world import dataset as emoji_world_dataset
 
 __all__ = [
     "Answer",
     "Case",
+    "Combined",
     "DataError",
     "Dataset",
+    "Naming",
     "Problem",
     "chair",
+    "easy_vqa",
+    "emoji_world_dataset",
     "load_dataset",
     "pope",
     "register",

@@ -15,6 +15,7 @@ from reattend.evaluation.datasets.dataset import (
     Case,
     DataError,
     Dataset,
+    Naming,
     Problem,
     register,
 )
@@ -119,8 +120,9 @@ def load_chair(
     }
     files = [*instance_files, *caption_files]
     return Dataset(
-        "chair", cases, count, CHAIR_MEASURES, rules, files, settle(problems, skip_problems)
-    )
+        "chair", cases, count, CHAIR_MEASURES, rules, files, settle(problems, skip_problems),
+        numbers=("mentions", "words"), naming=Naming(words.mentions, lambda case: case.truth),
+    )  # fmt: skip
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reattend.evaluation.metrics.vocabulary import Mention
 from reattend.policy import Array
 
 
@@ -57,6 +58,39 @@ class Answer(NamedTuple):
 
     text: str
     margin: float | None = None  # by how much the logit of Yes is above that of No
+    tokens: tuple[tuple[str, float], ...] = ()  # texts that join to the text, and probabilities
+
+    def to_json(self) -> list[Any]:
+        """Write it as JSON's lists.
+
+        >>> Answer("A cow", tokens=(("A", 1.0), (" cow", 0.912349))).to_json()
+        ['A cow', None, [['A', 1.0], [' cow', 0.91235]]]
+        """
+        return [self.text, self.margin, [[text, round(p, 5)] for text, p in self.tokens]]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Answer:
+        """Read what `to_json` wrote.
+
+        >>> Answer.from_json(["No", -1.5, []])
+        Answer(text='No', margin=-1.5, tokens=())
+        """
+        text, margin, *tokens = values
+        return cls(text, margin, tuple((t, float(p)) for each in tokens for t, p in each))
+
+
+class Combined(NamedTuple):
+    """A measure that adds others up."""
+
+    weights: Mapping[str, float]  # of the measures
+    constant: float = 0.0
+
+
+class Naming(NamedTuple):
+    """How descriptions name things: what saying less does to a measure can then be told apart."""
+
+    mentions: Callable[[str], Sequence[Mention]]  # of a text
+    there: Callable[[Case], Collection[int]]  # what is in a case's picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +113,17 @@ class Dataset:
         What it was read from; another content is another data set.
     problems : sequence of Problem, optional
         What was left out, and why.
+    combined : mapping of str to Combined, optional
+        Measures that add up those above.
+    numbers : collection of str, optional
+        Measures that are numbers; others are shares, shown as percentages.
+    count_group : callable, optional
+        As ``count``, of all cases of a group and their answers, for what only they together decide;
+        its counts join those of ``count``.
+    naming : Naming, optional
+        If the cases ask for descriptions.
+    made : mapping of str to Answer, optional
+        Answers by key that the files bring along.
 
     Raises
     ------
@@ -93,6 +138,11 @@ class Dataset:
     rules: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[Path] = ()
     problems: Sequence[Problem] = ()
+    combined: Mapping[str, Combined] = field(default_factory=dict)
+    numbers: Collection[str] = ()
+    count_group: Callable[[Sequence[Case], Sequence[Answer]], dict[str, float]] | None = None
+    naming: Naming | None = None
+    made: Mapping[str, Answer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.cases:

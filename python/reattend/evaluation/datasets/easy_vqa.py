@@ -6,15 +6,19 @@ demonstration's model knows neither shapes nor colours unless it was trained on 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from reattend.evaluation.datasets.dataset import Answer, Case, Dataset, register
 from reattend.evaluation.datasets.emoji_world.world import SIDE
 from reattend.evaluation.loading import Loaded
 from reattend.evaluation.metrics.counts import columns, difference, estimate, resample
+from reattend.evaluation.metrics.pope import POPE_MEASURES, check_rule, count_yes_no, read_yes_no
 from reattend.evaluation.runner.answers import new_session
 from reattend.evaluation.runner.journal import Journal
 from reattend.evaluation.settings import PLAIN, SETTINGS
@@ -23,6 +27,7 @@ from reattend.optional import demand
 from reattend.policy import Array
 
 KINDS = ("all", "yes or no", "shape or colour")  # of questions
+_WORD = re.compile(r"[a-z]+")
 
 
 class Question(NamedTuple):
@@ -80,6 +85,59 @@ def read_pictures(questions: Sequence[Question], split: str = "test") -> Array:
 
     read_once = {number: read(number) for number in {each.picture for each in questions}}
     return np.stack([read_once[each.picture] for each in questions])
+
+
+@register("easy-vqa")
+def load_easy_vqa(*, pictures: int = 200, split: str = "test", rule: str = "first") -> Dataset:
+    """Load easy-VQA's questions about coloured shapes, from the package ``easy-vqa``.
+
+    Parameters
+    ----------
+    pictures : int, optional
+        About the first so many.
+    split : {"train", "test"}, optional
+        Which split.
+    rule : str, optional
+        Of `read_yes_no`, for questions that ask for yes or no. Others have one of eleven answers:
+        shapes and colours. The first of them that is named is what was answered.
+
+    Raises
+    ------
+    MissingPackageError
+        If easy-vqa is not installed.
+    ValueError
+        If there is no such split or rule, or ``pictures`` is below 1.
+    """
+    check_rule(rule)
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if pictures < 1:
+        raise ValueError(f"pictures must be at least 1, got {pictures}")
+    known = {answer.lower() for answer in demand("easy_vqa").get_answers()} - {"yes", "no"}
+    paths = getattr(demand("easy_vqa"), f"get_{split}_image_paths")()
+    cases = [
+        Case(str(number), each.text, Path(paths[each.picture]), str(each.picture),
+             each.answer in ("Yes", "No"), 8, each.answer)
+        for number, each in enumerate(read_questions(pictures, split), 1)
+    ]  # fmt: skip
+
+    def count(case: Case, answer: Answer) -> dict[str, float]:
+        if case.yes_or_no:
+            counts = count_yes_no(
+                case.truth == "Yes", read_yes_no(answer.text, rule, answer.margin)
+            )
+            return {**counts, "named": 0.0, "named_right": 0.0, "named_unparsed": 0.0}
+        said = next((w for w in _WORD.findall(answer.text.lower()) if w in known), None)
+        nothing = dict.fromkeys(count_yes_no(True, True), 0.0)
+        right, unparsed = float(said == case.truth.lower()), float(said is None)
+        return {**nothing, "named": 1.0, "named_right": right, "named_unparsed": unparsed}
+
+    measures = {
+        **POPE_MEASURES,
+        "shape_or_colour": ("named_right", "named"),
+        "shape_or_colour_unparsed": ("named_unparsed", "named"),
+    }
+    return Dataset("easy-vqa", cases, count, measures, {"rule": rule, "split": split})
 
 
 def answer_questions(

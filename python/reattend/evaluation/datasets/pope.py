@@ -22,7 +22,7 @@ from reattend.evaluation.datasets.records import (
     read_records,
     settle,
 )
-from reattend.evaluation.metrics.pope import POPE_MEASURES, RULES, count_yes_no, read_yes_no
+from reattend.evaluation.metrics.pope import POPE_MEASURES, check_rule, count_yes_no, read_yes_no
 
 SAMPLING = ("random", "popular", "adversarial")
 _FIELDS = {
@@ -67,8 +67,7 @@ def load_pope(
     ValueError
         If there is no such rule.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_rule(rule)
     path, problems = Path(data), list[Problem]()
     pictures = None if images is None else Pictures(Path(images))
     cases: list[Case] = []
@@ -141,8 +140,7 @@ def build_pope(
     """
     if sampling not in SAMPLING:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLING)}, got {sampling!r}")
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_rule(rule)
     if pictures < 1:
         raise ValueError(f"pictures must be at least 1, got {pictures}")
     path, problems = Path(data), list[Problem]()

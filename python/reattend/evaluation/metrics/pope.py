@@ -49,8 +49,7 @@ def read_yes_no(text: str, rule: str = "official", margin: float | None = None) 
     >>> [read_yes_no("NO, there is none.", rule) for rule in ("official", "first", "exact")]
     [True, False, None]
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_rule(rule)
     if rule == "official":
         words = text.split(".")[0].replace(",", "").split(" ")
         return not {"No", "no", "not"} & set(words)
@@ -62,6 +61,12 @@ def read_yes_no(text: str, rule: str = "official", margin: float | None = None) 
         found = _YES_OR_NO.search(text)
         return None if found is None else found[1].lower() == "yes"
     return {"yes": True, "no": False}.get(text.strip().lower())
+
+
+def check_rule(rule: str) -> None:
+    """Raise ValueError if there is no such rule of `read_yes_no`."""
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
 
 
 def count_yes_no(there: bool, yes: bool | None) -> dict[str, float]:

@@ -13,7 +13,6 @@ from reattend.evaluation.metrics.counts import Estimate, columns, difference, es
 from reattend.evaluation.runner.evaluate import Evaluation
 from reattend.policy import Array
 
-MEANS = frozenset({"mentions", "words"})  # measures that are numbers, not shares
 FORMS = ("markdown", "latex", "html")
 NO_DIFFERENCE = "no difference shown"
 
@@ -61,6 +60,7 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
         "baseline": baseline,
         "settings": settings,
         "measures": {name: list(pair) for name, pair in data.measures.items()},
+        "numbers": sorted(data.numbers),
         "counts": {
             name: {count: values.tolist() for count, values in own.items()}
             for name, own in sums.items()
@@ -172,11 +172,12 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
     settings = scores["settings"]
     measures = [*next(iter(settings.values()))["measures"]]
     headings = ["setting", *measures]
+    units = {each: 1 if each in scores["numbers"] else 100 for each in measures}
     rows = []
     for name, entry in settings.items():
-        rows.append([name, *(_level(each, entry["measures"][each]) for each in measures)])
+        rows.append([name, *(_level(units[each], entry["measures"][each]) for each in measures)])
         if "difference" in entry:
-            points = [_points(each, entry["difference"][each]) for each in measures]
+            points = [_points(units[each], entry["difference"][each]) for each in measures]
             rows.append([f"{name} - {scores['baseline']}", *points])
     rules = ", ".join(f"{name}: {value}" for name, value in scores["rules"].items())
     left_out = len(scores["problems"])
@@ -201,20 +202,18 @@ def _plain(found: Estimate) -> list[float | None]:
     return [None if np.isnan(number) else round(number, 6) for number in found]
 
 
-def _level(measure: str, values: Sequence[float | None]) -> str:
+def _level(unit: int, values: Sequence[float | None]) -> str:
     value, low, high = values
     if value is None or low is None or high is None:
         return "-"
-    if measure in MEANS:
-        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    digits = 2 if unit == 1 else 1
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(unit * n for n in (value, low, high)), d=digits)
 
 
-def _points(measure: str, values: Sequence[float | None]) -> str:
+def _points(unit: int, values: Sequence[float | None]) -> str:
     value, low, high = values
     if value is None or low is None or high is None:
         return "-"
-    unit = 1 if measure in MEANS else 100
     text = f"{unit * value:+.1f} [{unit * low:+.1f}, {unit * high:+.1f}]"
     return text if verdict(values) != NO_DIFFERENCE else f"{text} ({NO_DIFFERENCE})"
 

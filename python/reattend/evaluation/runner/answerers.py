@@ -101,15 +101,24 @@ class TransformersAnswerer:
                     **inputs, max_new_tokens=max(case.max_new_tokens for case in cases),
                     return_dict_in_generate=True, output_logits=True, **self._generate,
                 )  # fmt: skip
-        tokens = found.sequences[:, inputs["input_ids"].shape[1] :]
-        first = found.logits[0].float().numpy()
+        sequences = found.sequences[:, inputs["input_ids"].shape[1] :]
         answers = []
-        for case, row, logits in zip(cases, tokens, first, strict=True):
-            said = row[: case.max_new_tokens]  # a batch may hold cases that may say more
-            text = self.processor.tokenizer.decode(said, skip_special_tokens=True)
-            margin = self._margin(logits) if case.yes_or_no else None
-            answers.append(Answer(text.strip(), margin))
+        for row, case in enumerate(cases):
+            said = sequences[row, : case.max_new_tokens]  # a batch may hold cases that say more
+            if case.yes_or_no:
+                margin = self._margin(_logits(found, row, 0).numpy())
+                answers.append(Answer(self._decode(said).strip(), margin))
+                continue
+            sure = [
+                float(_logits(found, row, step).softmax(-1)[token])
+                for step, token in enumerate(said)
+            ]
+            tokens = _pieces([self._decode(said[: n + 1]) for n in range(len(said))], sure)
+            answers.append(Answer("".join(text for text, _ in tokens), tokens=tokens))
         return answers
+
+    def _decode(self, tokens: Any) -> str:
+        return str(self.processor.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _chat(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -151,30 +160,47 @@ class VisionLanguageAnswerer:
         pixels = np.stack([_resized(_picture(case)) for case in cases])
         prompts = [model.prompt(case.prompt) for case in cases]
         session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
-        logits: list[Array] = []
+        first: list[Array] = []
+        sure: list[Array] = []
+
+        def observe(logits: Array) -> None:
+            if not first:
+                first.append(logits.copy())
+            shifted = logits - logits.max(axis=-1, keepdims=True)
+            sure.append(1 / np.exp(shifted).sum(axis=-1))  # of the likeliest: it is what comes
+
         steps = [
             *model.generate(
-                session, prompts, pixels, observe=lambda each: logits.append(each.copy()),
+                session, prompts, pixels, observe=observe,
                 max_new_tokens=max(case.max_new_tokens for case in cases),
             )
         ]  # fmt: skip
         answers = []
         for row, case in enumerate(cases):
-            tokens = [int(step[row]) for step in steps[: case.max_new_tokens]]
-            margin = yes_margin(logits[0][row], self._encode) if case.yes_or_no else None
-            answers.append(Answer(self._text(tokens), margin))
+            said = [
+                (int(step[row]), float(probability[row]))
+                for step, probability in zip(steps, sure, strict=True)
+            ]
+            tokens = self._tokens(said[: case.max_new_tokens])
+            text = "".join(each for each, _ in tokens)
+            if case.yes_or_no:
+                answers.append(Answer(text, yes_margin(first[0][row], self._encode)))
+            else:
+                answers.append(Answer(text, tokens=tokens))
         return answers
 
     def _encode(self, word: str) -> int:
         return int(self.model.tokenizer.encode(word, prefix=False)[0])
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        stop, stream, text = self.model.tokenizer.stop, TextStream(self.model.tokenizer), ""
-        for token in tokens:
+    def _tokens(self, said: Sequence[tuple[int, float]]) -> tuple[tuple[str, float], ...]:
+        stop, stream = self.model.tokenizer.stop, TextStream(self.model.tokenizer)
+        found = []
+        for token, probability in said:
             if token in stop:
                 break
-            text += stream.push(token)
-        return text + stream.flush()
+            found.append((stream.push(token), probability))
+        rest = stream.flush()
+        return (*found, (rest, 1.0)) if rest else tuple(found)
 
 
 class FunctionAnswerer:
@@ -291,6 +317,37 @@ def yes_margin(logits: Array, encode: Callable[[str], int]) -> float | None:
     if yes & no:
         return None
     return float(max(logits[token] for token in yes) - max(logits[token] for token in no))
+
+
+def _logits(found: Any, row: int, step: int) -> Any:
+    """Give the logits from which an answer's token was chosen; beams have a batch of their own."""
+    beams = getattr(found, "beam_indices", None)
+    return found.logits[step][row if beams is None else int(beams[row, step])].float()
+
+
+def _pieces(texts: Sequence[str], sure: Sequence[float]) -> tuple[tuple[str, float], ...]:
+    """Cut the last of growing texts into what each token added, blanks around it aside.
+
+    >>> _pieces([" A", " A b", " A bus", " A bus "], [1.0, 0.5, 0.8, 0.3])
+    (('A', 1.0), (' b', 0.5), ('us', 0.8))
+    """
+    if not texts:
+        return ()
+    whole = texts[-1]
+    start, end = len(whole) - len(whole.lstrip()), len(whole.rstrip())
+    at, found, carried = start, [], 1.0
+    for text, probability in zip(texts, sure, strict=True):
+        # Half a character stands as U+FFFD until the token with its other half comes.
+        reached = min(max(len(text.rstrip("\ufffd")), at), end)
+        if text is whole:
+            reached = max(end, at)
+        carried *= probability
+        if reached > at:
+            found.append((whole[at:reached], carried))
+            at = reached
+        if not text.endswith("\ufffd"):
+            carried = 1.0
+    return tuple(found)
 
 
 def _picture(case: Case) -> Any:

@@ -101,7 +101,7 @@ def evaluate(
     >>> always = FunctionAnswerer(lambda cases, methods: ["Yes"] * len(cases), "always yes")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     evaluate(data, always, {"plain": []}, Path(folder, "run.jsonl")).answers
-    {'plain': [Answer(text='Yes', margin=None)]}
+    {'plain': [Answer(text='Yes', margin=None, tokens=())]}
     """
     if not settings:
         raise ValueError("settings must hold at least one, got none")
@@ -126,11 +126,13 @@ def evaluate(
     for (name, start), answers in _answered(left, work, executor):
         key = [named[name], start]
         if key not in book:  # two settings may be the same methods
-            book.add(key, [list(answer) for answer in answers])
+            book.add(key, [answer.to_json() for answer in answers])
         done += 1
         progress(done, len(whole))
     found = {
-        name: [Answer(*each) for start in starts for each in book.get([named[name], start])]
+        name: [
+            Answer.from_json(each) for start in starts for each in book.get([named[name], start])
+        ]
         for name in settings
     }
     return Evaluation(dataset, found, run, named)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from reattend.evaluation.datasets.emoji_world.world import NOUNS
+from reattend.evaluation.metrics.vocabulary import Mention
 
 DESCRIBE = "Describe the picture."
 
@@ -156,7 +157,27 @@ def mentioned(text: str) -> list[int]:
     >>> [NOUNS[noun] for noun in mentioned("Two cows, an Apple and a unicorn.")]
     ['cow', 'apple']
     """
-    return [_NOUN_OF[word] for word in _WORD.findall(text.lower()) if word in _NOUN_OF]
+    return [each.noun for each in mentions(text)]
+
+
+def mentions(text: str) -> list[Mention]:
+    """Find where a text names nouns, as `mentioned` finds what it names.
+
+    Parameters
+    ----------
+    text : str
+        In any case of letters.
+
+    Examples
+    --------
+    >>> mentions("A cow.") == [Mention(NOUNS.index("cow"), 2, 5)]
+    True
+    """
+    return [
+        Mention(_NOUN_OF[match[0]], *match.span())
+        for match in _WORD.finditer(text.lower())
+        if match[0] in _NOUN_OF
+    ]
 
 
 def filler(rng: np.random.Generator, words: int) -> str:
