@@ -203,7 +203,7 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
 /// The same as attend() where `out` holds plain attention already, with this logsumexp [batch,
 /// num_heads, query_len]: only what the policies change is computed, where they concern few keys.
 /// Gives masses, factors and changed, beside out (correction.cpp).
-void revise(Attention& call, const float* plain_logsumexp);
+void apply_policy(Attention& call, const float* plain_logsumexp);
 
 /// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp
 /// [batch, num_heads, query_len]. Heads [batch, num_heads] that are 0 are left 0; null: all. Rows

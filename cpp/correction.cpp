@@ -221,7 +221,7 @@ private:
 
 }  // namespace
 
-void revise(Attention& call, const float* plain_logsumexp) {
+void apply_policy(Attention& call, const float* plain_logsumexp) {
     const Scores& scores = call.scores;
     const int64_t heads = scores.batch * scores.num_heads;
     const int64_t tiles = (scores.query_len + kRows - 1) / kRows;

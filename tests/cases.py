@@ -89,7 +89,7 @@ METHODS = [
     Case(ScalingVis(), neutral=ScalingVis(w=1), conserves=True, idle=True, chunks=True),
     Case(FarSight(), one_pass=True, chunks=True),
     Case(FarSight(sigma=0.3, slopes=False), one_pass=True, chunks=True),
-    Case(ACT(follow=False), neutral=ACT(theta=1), conserves=True, idle=True),
+    Case(ACT(update_sinks=False), neutral=ACT(theta=1), conserves=True, idle=True),
 ]
 
 POLICIES = {

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reattend import KVCache, Quantized, attention, quantize
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
@@ -87,7 +87,7 @@ def test_attention_reads_views_as_they_are(rng):
 def rounded(array, dtype):
     """Give the numbers that a cache of this type holds of an array, as float32."""
     if dtype == "int8":
-        return quantize(array).widened()
+        return quantize(array).to_float32()
     return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype).astype(np.float32)
 
 
@@ -102,7 +102,7 @@ def test_numbers_are_rounded_to_the_type_of_the_cache(rng, dtype, given):
         assert cache.dtype.name == dtype
         assert isinstance(array, Quantized) == (dtype == "int8")
         whole = np.concatenate([part[index] for part in parts], axis=2).astype(given)
-        np.testing.assert_array_equal(widened(array), rounded(whole.astype(np.float32), dtype))
+        np.testing.assert_array_equal(to_float32(array), rounded(whole.astype(np.float32), dtype))
 
 
 @pytest.mark.parametrize(("dtype", "size"), [*zip(DTYPES, (4, 2, 2, 1), strict=True)])

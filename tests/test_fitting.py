@@ -35,7 +35,7 @@ def test_parameters_must_be_numbers(method, given):
     ("make", "says"),
     [
         (lambda: ACT(heads={2: (0.5,)}), "heads must"),
-        (lambda: ACT(follow="no"), "follow must be a bool"),
+        (lambda: ACT(update_sinks="no"), "update_sinks must be a bool"),
         (lambda: VAR(sink_dims=(1.5,)), "sink_dims must hold integers"),
         (lambda: VAR(sink_dims=3), "sink_dims must hold integers"),
         (lambda: VHR(layers=(1, 2.5)), "layers must hold integers"),

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from reattend import KVCache, Quantized
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 from test_cache import DTYPES, rounded, step
 
 
@@ -104,7 +104,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert cache.length(layer) == self.held[which][layer][0].shape[2]
                 self.add(which, layer, 0)  # gives views of all there is
         for _, view, shown in getattr(self, "views", []):
-            np.testing.assert_array_equal(widened(view), shown)
+            np.testing.assert_array_equal(to_float32(view), shown)
 
 
 TestAnyOrder = AnyOrder.TestCase

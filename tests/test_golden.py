@@ -248,7 +248,7 @@ def test_vhr_heads(case):
     check_total(g, found.divergence)
     num_layers = len(g.o_img_last)
     if num_layers == 32:
-        assert VHR().reinforced(32) == tuple(g.params["layers"])
+        assert VHR().layers_for(32) == tuple(g.params["layers"])
 
 
 def check_session(g, session, num_layers):

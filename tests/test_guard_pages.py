@@ -9,7 +9,7 @@ import pytest
 if sys.platform.startswith("linux"):
     from guarded import guarded
 
-ROADS = ("plain", "policy", "masses", "revise", "column_sums", "half", "int8")
+ROADS = ("plain", "policy", "masses", "apply_policy", "column_sums", "half", "int8")
 # (batch, heads, kv_heads, N, M, D, Dv): decode, prefill, odd sizes, more rows than a tile.
 SIZES = [
     (1, 1, 1, 9, 9, 8, 8),
@@ -49,10 +49,10 @@ def check(road, side):
         elif road == "masses":
             how.update(segments=keep(many), policy=policy, returns=("masses", "logsumexp"))
             results += ra.attention(query, key, value, out=out, **how)[:3]
-        elif road == "revise":
+        elif road == "apply_policy":
             plain = ra.attention(query, key, value, out=out, returns="logsumexp", **how)
             plain = plain._replace(logsumexp=keep(plain.logsumexp))
-            ra.revise(plain, query, key, value, segments=keep(few), policy=policy, **how)
+            ra.apply_policy(plain, query, key, value, segments=keep(few), policy=policy, **how)
             results.append(out.copy())
         elif road == "column_sums":
             logsumexp = ra.attention(query, key, value, returns="logsumexp", **how).logsumexp

@@ -187,7 +187,7 @@ def test_vhr_equals_its_formula():
         (lambda: VAR(sink_dims=()), "sink_dims must hold at least one"),
         (lambda: VHR(alpha=np.nan), "alpha must be a finite number"),
         (lambda: VHR(layers=(-1,)), "layers must be from 0"),
-        (lambda: VHR(layers=(9,)).reinforced(4), "layers must be below 4"),
+        (lambda: VHR(layers=(9,)).layers_for(4), "layers must be below 4"),
         (lambda: ACT(beta=-1), "beta must be from 0 to 1"),
         (lambda: ACT(theta=7), "theta must be from 0 to 1"),
         (lambda: ACT(heads={-1: (2,)}), "heads must hold layers and heads from 0"),

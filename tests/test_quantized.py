@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reattend import KVCache, Quantized, attention, quantize, reference
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 
 FLOATS = hnp.arrays(
     np.float32,
@@ -26,8 +26,8 @@ def test_no_number_is_off_by_more_than_half_a_step(array):
     smallest = 127 * np.finfo(np.float32).tiny  # rows below it are zeros
     off = np.abs(array - stored.numbers * scale)
     assert (off <= np.where(scale, scale / 2 * (1 + 1e-5), smallest)).all()
-    assert stored.widened().dtype == np.float32
-    np.testing.assert_allclose(stored.widened(), stored.numbers * scale, rtol=1e-7)
+    assert stored.to_float32().dtype == np.float32
+    np.testing.assert_allclose(stored.to_float32(), stored.numbers * scale, rtol=1e-7)
 
 
 def test_the_scale_is_each_rows_own():
@@ -45,7 +45,7 @@ def test_halves_go_to_even():
 @pytest.mark.parametrize("largest", [2e-43, 2.7e-43, 1e-38, 1.4e-36, 1.6e-36, 3.4028235e38])
 def test_at_the_ends_of_float32(largest):
     row = np.array([[[[largest, -largest / 2]]]], np.float32)
-    found = quantize(row).widened()
+    found = quantize(row).to_float32()
     np.testing.assert_allclose(found, row, rtol=0.01, atol=1.5e-36)
     assert (np.abs(found - row) <= np.abs(row)).all()  # never worse than a zero
 
@@ -63,7 +63,7 @@ def test_what_is_not_finite_is_refused(number):
 def test_the_reference_reads_the_numbers_it_stands_for(rng):
     query = rng.standard_normal((2, 4, 5, 8))
     key, value = (quantize(rng.standard_normal((2, 2, 9, 8))) for _ in range(2))
-    assert widened(key).dtype == np.float32
+    assert to_float32(key).dtype == np.float32
     exact = [s.numbers.astype(np.float64) * s.scale[..., None] for s in (key, value)]
     how = {"causal": True, "returns": ("logsumexp", "column_sums", "masses")}
     found = reference.attention(query, key, value, **how)
@@ -79,7 +79,7 @@ def test_attention_is_off_by_what_was_rounded_and_no_more(rng, dtype, step):
     query = rng.standard_normal((1, 8, 3, 32))
     key, value = (rng.standard_normal((1, 4, 200, 32)) for _ in range(2))
     stored = KVCache(1, dtype=dtype).append(0, key, value)
-    found = reference.attention(query, *(widened(s) for s in stored))
+    found = reference.attention(query, *(to_float32(s) for s in stored))
     expected = reference.attention(query, key, value)
 
     def rounding(array):  # the most that each number is off
@@ -94,7 +94,7 @@ def test_attention_is_off_by_what_was_rounded_and_no_more(rng, dtype, step):
     assert off < bound / 5
     if dtype != "int8":
         out = attention(*(np.asarray(a, stored[0].dtype) for a in (query, *stored)))
-        np.testing.assert_allclose(widened(out), found, atol=0.05)
+        np.testing.assert_allclose(to_float32(out), found, atol=0.05)
 
 
 def test_it_is_a_pair():

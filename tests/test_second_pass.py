@@ -37,7 +37,7 @@ def mask_of(name, rng, query_len, key_len):
 def check(tensors, mask, how, tolerance=TOLERANCE):
     plain = ra.attention(*tensors, returns="logsumexp", **mask)
     asked = ("masses", "factors", "changed")
-    revised = ra.revise(plain, *tensors, returns=asked, **how, **mask)
+    revised = ra.apply_policy(plain, *tensors, returns=asked, **how, **mask)
     expected = reference.attention(*tensors, returns=("masses", "factors"), **how, **mask)
     assert revised.out is plain.out
     np.testing.assert_array_equal(revised.changed, (revised.factors != 1).any(-1))
@@ -79,7 +79,7 @@ def test_sinks_that_take_nearly_all(rng):
     assert np.median(plain.masses[..., 20:, 1]) > 0.99
     how = {"segments": labels, "policy": ra.Reweight((1, 0.4), to=(0,))}
     tensors = (query, key, value)
-    revised = ra.revise(
+    revised = ra.apply_policy(
         ra.attention(*tensors, causal=True, returns="logsumexp"), *tensors, causal=True, **how
     )
     expected = reference.attention(*tensors, causal=True, **how)
@@ -99,7 +99,7 @@ def test_strided_out(rng):
     how = {"segments": labels, "policy": ra.Reweight((1, 0.4), to=(0,))}
     out = np.empty((2, 300, 4, 20), np.float32).swapaxes(1, 2)
     plain = ra.attention(*tensors, returns="logsumexp", out=out)
-    assert ra.revise(plain, *tensors, **how).out is out
+    assert ra.apply_policy(plain, *tensors, **how).out is out
     np.testing.assert_allclose(out, reference.attention(*tensors, **how), atol=TOLERANCE)
 
 
@@ -107,7 +107,7 @@ def test_other_callables_are_refused(rng):
     tensors = inputs(rng)
     plain = ra.attention(*tensors, returns="logsumexp")
     with pytest.raises(TypeError, match="policy must be a Reweight"):
-        ra.revise(plain, *tensors, segments=None, policy=np.ones_like)
+        ra.apply_policy(plain, *tensors, segments=None, policy=np.ones_like)
 
 
 @pytest.mark.parametrize("query_len", [1, 8, 9, 300])

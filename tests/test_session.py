@@ -174,7 +174,7 @@ def test_several_rows_a_step_equal_one_row_a_step(inputs):
 
 
 def test_act_sinks_may_stay_those_of_the_prompt(inputs):
-    session = Session(ACT(follow=False, theta=0.1), num_layers=5)
+    session = Session(ACT(update_sinks=False, theta=0.1), num_layers=5)
     run((), inputs, session=session)
     assert all(max(map(max, r.found["sinks"])) < 24 for r in session.report().readings)
     session = Session(ACT(theta=0.1), num_layers=5)

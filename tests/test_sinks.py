@@ -5,11 +5,11 @@ import pytest
 from reattend.measures import head_divergence, sink_rate, total_divergence
 from reattend.sinks import (
     column_sinks,
-    follow_columns,
     massive_activations,
     sink_dims,
     sink_score,
     sink_tokens,
+    update_column_sinks,
 )
 
 
@@ -133,7 +133,7 @@ def test_column_sinks_are_strict():
 
 
 def in_numpy(sums, counts, first, theta, heads, before):
-    """What `follow_columns` must give."""
+    """What `update_column_sinks` must give."""
     batch, num_heads, length = sums.shape
     chosen = np.arange(num_heads) if heads is None else np.flatnonzero(heads)
     received = np.concatenate([sums[:, chosen], counts[:, None].astype(np.float32)], axis=1)
@@ -161,12 +161,12 @@ def test_columns_are_followed_as_numpy_follows_them(rng, length, heads, theta):
             counts = np.broadcast_to(counts[:, :1], counts.shape)
         expected = in_numpy(sums, counts, first, theta, heads, received)
         known, given = labels, (sums.copy(), counts.copy())
-        received, labels = follow_columns(sums, counts, first, theta, heads, received, known)
+        received, labels = update_column_sinks(sums, counts, first, theta, heads, received, known)
         np.testing.assert_array_equal(received, expected[0])
         np.testing.assert_array_equal(labels, expected[1])
         for x, was in zip((sums, counts), given, strict=True):
             np.testing.assert_array_equal(x, was)
-        again = follow_columns(sums, counts, first, theta, heads, None, labels)[1]
+        again = update_column_sinks(sums, counts, first, theta, heads, None, labels)[1]
         same = np.array_equal(again, labels)
         assert (again is labels) == same
 
@@ -174,13 +174,13 @@ def test_columns_are_followed_as_numpy_follows_them(rng, length, heads, theta):
 def test_sinks_that_stay_are_the_same_array():
     sums, counts = np.full((1, 2, 6), 0.5, np.float32), np.ones((1, 6), np.int64)
     how = sums, counts, np.zeros(1, int), 0.2
-    received, labels = follow_columns(*how)
+    received, labels = update_column_sinks(*how)
     assert labels.tolist() == [[[0, 1, 1, 1, 1, 1]] * 2]
-    assert follow_columns(*how, before=received, known=labels)[1] is labels
+    assert update_column_sinks(*how, before=received, known=labels)[1] is labels
     other = labels.copy()
     other[0, 1, 3] = 0
     for known in (other, labels[..., :5].copy(), labels[:, :1].copy(), labels[..., :0]):
-        assert follow_columns(*how, known=known)[1] is not known
+        assert update_column_sinks(*how, known=known)[1] is not known
 
 
 @pytest.mark.parametrize(
@@ -201,24 +201,24 @@ def test_columns_that_do_not_fit_are_named(name, value):
         "column_sums": np.ones((1, 2, 5), np.float32), "row_counts": np.ones((1, 5), np.int64),
         "first_key": np.zeros(1, int), "theta": 0.2,
     }  # fmt: skip
-    follow_columns(**how)
+    update_column_sinks(**how)
     with pytest.raises(ValueError, match=f"{name} must be"):
-        follow_columns(**{**how, name: value})
+        update_column_sinks(**{**how, name: value})
 
 
 def test_columns_of_other_types_and_strides_are_converted(rng):
     sums = rng.random((2, 4, 9))
     counts, first = rng.integers(0, 3, (2, 9)), np.array([0, 1])
-    expected = follow_columns(sums.astype(np.float32), counts, first, 0.4)
+    expected = update_column_sinks(sums.astype(np.float32), counts, first, 0.4)
     for laid in (sums, np.repeat(sums, 2, -1)[..., ::2], sums[:, ::-1].copy()[:, ::-1]):
-        found = follow_columns(laid, counts.astype(np.int32), first.astype(np.int32), 0.4)
+        found = update_column_sinks(laid, counts.astype(np.int32), first.astype(np.int32), 0.4)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
 def test_columns_without_a_number_are_no_sinks():
     sums = np.array([[[1, np.nan, np.inf, 0.5]]], np.float32)
-    received, labels = follow_columns(sums, np.ones((1, 4), np.int64), np.zeros(1, int), 0.4)
+    received, labels = update_column_sinks(sums, np.ones((1, 4), np.int64), np.zeros(1, int), 0.4)
     assert labels.tolist() == [[[0, 0, 1, 1]]]
     np.testing.assert_array_equal(received[:, :1], sums)
 

@@ -3,7 +3,16 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from reattend import ACT, Reweight, Session, attention, column_sums, reference, revise, segment_pass
+from reattend import (
+    ACT,
+    Reweight,
+    Session,
+    apply_policy,
+    attention,
+    column_sums,
+    reference,
+    segment_pass,
+)
 from reattend.border.quantized import Quantized, quantize
 from tensors import EVERYTHING, Sizes, close, labels_of, mask_of, tensors
 
@@ -32,7 +41,7 @@ def part(stored, begin, end):
 
 
 def numbers_of(stored):
-    return stored.widened() if isinstance(stored, Quantized) else stored.astype(np.float32)
+    return stored.to_float32() if isinstance(stored, Quantized) else stored.astype(np.float32)
 
 
 @each_size
@@ -94,7 +103,7 @@ def test_the_other_passes(rng, store):
     labels = np.zeros((2, 1, 90), np.uint8)
     labels[..., [3, 20]] = 1
     how = {"causal": True, "segments": labels, "policy": Reweight((1, 0.4), to=(0,))}
-    revised = revise(plain, query, key, value, **how)
+    revised = apply_policy(plain, query, key, value, **how)
     close(revised.out, reference.attention(query, *numbers, **how), "revised")
 
 

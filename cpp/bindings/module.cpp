@@ -21,7 +21,7 @@
 namespace reattend {
 namespace {
 
-/// With `plain_logsumexp`, `out` holds plain attention already: see revise().
+/// With `plain_logsumexp`, `out` holds plain attention already: see apply_policy().
 void attention(const py::array& query, const py::array& key, const py::array& value,
                const OptionalArray& out, float scale, bool causal, int64_t window, float softcap,
                const OptionalArray& key_mask, const OptionalArray& bias,
@@ -56,7 +56,7 @@ void attention(const py::array& query, const py::array& key, const py::array& va
         if (heads * call.scores.query_len == 0) {
             if (call.column_sums) std::fill_n(call.column_sums, heads * call.scores.key_len, 0.0f);
         } else if (plain) {
-            revise(call, plain);
+            apply_policy(call, plain);
         } else {
             attend(call);
         }
@@ -70,7 +70,7 @@ struct Found {
 
 /// Attention of arrays that fit, into new ones; nothing of others. Nothing is masked but by
 /// `causal`; masses, and logsumexp and column sums, where they are asked for. `plain`: of a call
-/// without policies, whose output is overwritten, see revise().
+/// without policies, whose output is overwritten, see apply_policy().
 std::optional<Found> find(const py::handle& query, const py::handle& key, const py::handle& value,
                           std::optional<double> scale, bool causal, int num_threads,
                           const py::handle& labels, const std::vector<PolicyTuple>& policies,
@@ -109,7 +109,8 @@ std::optional<Found> find(const py::handle& query, const py::handle& key, const 
     call.logsumexp = writable(found.logsumexp);
     call.column_sums = writable(found.sums);
     const float* plain_logsumexp = plain ? writable(plain->logsumexp) : nullptr;
-    run_without_gil(call.scores, [&] { plain ? revise(call, plain_logsumexp) : attend(call); });
+    run_without_gil(call.scores,
+                    [&] { plain ? apply_policy(call, plain_logsumexp) : attend(call); });
     return found;
 }
 

@@ -12,7 +12,8 @@ from reattend.border.quantized import Quantized, quantize
 from reattend.border.results import AttentionResult, SegmentState, combine, merge
 from reattend.cache.kv_cache import KVCache
 from reattend.call import Call
-from reattend.column_sums import column_sums, revise
+from reattend.column_sums import apply_policy, column_sums
+from reattend.deprecated import renamed_names as _renamed_names
 from reattend.method import Method
 from reattend.methods import (
     ACT,
@@ -37,6 +38,8 @@ if _TYPE_CHECKING:
     from reattend import decoding as decoding
     from reattend import models as models
     from reattend import plot as plot
+
+_old_name = _renamed_names("reattend", {"revise": ("apply_policy", apply_policy)})
 
 _LAZY = ("decoding", "models", "plot")  # what an import of the package leaves for later
 
@@ -66,6 +69,7 @@ __all__ = [
     "Transform",
     "__version__",
     "adaptors",
+    "apply_policy",
     "attention",
     "column_sums",
     "combine",
@@ -74,7 +78,6 @@ __all__ = [
     "merge",
     "quantize",
     "reference",
-    "revise",
     "segment_pass",
     "show_config",
     "sinks",
@@ -85,7 +88,7 @@ __all__ = [
 def __getattr__(name: str) -> _Any:
     if name in _LAZY:
         return _import_module(f"reattend.{name}")
-    raise AttributeError(f"module 'reattend' has no attribute {name!r}")
+    return _old_name(name, depth=4)
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reattend.attention import attention, plain_pass
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult
 from reattend.column_sums import column_sums
@@ -217,7 +217,7 @@ class Call:
         dtype, scale = self.mask.get("dtype"), self.mask.get("scale")
         window, group = self.mask.get("window"), self.num_heads // self.num_kv_heads
         seen = keys if self.key_mask is None else keys & self.key_mask
-        query = widened(self.query[:, :, rows], dtype).astype(np.float64)  # [B, H, R, D]
+        query = to_float32(self.query[:, :, rows], dtype).astype(np.float64)  # [B, H, R, D]
         query *= query.shape[3] ** -0.5 if scale is None else scale
         sums = np.empty(query.shape[:3])
         for i, row in enumerate(self.rows[rows]):
@@ -229,9 +229,9 @@ class Call:
 
     def _sum_of_keys(self, marked: Array, dtype: str | None) -> Array:
         total = np.zeros((*self.key.shape[:2], self.key.shape[3]))  # [B, H_kv, D]
-        key: Any = widened(self.key, dtype) if isinstance(self.key, Quantized) else self.key
+        key: Any = to_float32(self.key, dtype) if isinstance(self.key, Quantized) else self.key
         for item, some in enumerate(marked):
-            total[item] = widened(key[item][:, some], dtype).sum(1, dtype=np.float64)
+            total[item] = to_float32(key[item][:, some], dtype).sum(1, dtype=np.float64)
         return total
 
     @cached_property

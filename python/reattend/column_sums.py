@@ -83,7 +83,7 @@ def column_sums(
     return sums
 
 
-def revise(
+def apply_policy(
     plain: AttentionResult,
     query: Array,
     key: Array | Quantized,
@@ -136,7 +136,7 @@ def revise(
     >>> query, key, value = rng.standard_normal((3, 1, 2, 5, 8), dtype=np.float32)
     >>> how = {"segments": np.array([[[0, 1]]], np.uint8), "policy": Reweight((1, 0.4), to=(0,))}
     >>> plain = attention(query, key, value, returns="logsumexp")
-    >>> revised = revise(plain, query, key, value, **how)
+    >>> revised = apply_policy(plain, query, key, value, **how)
     >>> np.allclose(revised.out, attention(query, key, value, **how), atol=1e-6)
     True
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState
 from reattend.policy import LARGEST, Array, Policy, Reweight
@@ -172,5 +172,5 @@ def attention(
 def _numbers(array: Array | Quantized, dtype: str | None) -> Array:
     """Give float64; uint16 are the bits of a 16-bit type, int8 have scales."""
     if isinstance(array, Quantized) or array.dtype == np.uint16:
-        array = widened(array, dtype)
+        array = to_float32(array, dtype)
     return np.asarray(array, np.float64)

@@ -11,10 +11,10 @@ import numpy as np
 
 from reattend.attention import attention
 from reattend.border.arguments import as_array
-from reattend.border.at_once import revised_step
+from reattend.border.at_once import applied_step
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
-from reattend.column_sums import revise
+from reattend.column_sums import apply_policy
 from reattend.fitting import fitted, warn_without_image
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
@@ -400,6 +400,6 @@ class Session(Recorded):
             and all(isinstance(each, Reweight) for each in plan.policies)
         ):
             fresh = call.out is None and not call.prefill
-            found = revised_step(call.plain, *arrays, **how) if fresh else None
-            return found or revise(call.plain, *arrays, returns=returns, **how)
+            found = applied_step(call.plain, *arrays, **how) if fresh else None
+            return found or apply_policy(call.plain, *arrays, returns=returns, **how)
         return attention(*arrays, out=call.out, returns=returns, **how)

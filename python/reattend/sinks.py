@@ -9,6 +9,7 @@ import numpy as np
 
 from reattend import _core
 from reattend.border import arguments
+from reattend.deprecated import renamed_names
 from reattend.policy import Array
 
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
@@ -173,7 +174,7 @@ def column_sinks(column_means: Array, theta: float) -> Array:
     return np.asarray(column_means > theta)
 
 
-def follow_columns(
+def update_column_sinks(
     column_sums: Array,
     row_counts: Array,
     first_key: Array,
@@ -218,7 +219,7 @@ def follow_columns(
     Examples
     --------
     >>> sums, counts = np.array([[[2.0, 0.7, 0.3]]], np.float32), np.array([[3, 2, 1]])
-    >>> received, labels = follow_columns(sums, counts, np.zeros(1, int), theta=0.2)
+    >>> received, labels = update_column_sinks(sums, counts, np.zeros(1, int), theta=0.2)
     >>> received[0].tolist()
     [[2.0, 0.699999988079071, 0.30000001192092896], [3.0, 2.0, 1.0]]
     >>> labels.tolist()
@@ -231,6 +232,11 @@ def follow_columns(
         assert known is not None
         labels = known
     return received, labels
+
+
+__getattr__ = renamed_names(
+    __name__, {"follow_columns": ("update_column_sinks", update_column_sinks)}
+)
 
 
 def _chosen(sink_dims: Array | Sequence[int], hidden_states: Array) -> Array:

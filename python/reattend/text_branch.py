@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 from reattend.policy import Array
 
 
@@ -22,7 +22,7 @@ def store_last_rows(
     if key_mask is not None:
         valid = key_mask[:, first_row:]
     last = num_rows - 1 - valid[:, ::-1].argmax(-1)
-    new = widened(out[np.arange(batch), :, last], dtype)  # [B, H, Dv]
+    new = to_float32(out[np.arange(batch), :, last], dtype)  # [B, H, Dv]
     old = outputs.get(layer)
     if old is not None:  # a chunk in which an item has padding only tells nothing of it
         new = np.where(np.any(valid, axis=-1)[:, None, None], new, old)

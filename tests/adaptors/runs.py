@@ -39,7 +39,7 @@ def tokens(model: Any, inputs: dict[str, Any], steps: int, **options: Any) -> li
 def watched(session: Any):  # type: ignore[no-untyped-def]
     """Record what goes into each layer's output projection [B, N, H Dv]."""
     records, hooks = [], []
-    for module in session.anatomy.attention.values():
+    for module in session.structure.attention.values():
 
         def keep(module, args):  # type: ignore[no-untyped-def]
             records.append(args[0].detach().double().numpy())
@@ -65,7 +65,7 @@ def attached_run(
         watched(session) as records,
     ):
         found = tokens(model, inputs, steps)
-    return found, records[-steps * session.anatomy.num_layers :], session
+    return found, records[-steps * session.structure.num_layers :], session
 
 
 def formula_run(case: Model, name: str, inputs: dict[str, Any], steps: int, how: Any = None) -> Any:
@@ -94,7 +94,7 @@ def check_formula(
     found_tokens, found, session = attached_run(case, name, inputs, steps, how)
     assert attention.changed[name] >= 6, "the formula must have something to do"
     assert found_tokens == expected_tokens
-    assert len(found) == len(expected) == steps * session.anatomy.num_layers
+    assert len(found) == len(expected) == steps * session.structure.num_layers
     valid = inputs["attention_mask"].bool().numpy()
     for ours, theirs in zip(found, expected, strict=True):
         rows = valid if ours.shape[1] > 1 else np.ones((len(ours), 1), bool)

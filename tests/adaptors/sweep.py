@@ -175,7 +175,7 @@ def swept(family: str) -> Row:
     try:
         with attached(model, ACT(theta=0.05, beta=0.4)) as session:
             generated(model)
-        methods = f"{len(session.anatomy.attention)} of {session.anatomy.num_layers} layers"
+        methods = f"{len(session.structure.attention)} of {session.structure.num_layers} layers"
     except NotImplementedError as error:
         methods = _short(error)
     except Exception as error:

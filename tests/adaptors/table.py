@@ -23,7 +23,7 @@ class Table:
         """Note that a model with a method equals its formula."""
         row = self.rows.setdefault(case.name, {"methods": []})
         row["methods"].append(method)
-        row["layers"] = session.anatomy.num_layers
+        row["layers"] = session.structure.num_layers
         row["spans"] = session.image_spans if case.image else []
 
     def markdown(self) -> str:

@@ -247,7 +247,7 @@ def test_encoder_decoder_models():
         plain = generate(model, how, 6, **options)
         with attached(model) as session:
             ours = generate(model, how, 6, **options)
-            assert len(session.anatomy.attention) == 2
+            assert len(session.structure.attention) == 2
         for a, b in zip(plain.logits, ours.logits, strict=True):
             assert (a - b).abs().max() < 1e-5
         with pytest.raises(NotImplementedError, match="an encoder with a decoder"):
@@ -268,7 +268,7 @@ def test_models_that_see_images_through_cross_attention():
     with torch.no_grad():
         expected = model(**how).logits
         with attached(model) as session:
-            assert sorted(session.anatomy.attention) == [0, 2]
+            assert sorted(session.structure.attention) == [0, 2]
             assert (model(**how).logits - expected).abs().max() < 1e-5
     with pytest.raises(NotImplementedError, match="MllamaForCausalLM has cross-attention"):
         attached(model, VAR())

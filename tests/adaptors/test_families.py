@@ -107,10 +107,10 @@ def test_hybrids_attach_where_there_is_attention(family):
     plain = generate(model, inputs, STEPS)
     with attached(model) as session:
         assert_same(plain, generate(model, inputs, STEPS))
-        assert 0 < len(session.anatomy.attention) < session.anatomy.num_layers == 5
+        assert 0 < len(session.structure.attention) < session.structure.num_layers == 5
     image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
     image[:, -9:-2] = True
-    layers = tuple(session.anatomy.attention)
+    layers = tuple(session.structure.attention)
     for method in (ACT(theta=0.01, beta=0.4), VHR(layers=layers)):
         with attached(model, method, image=image) as session:
             changed = generate(model, inputs, STEPS)

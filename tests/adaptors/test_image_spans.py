@@ -44,18 +44,18 @@ def test_pictures_that_are_not_found_are_asked_for(name):
         expected, spans = tokens(model, inputs, 3), session.image_spans
     image = inputs["input_ids"] == model.config.image_token_id
     block = attached(model, method(name))
-    block.anatomy.__dict__["image_tokens"] = ()
+    block.structure.__dict__["image_tokens"] = ()
     with block, pytest.raises(ValueError, match=r"was given pixel_values.*image=mask"):
         tokens(model, inputs, 3)
     with block, torch.no_grad(), pytest.raises(ValueError, match=rf"so {name} would do nothing"):
         model(**inputs)
     block = attached(model, method(name), image=image)
-    block.anatomy.__dict__["image_tokens"] = ()
+    block.structure.__dict__["image_tokens"] = ()
     with block as session:
         assert tokens(model, inputs, 3) == expected
         assert session.image_spans == spans
     block = attached(model, method("ACT"))
-    block.anatomy.__dict__["image_tokens"] = ()
+    block.structure.__dict__["image_tokens"] = ()
     with block:  # it needs no image
         tokens(model, inputs, 3)
 

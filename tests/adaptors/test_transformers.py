@@ -56,15 +56,15 @@ def test_it_finds_the_layers_and_the_image(case: Model):
     model, inputs = case.load(), case.inputs()
     with attached(model, ACT({})) as session:
         tokens(model, inputs, 1)
-        expected = inputs["input_ids"].numpy() == (session.anatomy.image_token or -1)
+        expected = inputs["input_ids"].numpy() == (session.structure.image_token or -1)
         for row, spans in zip(expected, session.image_spans, strict=False):
             marked = np.zeros_like(row)
             for start, end in spans:
                 marked[start:end] = True
             assert (row == marked).all()
         assert bool(session.image_spans) == bool(case.image)
-        assert session.anatomy.num_layers == 5
-        assert session.anatomy.num_heads == 4
+        assert session.structure.num_layers == 5
+        assert session.structure.num_heads == 4
 
 
 def test_the_table_is_what_the_tests_found(table):

@@ -112,7 +112,7 @@ class EagerSession:
         return np.where(sink[:, :, None], beta * weights, rest)
 
     def vhr(self, method, layer, kept, last):
-        if layer not in method.reinforced(self.num_layers):
+        if layer not in method.layers_for(self.num_layers):
             return np.float32(1)
         if not kept:
             text = self.text[layer]

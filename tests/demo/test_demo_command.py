@@ -126,19 +126,19 @@ def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monk
         code = cli.main([*common, "--scenes", str(scenes), *words])
         return code, *capsys.readouterr()
 
-    code, told, _ = run_here(1, "--tune")
+    code, printed, _ = run_here(1, "--tune")
     assert code == 0
-    assert "Stored: strengths.json" in told
+    assert "Stored: strengths.json" in printed
     some = ("--settings", "vhr,vhr-one-pass,unsure")
-    code, told, progress = run_here(4, *some)
+    code, printed, progress = run_here(4, *some)
     assert code == 0
     assert "12 of 12" in progress
     results = json.loads((tmp_path / "evaluation.json").read_text())
     assert [*results["groups"]["all"]["settings"]] == ["plain", "vhr", "vhr-one-pass", "unsure"]
     assert results["tuned"]
     assert 0 <= results["head_agreement"]["share"][0] <= 1
-    assert (tmp_path / "evaluation.md").read_text().startswith(told.splitlines()[0])
-    assert run_here(4, *some) == (0, told, "")  # nothing was left to do
+    assert (tmp_path / "evaluation.md").read_text().startswith(printed.splitlines()[0])
+    assert run_here(4, *some) == (0, printed, "")  # nothing was left to do
     code, _, errors = run_here(5, *some)
     assert code == 1
     assert "of another run, with scenes 4, not 5" in errors

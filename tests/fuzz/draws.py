@@ -15,7 +15,16 @@ from tensors import LABELS, MASKS, STRIDES, TOLERANCE, Sizes, close, labels_of, 
 
 LENGTHS = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 70, 129)
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64)
-ROADS = ("attention", "segment_pass", "column_sums", "revise", "merge", "half", "int8", "refused")
+ROADS = (
+    "attention",
+    "segment_pass",
+    "column_sums",
+    "apply_policy",
+    "merge",
+    "half",
+    "int8",
+    "refused",
+)
 # Rounding of inputs to float16 is the same in both; results are stored with 11 bits.
 HALF = 2e-3
 EDITED = 1e-4  # a receiver of little mass has a factor with the relative error of that mass
@@ -83,10 +92,10 @@ def run_column_sums(rng, sizes, arrays, mask, how, labels):
     close(found, reference.column_sums(*arrays[:2], **mask), "column_sums", 2e-5)
 
 
-def run_revise(rng, sizes, arrays, mask, how, labels):
+def run_apply_policy(rng, sizes, arrays, mask, how, labels):
     policy = policy_of(rng)
     plain = ra.attention(*arrays, returns="logsumexp", **how)
-    found = ra.revise(plain, *arrays, segments=labels, policy=policy, **how)
+    found = ra.apply_policy(plain, *arrays, segments=labels, policy=policy, **how)
     exact = reference.attention(*arrays, segments=labels, policy=policy, **mask)
     close(found.out, exact, "revised", EDITED)
 

@@ -145,9 +145,9 @@ def test_spin_counts_the_keys_that_a_row_sees(window, stored):
     session = Session(SPIN(r=0.5, gamma=0), num_layers=5)
     with session.generation(image):
         out = session.attend(1, query, key, value, window=window)
-    from reattend.border.dtypes import widened
+    from reattend.border.dtypes import to_float32
 
-    full = np.repeat(widened(key).astype(float), 2, 1)
+    full = np.repeat(to_float32(key).astype(float), 2, 1)
     scores = query[:, :, -1:].astype(float) @ full.swapaxes(-1, -2)
     seen = image if window is None else image & (np.arange(27) > 26 - window)
     looks = np.where(seen[:, None], scores[:, :, 0], 0).sum(-1)

@@ -80,12 +80,12 @@ def computed(
     return None if found is None else AttentionResult(*found)
 
 
-def revised_step(
+def applied_step(
     plain: AttentionResult, query: Any, key: Any, value: Any, *,
     segments: Any, policy: Any, where: Any, num_threads: int | None, scale: Any, causal: Any,
     **mask: Any,
 ) -> AttentionResult | None:  # fmt: skip
-    """Do `second_pass.revise` with masses, if arguments fit as they are.
+    """Do `second_pass.apply_policy` with masses, if arguments fit as they are.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def revised_step(
     >>> plain = computed(query, key, value, None, True, 1, summed=True)
     >>> how = {"segments": None, "policy": Reweight(weight=(2,)), "where": None, "num_threads": 1}
     >>> mask = dict.fromkeys(("key_mask", "bias", "window", "softcap", "dtype"))
-    >>> revised_step(plain, query, key, value, scale=None, causal=True, **how, **mask).out.tolist()
+    >>> applied_step(plain, query, key, value, scale=None, causal=True, **how, **mask).out.tolist()
     [[[[2.0, 2.0, 2.0, 2.0]]]]
     """
     if not usual(scale, causal, **mask):

@@ -11,7 +11,7 @@ from reattend.border.quantized import Quantized
 from reattend.policy import Array
 
 
-def widened(array: Any, dtype: str | None = None) -> Array:
+def to_float32(array: Any, dtype: str | None = None) -> Array:
     """Give numbers as float32.
 
     Parameters
@@ -23,11 +23,11 @@ def widened(array: Any, dtype: str | None = None) -> Array:
 
     Examples
     --------
-    >>> widened(np.array([0x3FC0], np.uint16), "bfloat16")
+    >>> to_float32(np.array([0x3FC0], np.uint16), "bfloat16")
     array([1.5], dtype=float32)
     """
     if isinstance(array, Quantized):
-        return array.widened()
+        return array.to_float32()
     numbers: Array = np.asarray(array)
     if numbers.dtype != np.uint16:
         return np.asarray(numbers, np.float32)

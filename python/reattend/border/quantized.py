@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reattend.deprecated import warn_renamed
 from reattend.policy import Array
 
 _LARGEST = np.float32(127)  # -128 is not used: a key and its negative are stored alike
@@ -49,6 +50,11 @@ class Quantized(NamedTuple):
         return self.numbers.nbytes + self.scale.nbytes
 
     def widened(self) -> Array:
+        """Old name of `to_float32`."""
+        warn_renamed("Quantized.widened", "to_float32")
+        return self.to_float32()
+
+    def to_float32(self) -> Array:
         """Give the values as float32 [B, H_kv, M, D]."""
         return np.multiply(self.numbers, self.scale[..., None], dtype=np.float32)
 
@@ -79,7 +85,7 @@ def quantize(array: Any, *, name: str = "array") -> Quantized:
     Examples
     --------
     >>> key = np.array([[[[3.0, -127.0], [0.0, 0.0]]]])
-    >>> quantize(key).widened()
+    >>> quantize(key).to_float32()
     array([[[[   3., -127.],
              [   0.,    0.]]]], dtype=float32)
     """

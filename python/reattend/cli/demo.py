@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.demo.figure import Prompt, Told, draw_demo
+from reattend.demo.figure import Description, Prompt, draw_demo
 from reattend.demo.run_summary import what_was_done
 from reattend.demo.show import Ink, Marker, listing, smaller
 from reattend.demo.small_set import measure, show_numbers
@@ -233,7 +233,7 @@ def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], tit
     model = loaded.model
     config = model.llama.config
     tokens = model.prompt(DESCRIBE)
-    told = []
+    described = []
     for name in progress(spoken, "Watching attention"):
         session = WatchedAnswer(
             loaded.methods(name), num_layers=config.num_layers, num_heads=config.num_heads,
@@ -244,11 +244,11 @@ def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], tit
         )
         collections.deque(steps, maxlen=0)
         notes = f"({'; '.join(spoken[name].notes)})" if spoken[name].notes else ""
-        told.append(Told(LABELS[name], spoken[name].text, notes, session.watched()))
+        described.append(Description(LABELS[name], spoken[name].text, notes, session.watched()))
     first = tokens.index(IMAGE)
     image = slice(first, first + tokens.count(IMAGE))
     tau = TAU * float(np.sqrt(config.hidden_size))
     draw_demo(
-        path, seen.pixels, told, seen.scene, Prompt(image, len(tokens), tau),
+        path, seen.pixels, described, seen.scene, Prompt(image, len(tokens), tau),
         title=f"What a model makes up, and what methods change: {title}", caption=_CAPTION,
     )  # fmt: skip

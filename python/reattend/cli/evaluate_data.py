@@ -70,7 +70,7 @@ def evaluate_data(options: argparse.Namespace, progress: Progress) -> int:
     options : Namespace
         Of `add_data_options`, and of the command.
     progress : callable
-        Is told how many of how many batches are done.
+        Called with how many of how many batches are done.
 
     Raises
     ------

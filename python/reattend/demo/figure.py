@@ -25,7 +25,7 @@ _RED, _GREY = "#c1121f", "0.35"
 _GREEN, _ORANGE, _BLUE = "#2d6a4f", "#d97706", "#0077b6"
 
 
-class Told(NamedTuple):
+class Description(NamedTuple):
     """What one setting said of the picture, and where it looked."""
 
     label: str
@@ -45,7 +45,7 @@ class Prompt(NamedTuple):
 def draw_demo(
     path: Path,
     pixels: Array,
-    told: Sequence[Told],
+    described: Sequence[Description],
     scene: Scene | None,
     prompt: Prompt,
     *,
@@ -60,7 +60,7 @@ def draw_demo(
         Where to write, as .png, .pdf or .svg.
     pixels : uint8 array [120, 120, 3]
         The scene.
-    told : sequence of Told
+    described : sequence of Description
         Plain attention first, then each method.
     scene : Scene, or None
         What is there; None if nobody knows.
@@ -74,18 +74,18 @@ def draw_demo(
     MissingPackageError
         If matplotlib is not installed.
     """
-    write_figure(path, lambda: _figure(pixels, told, scene, prompt, title, caption))
+    write_figure(path, lambda: _figure(pixels, described, scene, prompt, title, caption))
 
 
 def _figure(
     pixels: Array,
-    told: Sequence[Told],
+    described: Sequence[Description],
     scene: Scene | None,
     prompt: Prompt,
     title: str,
     caption: str,
 ) -> Any:
-    lines = _text_lines(told)
+    lines = _text_lines(described)
     # Heights in inches: title, pictures, text, heads, caption.
     text_height = len(lines) * _TEXT_SIZE * _LINE / 72
     height = 0.95 + 3.4 + 0.55 + text_height + 0.65 + 3.1 + 1.0
@@ -97,15 +97,15 @@ def _figure(
         return figure.add_axes(box)
 
     figure.text(0.35 / _WIDTH, 1 - 0.25 / height, title, fontsize=15, weight="bold", va="top")
-    plain = told[0].watched
-    _draw_pixels(place(0.35, 0.95, 3.4, 3.4), pixels, scene, {*mentioned(told[0].text)})
+    plain = described[0].watched
+    _draw_pixels(place(0.35, 0.95, 3.4, 3.4), pixels, scene, {*mentioned(described[0].text)})
     _draw_attention(figure, place(4.0, 0.95, 3.4, 3.4), pixels, plain, prompt)
     _draw_sinks(figure, place(8.5, 0.95, 3.75, 3.4), plain, prompt)
     top = 0.95 + 3.4 + 0.55
     there = None if scene is None else scene.nouns
     _draw_text(place(0.35, top, _WIDTH - 0.7, text_height), lines, there)
     top += text_height + 0.65
-    for column, each in enumerate(told):
+    for column, each in enumerate(described):
         _draw_heads(figure, place(0.75 + column * 3.1, top, 2.3, 3.1), each, column)
     figure.text(0.35 / _WIDTH, 0.12 / height, caption, fontsize=8.5, color=_GREY, va="bottom")
     return figure
@@ -183,16 +183,16 @@ def _draw_sinks(figure: Any, at: Any, plain: Watched, prompt: Prompt) -> None:
     _colour_bar(figure, image, at)
 
 
-def _draw_heads(figure: Any, at: Any, told: Told, column: int) -> None:
+def _draw_heads(figure: Any, at: Any, described: Description, column: int) -> None:
     """Image mass of each head; of methods, what they change of it."""
-    change = told.watched.after - told.watched.before
-    values = change if column else told.watched.before
+    change = described.watched.after - described.watched.before
+    values = change if column else described.watched.before
     reach = max(float(np.abs(values).max()), 0.01)
     image = at.imshow(
         values, cmap="RdBu_r" if column else "inferno", vmin=-reach if column else 0, vmax=reach,
         aspect="auto", interpolation="nearest",
     )  # fmt: skip
-    at.set_title(f"What {told.label} changes" if column else "Each head's share for the image",
+    at.set_title(f"What {described.label} changes" if column else "Each head's share for the image",
                  fontsize=11)  # fmt: skip
     at.set_xlabel("head")
     at.set_xticks(range(0, values.shape[1], 2))
@@ -224,12 +224,12 @@ def _number_layers(at: Any, count: int, *, named: bool) -> None:
         at.set_ylabel("layer")
 
 
-def _text_lines(told: Sequence[Told]) -> list[list[tuple[str, str]]]:
+def _text_lines(described: Sequence[Description]) -> list[list[tuple[str, str]]]:
     """Break labels, texts and notes into lines of (kind, word)."""
     room = int((_WIDTH - 0.7) * 72 / (_TEXT_SIZE * _ADVANCE))
-    indent = max(len(each.label) for each in told) + 2
+    indent = max(len(each.label) for each in described) + 2
     lines: list[list[tuple[str, str]]] = []
-    for each in told:
+    for each in described:
         text = "".join(c if c.isprintable() and ord(c) < _FONT_END else "?" for c in each.text)
         lines.append([("label", each.label.ljust(indent))])
         used = indent

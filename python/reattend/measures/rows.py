@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border.dtypes import widened
+from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.policy import Array
 
@@ -120,5 +120,5 @@ def _head(key: Array | Quantized, item: int, head: int, dtype: str | None) -> Ar
 
 def _float32(array: Array, dtype: str | None) -> Array:
     if array.dtype == np.uint16:
-        array = widened(array, dtype)
+        array = to_float32(array, dtype)
     return np.asarray(array, np.float32)

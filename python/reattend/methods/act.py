@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from reattend.call import Call
+from reattend.deprecated import renamed_field
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.method import Method, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
-from reattend.sinks import follow_columns
+from reattend.sinks import update_column_sinks
 
 REST, SINK = range(2)
 
@@ -26,6 +27,7 @@ class Columns(NamedTuple):
     num_heads: int
 
 
+@renamed_field("follow", "update_sinks")
 @dataclass(frozen=True)
 class ACT(Method):
     r"""In calibrated heads, sinks behind the first key hand most of their attention to other keys.
@@ -46,7 +48,7 @@ class ACT(Method):
     Examples
     --------
     >>> ACT(heads={5: (0, 3)})
-    ACT(heads=((5, (0, 3)),), theta=0.15, beta=0.4, follow=True)
+    ACT(heads=((5, (0, 3)),), theta=0.15, beta=0.4, update_sinks=True)
     """
 
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "sinks")
@@ -54,12 +56,12 @@ class ACT(Method):
     heads: Any = None  # the calibrated heads, a mapping layer -> heads; None: all heads
     theta: float = 0.15  # a key is a sink above this mean attention; 0.1 in the paper's other tasks
     beta: float = 0.4  # what a sink keeps
-    follow: bool = True  # whether sinks are found anew while decoding, or stay those of the prompt
+    update_sinks: bool = True  # whether they are found anew while decoding
 
     def __post_init__(self) -> None:
         check_shares(self, "beta", "theta")
-        if not isinstance(self.follow, (bool, np.bool_)):
-            raise TypeError(f"follow must be a bool, got {self.follow!r}")
+        if not isinstance(self.update_sinks, (bool, np.bool_)):
+            raise TypeError(f"update_sinks must be a bool, got {self.update_sinks!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
@@ -68,16 +70,13 @@ class ACT(Method):
 
     def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:
         """Calibrate with the sinks that the columns so far show."""
-        place = call.layer, call.num_layers, call.num_heads
-        if place not in self._places:
-            self._places[place] = self._calibrated(*place)
-        some, heads = self._places[place]
+        some, heads = _calibrated(self.heads, call.layer, call.num_layers, call.num_heads)
         if not some:
             return None, state
-        if state is not None and not (call.prefill or self.follow):
+        if state is not None and not (call.prefill or self.update_sinks):
             return state.plan, state
         before, known = (None, None) if state is None else (state.received, state.plan)
-        received, labels = follow_columns(
+        received, labels = update_column_sinks(
             call.column_sums(heads), call.row_counts, call.first_key, self.theta,
             heads, before, None if known is None else known.segments,
         )  # fmt: skip
@@ -106,16 +105,15 @@ class ACT(Method):
     def _policy(self) -> Reweight:
         return Reweight(weight=(1, self.beta), to=(REST,))
 
-    @cached_property
-    def _places(self) -> dict[tuple[int, int, int], tuple[bool, Array | None]]:
-        """What `_calibrated` gave: it is asked in every step, and seldom anything new."""
-        return {}
 
-    def _calibrated(self, layer: int, num_layers: int, num_heads: int) -> tuple[bool, Array | None]:
-        """Say whether heads of a layer are calibrated, and which, bool [H] or None for all."""
-        if not 2 <= layer < num_layers - 1:
-            return False, None
-        if self.heads is None:
-            return True, None
-        calibrated = heads_of_layer(self.heads, layer, num_heads)
-        return bool(calibrated.any()), calibrated
+@lru_cache(maxsize=4096)  # asked in every step of every layer
+def _calibrated(
+    heads: Any, layer: int, num_layers: int, num_heads: int
+) -> tuple[bool, Array | None]:
+    """Say whether heads of a layer are calibrated, and which, bool [H] or None for all."""
+    if not 2 <= layer < num_layers - 1:
+        return False, None
+    if heads is None:
+        return True, None
+    calibrated = heads_of_layer(heads, layer, num_heads)
+    return bool(calibrated.any()), calibrated

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from reattend.call import Call
+from reattend.deprecated import renamed_method
 from reattend.measures.readings import head_divergence
 from reattend.method import Method, integers, number
 from reattend.plan import Plan
@@ -39,7 +40,7 @@ class VHR(Method):
 
     Examples
     --------
-    >>> VHR(alpha=1.5).reinforced(num_layers=8)
+    >>> VHR(alpha=1.5).layers_for(num_layers=8)
     (1, 5, 6, 7)
     """
 
@@ -60,9 +61,11 @@ class VHR(Method):
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
         """Refuse layers that the model does not have."""
-        self.reinforced(num_layers)
+        self.layers_for(num_layers)
 
-    def reinforced(self, num_layers: int) -> tuple[int, ...]:
+    reinforced = renamed_method("reinforced", "layers_for")
+
+    def layers_for(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are reinforced in a model.
 
         Parameters
@@ -77,7 +80,7 @@ class VHR(Method):
 
         Examples
         --------
-        >>> VHR().reinforced(32)
+        >>> VHR().layers_for(32)
         (1, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)
         """
         if self.layers is not None:
@@ -106,7 +109,7 @@ class VHR(Method):
         found = head_divergence(call.head_outputs, call.text_outputs)
         chosen = found.chosen if with_image is None else found.chosen & with_image[:, None]
         plan = None
-        if call.layer in self.reinforced(call.num_layers) and chosen.any():
+        if call.layer in self.layers_for(call.num_layers) and chosen.any():
             gate = np.where(chosen, self.alpha, 1).astype(np.float32)  # [B, H]
             plan = Plan(None, Reweight(weight=gate[..., None]))
         return plan, Heads(plan, found.divergence, chosen)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from reattend.adaptors.transformers.interface import switched
-from reattend.adaptors.transformers.introspection import Anatomy, examined
+from reattend.adaptors.transformers.introspection import Structure, examined
 from reattend.adaptors.transformers.model_session import ModelSession
 from reattend.adaptors.transformers.tensors import bools
 from reattend.fitting import fitted
@@ -69,15 +69,15 @@ def attached(
     one = (Method, type)  # a class is no sequence: it is refused as what it is
     flat = tuple(m for each in methods for m in ((each,) if isinstance(each, one) else each))
     model, processor = _model_of(model, processor)
-    anatomy = examined(model, processor)
-    if flat and anatomy.no_methods is not None:
-        raise NotImplementedError(anatomy.no_methods)
-    heads = getattr(anatomy.config, "num_attention_heads", None)
+    structure = examined(model, processor)
+    if flat and structure.no_methods is not None:
+        raise NotImplementedError(structure.no_methods)
+    heads = getattr(structure.config, "num_attention_heads", None)
     fitted(
         flat,
-        anatomy.num_layers,
+        structure.num_layers,
         heads if isinstance(heads, int) else None,
-        getattr(anatomy.config, "hidden_size", None),
+        getattr(structure.config, "hidden_size", None),
     )
     for parameter in model.parameters():
         if parameter.device.type != "cpu":
@@ -85,7 +85,7 @@ def attached(
                 f"{type(model).__name__} is on {parameter.device}; reattend computes on the CPU: "
                 "move it by model.to('cpu')"
             )
-    return Attached(model, anatomy, flat, None if image is None else bools(image), verify)
+    return Attached(model, structure, flat, None if image is None else bools(image), verify)
 
 
 def _model_of(model: Any, processor: Any) -> tuple[Any, Any]:
@@ -100,7 +100,7 @@ class Attached:
     """A context manager that attaches a model; it may be entered again, and be nested."""
 
     model: Any
-    anatomy: Anatomy
+    structure: Structure
     methods: tuple[Method, ...]
     image: Any
     verify: bool = True
@@ -110,11 +110,11 @@ class Attached:
 
     def __enter__(self) -> ModelSession:
         session = ModelSession(
-            self.model, self.anatomy, self.methods, self.image, verify=self.verify
+            self.model, self.structure, self.methods, self.image, verify=self.verify
         )
         with ExitStack() as stack:
             stack.callback(session.end)
-            stack.enter_context(switched(self.model, self.anatomy, session))
+            stack.enter_context(switched(self.model, self.structure, session))
             for hook in self._hooks(session):
                 stack.callback(hook.remove)
             if hasattr(self.model, "generate"):
@@ -131,18 +131,18 @@ class Attached:
         self._entered.pop().close()
 
     def _hooks(self, session: ModelSession) -> list[Any]:
-        anatomy = self.anatomy
+        structure = self.structure
         hooks = [
             self.model.register_forward_pre_hook(session.model_begins, with_kwargs=True),
-            anatomy.decoder.register_forward_pre_hook(session.decoder_begins, with_kwargs=True),
-            anatomy.decoder.register_forward_hook(session.decoder_ends, always_call=True),
+            structure.decoder.register_forward_pre_hook(session.decoder_begins, with_kwargs=True),
+            structure.decoder.register_forward_hook(session.decoder_ends, always_call=True),
         ]
         if self.methods:
             hooks += [
                 module.register_forward_pre_hook(
                     functools.partial(session.layer_begins, layer), with_kwargs=True
                 )
-                for layer, module in anatomy.layers.items()
+                for layer, module in structure.layers.items()
             ]
         return hooks
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from reattend.adaptors.transformers.introspection import Anatomy
+from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.own import own_attention
 from reattend.optional import demand
 
@@ -20,37 +20,37 @@ _owners: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # attention module -
 _configs: dict[int, tuple[Any, str]] = {}  # id of an attached config -> owner, what it used before
 
 
-def owns(owner: Any, anatomy: Anatomy) -> bool:
+def owns(owner: Any, structure: Structure) -> bool:
     """Whether it is this owner, of several nested ones, that a model's attention asks now.
 
     Parameters
     ----------
     owner : object
-    anatomy : Anatomy
+    structure : Structure
         Of the model.
     """
-    return _owners.get(anatomy.attention[anatomy.first]) is owner
+    return _owners.get(structure.attention[structure.first]) is owner
 
 
-def before(anatomy: Anatomy) -> str:
+def before(structure: Structure) -> str:
     """Give the implementation that an attached model's attention had before.
 
     Parameters
     ----------
-    anatomy : Anatomy
+    structure : Structure
         Of the model.
     """
-    return _configs[id(anatomy.config)][1]
+    return _configs[id(structure.config)][1]
 
 
 @contextmanager
-def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
+def switched(model: Any, structure: Structure, owner: Any) -> Iterator[None]:
     """Let an owner compute a language model's attention; all is as it was when the block ends.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-    anatomy : Anatomy
+    structure : Structure
         Of the model.
     owner : object
         Its ``attend`` is called in place of attention, its ``note_padding`` with each 2-D mask.
@@ -61,12 +61,12 @@ def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
         If the model's attention does not go through transformers' AttentionInterface.
     """
     _register()
-    config, modules = anatomy.config, list(anatomy.attention.values())
+    config, modules = structure.config, list(structure.attention.values())
     before = config._attn_implementation
     owners = [_owners.get(module) for module in modules]
     known = _configs.get(id(config))
     try:
-        _switch(model, anatomy, NAME)
+        _switch(model, structure, NAME)
         if config._attn_implementation != NAME:  # transformers only logs a warning
             raise NotImplementedError(
                 f"{type(model).__name__} does not route its attention through transformers' "
@@ -87,7 +87,7 @@ def switched(model: Any, anatomy: Anatomy, owner: Any) -> Iterator[None]:
         else:
             _configs[id(config)] = known
         if config._attn_implementation != before:
-            _switch(model, anatomy, before)
+            _switch(model, structure, before)
 
 
 def _register() -> None:
@@ -96,13 +96,13 @@ def _register() -> None:
     transformers.AttentionMaskInterface.register(NAME, _mask)
 
 
-def _switch(model: Any, anatomy: Anatomy, name: str) -> None:
+def _switch(model: Any, structure: Structure, name: str) -> None:
     """Change the implementation of the language model and of no other part, if that is possible."""
-    nested = _path(model.config, anatomy.config, name)
+    nested = _path(model.config, structure.config, name)
     if nested is not None:
         model.set_attn_implementation(nested)
-    elif hasattr(anatomy.decoder, "set_attn_implementation"):  # its config is a copy of a part
-        anatomy.decoder.set_attn_implementation(name)
+    elif hasattr(structure.decoder, "set_attn_implementation"):  # its config is a copy of a part
+        structure.decoder.set_attn_implementation(name)
     else:
         raise NotImplementedError(
             f"the config of the language model is not part of the {type(model.config).__name__} of "

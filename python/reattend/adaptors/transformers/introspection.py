@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Structure:
     """What the adaptor finds in a model by itself."""
 
     decoder: Any  # the language model's stack of layers
@@ -37,7 +37,7 @@ class Anatomy:
         return self.num_heads if heads is None else int(heads)
 
 
-def examined(model: Any, processor: Any = None) -> Anatomy:
+def examined(model: Any, processor: Any = None) -> Structure:
     """Find the parts of a model, or say why reattend cannot be its attention.
 
     Parameters
@@ -101,7 +101,7 @@ def examined(model: Any, processor: Any = None) -> Anatomy:
             "own that goes through transformers' AttentionInterface; reattend needs one at least"
         )
     tokens = _image_tokens(model, processor)
-    return Anatomy(
+    return Structure(
         decoder, config, attention, layers, tokens[0] if tokens else None, expected, tokens,
         no_methods,
     )  # fmt: skip

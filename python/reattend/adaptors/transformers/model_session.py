@@ -15,7 +15,7 @@ import numpy as np
 from reattend.adaptors.transformers.attending import Forward, attend
 from reattend.adaptors.transformers.caches import cache_of
 from reattend.adaptors.transformers.interface import before, owns
-from reattend.adaptors.transformers.introspection import Anatomy
+from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.model_report import ModelReport
 from reattend.adaptors.transformers.pictures import pictures_given, places_given
 from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
@@ -38,18 +38,18 @@ class ModelSession:
     def __init__(
         self,
         model: Any,
-        anatomy: Anatomy,
+        structure: Structure,
         methods: tuple[Method, ...],
         image: Array | None,
         *,
         verify: bool = True,
     ) -> None:
         self.model = model
-        self.anatomy = anatomy
+        self.structure = structure
         self.methods = methods
         self.image = image
         self._check = Check(type(model).__name__) if verify else None
-        self.knows_sdpa = bool(getattr(anatomy.decoder, "_supports_sdpa", True))
+        self.knows_sdpa = bool(getattr(structure.decoder, "_supports_sdpa", True))
         self._prompts = Prompts()
         self._recorded: int | None = None  # the item of the batch
         self._forward = Forward()
@@ -130,7 +130,7 @@ class ModelSession:
     @contextmanager
     def announced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
         """Hear of a call of `generate`, and refuse what methods cannot follow."""
-        if not (self.methods and owns(self, self.anatomy)):
+        if not (self.methods and owns(self, self.structure)):
             yield
             return
         _refuse_generate(self.model, kwargs)
@@ -150,7 +150,7 @@ class ModelSession:
 
     def model_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids of a forward, which the decoder does not get."""
-        if self._forward.text or not owns(self, self.anatomy):
+        if self._forward.text or not owns(self, self.structure):
             return
         asked = kwargs.get("output_attentions")
         if asked or (asked is None and getattr(self.model.config, "output_attentions", False)):
@@ -176,7 +176,7 @@ class ModelSession:
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Learn where in a prompt a forward is, and open a generation if it begins one."""
-        if self._forward.text or not owns(self, self.anatomy):
+        if self._forward.text or not owns(self, self.structure):
             return None
         if module.training:
             raise RuntimeError(
@@ -197,7 +197,7 @@ class ModelSession:
         elif self.methods:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
         self._forward = Forward(
-            past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.anatomy)
+            past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure)
         )
         if prompt is not None and kwargs.get("logits_to_keep"):
             # A decoder that is told so reads the last rows only in its last layers (Gemma 4), but
@@ -211,7 +211,7 @@ class ModelSession:
         """See the hidden states that enter a layer, and the cache a decoder made by itself."""
         forward = self._forward
         states: Any = args[0] if args else kwargs.get("hidden_states")
-        active = getattr(self.anatomy.config, "altup_active_idx", None)
+        active = getattr(self.structure.config, "altup_active_idx", None)
         if getattr(states, "ndim", 3) == 4:  # several streams of states
             states = None if active is None else states[active]
         if self._probe is not None and forward.text and states is not None:
@@ -222,7 +222,7 @@ class ModelSession:
             return
         forward.states = states
         cache = cache_of(kwargs)
-        if layer == self.anatomy.first and forward.past == 0 and cache is not None:
+        if layer == self.structure.first and forward.past == 0 and cache is not None:
             self._prompts.bind(forward.prompt, cache)
 
     def attend(
@@ -251,7 +251,7 @@ class ModelSession:
             ids = None
         pictures, places = self._pictures, self._places
         self._pictures = self._places = None
-        tokens = self.anatomy.image_tokens
+        tokens = self.structure.image_tokens
         places = places if self.image is None else self.image
         if places is None and ids is None and tokens:
             raise ValueError(
@@ -270,7 +270,7 @@ class ModelSession:
         for_text = image is not None and whole and any(m.needs_text_only for m in self.methods)
         methods = self._with_sink_dims() if whole else self.methods
         probe = methods is None
-        session = Session(methods or self.methods, num_layers=self.anatomy.num_layers)
+        session = Session(methods or self.methods, num_layers=self.structure.num_layers)
         if self._recorded is not None:
             session.record(self._recorded)
         prompt = Prompt(session, length, image)
@@ -293,7 +293,7 @@ class ModelSession:
         without = [m for m in self.methods if getattr(m, "sink_dims", ()) is None]
         if not without:
             return self.methods
-        found = _sink_dims.get(self.anatomy.decoder)
+        found = _sink_dims.get(self.structure.decoder)
         if found is None:
             return None
         self._found = found
@@ -309,7 +309,7 @@ class ModelSession:
                 f"the cache holds {past} keys of a prompt that was read without these methods: "
                 "let the prompt begin inside the block, with an empty cache"
             )
-        more = ids is not None and np.isin(ids, self.anatomy.image_tokens).any()
+        more = ids is not None and np.isin(ids, self.structure.image_tokens).any()
         if past >= prompt.length and more:
             raise NotImplementedError(
                 f"image tokens came after the prompt of {prompt.length} tokens was over; let one "
@@ -320,7 +320,7 @@ class ModelSession:
     def _run_text(self, inputs: Any, keep: Array, session: Session | None, probe: bool) -> None:
         """Run the decoder on a prompt without its images, packed to the right."""
         torch = demand("torch")
-        decoder = self.anatomy.decoder
+        decoder = self.structure.decoder
         if not keep.any(1).all():
             raise ValueError(
                 "every prompt must have text beside its image: without it there is no text-only "

@@ -58,7 +58,7 @@ def tune(
     journal : Journal
         Where everything that was tried is kept.
     progress : callable
-        Is told what is being done, and how far it is.
+        Called with what is being done, and how far it is.
     settings : collection of str, optional
         Which; all of them by default.
 
@@ -144,7 +144,7 @@ def search_heads(
     journal : Journal
         Where what was tried is kept.
     progress : callable
-        Is told how many of how many heads are done.
+        Called with how many of how many heads are done.
 
     Returns
     -------

@@ -187,7 +187,7 @@ def run_questions(
     journal : Journal
         Where answers go.
     progress : callable, optional
-        Is told how many of how many pieces are done.
+        Called with how many of how many pieces are done.
 
     Returns
     -------

@@ -78,7 +78,7 @@ def evaluate(
         (``client.get_executor()``). The answerer goes there, so it must be one that pickle takes,
         such as `AnswererOf`.
     progress : callable, optional
-        Is told how many of how many batches are done.
+        Called with how many of how many batches are done.
 
     Returns
     -------

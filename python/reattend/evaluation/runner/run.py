@@ -88,7 +88,7 @@ def run_settings(
     journal : Journal
         Where answers go.
     progress : callable, optional
-        Is told how many of how many pieces are done.
+        Called with how many of how many pieces are done.
     """
     whole = [(name, numbers) for numbers in todo for name in settings]
     left = [(name, numbers) for name, numbers in whole if [name, numbers[0]] not in journal]
@@ -159,7 +159,7 @@ def head_agreement(loaded: Loaded, cases: Sequence[Case]) -> Array:
     for method in (VHR(alpha=1.0), OnePassVHR(alpha=1.0)):
         session = new_session(model, method)
         model.next_logits(session, prompts, pictures)
-        layers = method.reinforced(session.num_layers)
+        layers = method.layers_for(session.num_layers)
         found = {each.layer: each.found["chosen"] for each in session.report().readings}
         chosen.append(np.stack([found[layer] for layer in layers], axis=1))  # [B, layers, H]
     ours, theirs = chosen

@@ -62,7 +62,7 @@ def test_what_is_watched_is_in_the_full_matrix(arrays):
 @pytest.mark.parametrize(
     "method", [VAR(sink_dims=(7,), tau=0.5, image_mass=0.0, rho=0.0), ACT(theta=0.1), Brighten(0.7)]
 )
-def test_watching_changes_nothing(arrays, method):
+def test_tracing_changes_nothing(arrays, method):
     watched = WatchedAnswer(method, num_layers=LAYERS, num_heads=HEADS, sink_dims=(7,))
     np.testing.assert_array_equal(
         run(watched, arrays), run(Session(method, num_layers=LAYERS), arrays)
@@ -111,7 +111,7 @@ def test_the_shortcut_compares_with_the_row_without_its_image(arrays):
         np.testing.assert_allclose(
             reading.found["divergence"][0], found.divergence[layer], rtol=1e-4
         )
-        if layer in method.reinforced(LAYERS):
+        if layer in method.layers_for(LAYERS):
             factors[layer] = np.where(found.chosen[layer], 1.5, 1)
     assert (factors > 1).any()
     expected = weights @ value * factors[..., None, None]

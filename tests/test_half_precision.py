@@ -10,14 +10,14 @@ import pytest
 from reattend import (
     Reweight,
     Session,
+    apply_policy,
     attention,
     column_sums,
     explain,
     reference,
-    revise,
     segment_pass,
 )
-from reattend.border.dtypes import widened, write
+from reattend.border.dtypes import to_float32, write
 from reattend.methods import ACT, VAR, VHR
 from tensors import EVERYTHING, STRIDES, TOLERANCE, Sizes, close, labels_of, mask_of, tensors
 
@@ -118,7 +118,9 @@ def test_bits_are_the_numbers_they_stand_for(rng, kind, sizes):
         expected = attention(*stored, policy=policy, **how)
         found = attention(*bits, policy=policy, dtype=kind.name, **how)
         exact = reference.attention(*bits, policy=policy, dtype=kind.name, **how)
-        np.testing.assert_allclose(widened(found.out, kind.name), exact.out, rtol=0.01, atol=5e-3)
+        np.testing.assert_allclose(
+            to_float32(found.out, kind.name), exact.out, rtol=0.01, atol=5e-3
+        )
         assert found.out.dtype == np.uint16
         np.testing.assert_array_equal(found.out, expected.out.view(np.uint16))
     state = segment_pass(*bits, segments=None, dtype=kind.name)
@@ -136,7 +138,7 @@ def test_revising_rounds_twice_and_no_more(rng, kind, sizes):
     how = {"causal": True, "segments": labels, "policy": Reweight((1, 0.4), to=(0,))}
     plain = attention(*stored, causal=True, returns="logsumexp")
     before = np.abs(plain.out.astype(np.float32))
-    revised = revise(plain, *stored, returns="factors", **how)
+    revised = apply_policy(plain, *stored, returns="factors", **how)
     assert revised.out is plain.out
     expected = reference.attention(*numbers, **how)
     digit = 2.0**-11 if kind == FLOAT16 else 2.0**-8  # half of the last one
@@ -167,7 +169,7 @@ def test_a_session_gives_what_float32_gives(rng, kind):
                 session.attend(layer, *rows, hidden_states=states, dtype=dtype)
             for layer in range(4):
                 step = session.attend(layer, arrays[0][:, :, 40:], *arrays[1:], dtype=dtype)
-                found.append(widened(step, dtype))
+                found.append(to_float32(step, dtype))
         decided = [{**r.found, "divergence": 0} for r in session.report().readings]
         return found, str(decided)
 
@@ -201,11 +203,11 @@ def test_types_that_do_not_fit(rng):
 @each_type
 def test_numpy_side(kind):
     numbers = patterns(kind)
-    same = widened(numbers.view(np.uint16), kind.name)
+    same = to_float32(numbers.view(np.uint16), kind.name)
     np.testing.assert_array_equal(same, numbers.astype(np.float32))
     bits = np.empty(2**16, np.uint16)
     write(same, bits, kind.name)
-    np.testing.assert_array_equal(widened(bits, kind.name), same)
+    np.testing.assert_array_equal(to_float32(bits, kind.name), same)
     finite = np.sort(same[np.isfinite(same)])
     between = finite[:-1] / 2 + finite[1:] / 2  # ties
     between = np.concatenate([between, np.nextafter(between, np.float32(9e9))])
