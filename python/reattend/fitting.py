@@ -41,6 +41,8 @@ def fitted(
     for method in found:
         if not isinstance(method, Method):
             raise TypeError(f"methods must be Method instances, got {method!r}")
+        if method.profile is not None:
+            method.profile.check_sizes(num_layers, num_heads, hidden_size)
         method.check_model(num_layers, num_heads, hidden_size)
     return found
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import re
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from reattend.call import Call
 from reattend.plan import Plan
+from reattend.profile import Profile
+
+Self = TypeVar("Self", bound="Method")
 
 _registry: dict[str, type[Method]] = {}
 
@@ -46,6 +51,7 @@ class Method:
     segment_names: ClassVar[tuple[str, ...]] = ("all",)  # of its plan's labels, for reports
     needs_image: ClassVar[bool] = False  # whether it leaves a prompt without an image as it is
     needs_text_only: ClassVar[bool] = False  # whether it compares with the prompt without its image
+    profile: ClassVar[Profile | None] = None  # where its parameters are from; that model's only
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,6 +81,43 @@ class Method:
         See the example of the class.
         """
         raise NotImplementedError(f"{type(self).__name__} must define plan(call, state)")
+
+    @classmethod
+    def from_profile(
+        cls: type[Self], profile: str | Path | Profile, model: Any = None, **parameters: Any
+    ) -> Self:
+        """Build the method as calibration found it best for a model.
+
+        Parameters
+        ----------
+        profile : path, or Profile
+            Of `reattend.evaluation.calibration`, or written by ``reattend calibrate``.
+        model : model, or mapping, optional
+            The model that it is for, or its fingerprint; another one than the profile's is
+            refused. Without it that is done when the method is put to work: by its weights where
+            a transformers model is attached, else by its sizes.
+        **parameters
+            In the place of the profile's.
+
+        Raises
+        ------
+        ProfileError
+            If the file is no profile, holds nothing for this method, or is of another model.
+
+        Examples
+        --------
+        >>> from reattend.methods import HeadMask
+        >>> found = Profile({"num_layers": 8}, {"HeadMask": {"heads": {3: (0, 2)}}})
+        >>> HeadMask.from_profile(found, gate=0.5)
+        HeadMask(heads=((3, (0, 2)),), gate=0.5)
+        """
+        found = profile if isinstance(profile, Profile) else Profile.load(profile)
+        if model is not None:
+            found.check(model)
+        takes = {each.name for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        method = cls(**{**found.parameters(cls.__name__, takes=takes), **parameters})
+        object.__setattr__(method, "profile", found)  # beside its fields: it is no parameter
+        return method
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
         """Refuse a model in which the parameters cannot be meant; called before it runs.

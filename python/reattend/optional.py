@@ -10,6 +10,7 @@ _EXTRAS = {  # of others: demo
     "transformers": "transformers",
     "ml_dtypes": "bfloat16",
     "easy_vqa": "evaluate",
+    "scipy": "evaluate",
     "networkx": "measures",
     "matplotlib": "plot",
     "pandas": "pandas",

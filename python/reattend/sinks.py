@@ -14,6 +14,12 @@ from reattend.policy import Array
 
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
 MASSIVE_RATIO = 1000.0  # and above this many times the median magnitude
+# D_sink as published (See What You Are Told, arXiv 2503.03321): of the language model, so of every
+# vision-language model that is built on it.
+PUBLISHED_SINK_DIMS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("llama-2-7b", "vicuna-7b", "llava-1.5-7b"), (1415, 2533)),
+    **dict.fromkeys(("llama-2-13b", "vicuna-13b", "llava-1.5-13b"), (2100, 4743)),
+}
 _EPSILON = 1e-6  # of the root mean square norm
 
 

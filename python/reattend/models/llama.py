@@ -111,7 +111,13 @@ class Llama:
             self.frequencies = self.frequencies / rope_divisors.astype(np.float32)
 
     def __call__(
-        self, tokens: Array, cache: KVCache, session: Session, key_mask: Array | None = None
+        self,
+        tokens: Array,
+        cache: KVCache,
+        session: Session,
+        key_mask: Array | None = None,
+        *,
+        layers: range | None = None,
     ) -> Array:
         """Read tokens after those in the cache; inside ``session.generation()``.
 
@@ -125,11 +131,15 @@ class Llama:
             Runs attention, with its methods.
         key_mask : bool array [B, M], optional
             False for padding, which goes to the left.
+        layers : range, optional
+            The layers to run, one after the other; all by default. From a later one than the first,
+            ``tokens`` are the hidden states that enter it.
 
         Returns
         -------
         float32 array [B, N, C]
-            Hidden states after the last layer; `logits` turns those that matter into logits.
+            Hidden states after the last of these layers; `logits` turns those of the model's last
+            that matter into logits.
 
         """
         sizes = self.config
@@ -146,7 +156,8 @@ class Llama:
         query, key, value = np.split(qkv.transpose(0, 2, 1, 3), (heads, num_rotated), axis=1)
         rotated = qkv[:, :, :num_rotated].view(np.complex64)  # each pair of neighbours
         blocks = [slice(at, at + _ROWS) for at in range(0, batch * count, _ROWS)]
-        for index, layer in enumerate(self.layers):
+        for index in range(sizes.num_layers) if layers is None else layers:
+            layer = self.layers[index]
             for rows in blocks:
                 normed = _rms_norm(x[rows], layer.attention_norm, sizes.norm_eps)
                 flat_qkv[rows] = normed @ layer.query_key_value

@@ -227,10 +227,34 @@ class VisionLanguage:
             x = self.llama(inputs, cache, session, key_mask)
         return self.llama.logits(x[:, -1])
 
-    def _read(
-        self, session: Session, prompts: Sequence[Sequence[int]], pixels: Array
+    def embed(
+        self, prompts: Sequence[Sequence[int]], pixels: Array
     ) -> tuple[Array, Array | None, Array]:
-        """Give embeddings [B, P, C], key mask and image mask [B, P]; run the text-only branch."""
+        """Turn prompts with pictures into what the language model reads.
+
+        Parameters
+        ----------
+        prompts, pixels
+            As for `generate`.
+
+        Returns
+        -------
+        inputs : float32 array [B, P, C]
+            Embeddings, padded on the left.
+        key_mask : bool array [B, P], or None
+            False for padding; None if there is none.
+        image : bool array [B, P]
+            True at image tokens.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If prompts or pixels are not as they must be.
+
+        Examples
+        --------
+        See `generate` for how prompts and pixels are made.
+        """
         pixels = np.asarray(pixels)
         if not len(prompts) or len(prompts) != len(pixels):
             raise ValueError(
@@ -246,6 +270,13 @@ class VisionLanguage:
         image = tokens == IMAGE
         inputs = self.llama.embed(np.where(image, 0, tokens))
         inputs[image] = self._encoded(pixels).reshape(-1, inputs.shape[-1])
+        return inputs, key_mask, image
+
+    def _read(
+        self, session: Session, prompts: Sequence[Sequence[int]], pixels: Array
+    ) -> tuple[Array, Array | None, Array]:
+        """Give what `embed` gives; run the text-only branch if a method needs it."""
+        inputs, key_mask, image = self.embed(prompts, pixels)
         if any(method.needs_text_only for method in session.methods):
             self._read_without_image(session, prompts)
         return inputs, key_mask, image

@@ -79,6 +79,9 @@ def attached(
         heads if isinstance(heads, int) else None,
         getattr(structure.config, "hidden_size", None),
     )
+    for profile in {id(method.profile): method.profile for method in flat}.values():
+        if profile is not None:
+            profile.check(model)
     for parameter in model.parameters():
         if parameter.device.type != "cpu":
             raise NotImplementedError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from reattend.adaptors.transformers import attached
+from reattend.cache import KVCache
 from reattend.evaluation.datasets.dataset import Answer, Case, DataError, Problem, sha256
 from reattend.evaluation.datasets.records import field_of, read_records
+from reattend.fingerprint import fingerprint
 from reattend.method import Method
 from reattend.models import TextStream, VisionLanguage
 from reattend.optional import demand
@@ -22,7 +23,6 @@ from reattend.session import Session
 _YES, _NO = ("Yes", "yes"), ("No", "no")
 _KEYS = ("question_id", "id", "key", "image_id")
 _TEXTS = ("answer", "text", "response", "caption", "output")
-_SAMPLED = 64  # numbers of each weight that a fingerprint reads
 
 
 class Answerer(Protocol):
@@ -74,15 +74,9 @@ class TransformersAnswerer:
         self._generate = {"do_sample": False, **generate}
 
     def identity(self) -> dict[str, Any]:
-        """Give the model's class and a fingerprint of its weights, and how it decodes."""
-        found = hashlib.sha256()
-        for name, weight in self.model.named_parameters():
-            flat = weight.detach().reshape(-1)
-            some = flat[:: max(1, len(flat) // _SAMPLED)].float().numpy()
-            found.update(f"{name} {tuple(weight.shape)}".encode() + some.tobytes())
+        """Give the model's fingerprint, and how it decodes."""
         return {
-            "model": type(self.model).__name__,
-            "weights": found.hexdigest(),
+            **fingerprint(self.model),
             "template": self._template("?"),
             "generate": {name: repr(value) for name, value in sorted(self._generate.items())},
         }
@@ -120,6 +114,16 @@ class TransformersAnswerer:
     def _decode(self, tokens: Any) -> str:
         return str(self.processor.tokenizer.decode(tokens, skip_special_tokens=True))
 
+    def hidden_states(self, case: Case) -> Iterator[Array]:
+        """Give what enters each layer while a case's prompt is read, float32 [1, P, C]."""
+        torch = demand("torch")
+        with torch.no_grad():
+            inputs = self.processor(
+                images=[_picture(case)], text=[self._template(case.prompt)], return_tensors="pt"
+            )
+            found = self.model(**inputs, output_hidden_states=True).hidden_states
+        yield from (states.float().numpy() for states in found[:-1])
+
     def _chat(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         message = [{"role": "user", "content": content}]
@@ -143,12 +147,14 @@ class VisionLanguageAnswerer:
     ----------
     model : VisionLanguage
         Of `reattend.models.read_vision_language`.
-    name : str
-        What tells its weights from others, such as their checksum.
+    name : str, optional
+        What tells its weights from others, such as their file's checksum; their fingerprint by
+        default.
     """
 
-    def __init__(self, model: VisionLanguage, name: str) -> None:
-        self.model, self._name = model, name
+    def __init__(self, model: VisionLanguage, name: str | None = None) -> None:
+        self.model = model
+        self._name = fingerprint(model)["weights"] if name is None else name
 
     def identity(self) -> dict[str, Any]:
         """Give the name of the weights."""
@@ -157,8 +163,7 @@ class VisionLanguageAnswerer:
     def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
         """Answer cases in one batch."""
         model, config = self.model, self.model.llama.config
-        pixels = np.stack([_resized(_picture(case)) for case in cases])
-        prompts = [model.prompt(case.prompt) for case in cases]
+        prompts, pixels = self._prompts(cases)
         session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
         first: list[Array] = []
         sure: list[Array] = []
@@ -184,10 +189,33 @@ class VisionLanguageAnswerer:
             tokens = self._tokens(said[: case.max_new_tokens])
             text = "".join(each for each, _ in tokens)
             if case.yes_or_no:
-                answers.append(Answer(text, yes_margin(first[0][row], self._encode)))
+                answers.append(Answer(text, self.margin(first[0][row])))
             else:
                 answers.append(Answer(text, tokens=tokens))
         return answers
+
+    def embed(self, cases: Sequence[Case]) -> tuple[Array, Array | None, Array]:
+        """Turn cases into what the language model reads, as `VisionLanguage.embed` gives it."""
+        return self.model.embed(*self._prompts(cases))
+
+    def margin(self, logits: Array) -> float | None:
+        """Give by how much yes is above no in the logits [V] of an answer's first token."""
+        return yes_margin(logits, self._encode)
+
+    def hidden_states(self, case: Case) -> Iterator[Array]:
+        """Give what enters each layer while a case's prompt is read, float32 [1, P, C]."""
+        llama = self.model.llama
+        states, _, image = self.embed([case])
+        session = Session([], num_layers=llama.config.num_layers)
+        cache = KVCache(llama.config.num_layers, capacity=states.shape[1])
+        for layer in range(llama.config.num_layers):
+            yield states
+            with session.generation(image):
+                states = llama(states, cache.fork(), session, layers=range(layer, layer + 1))
+
+    def _prompts(self, cases: Sequence[Case]) -> tuple[list[list[int]], Array]:
+        pixels = np.stack([_resized(_picture(case)) for case in cases])
+        return [self.model.prompt(case.prompt) for case in cases], pixels
 
     def _encode(self, word: str) -> int:
         return int(self.model.tokenizer.encode(word, prefix=False)[0])

@@ -1,0 +1,279 @@
+"""The search for heads: exact against brute force, careful about chance, and kept when killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+import search_model
+from reattend import ACT, PASTA, VHR, HeadMask
+from reattend.evaluation.calibration import (
+    Profile,
+    PromptScores,
+    choose,
+    head_candidates,
+    holm,
+    mean_interval,
+    search_heads,
+)
+from reattend.evaluation.runner.journal import Journal, JournalError
+
+TOLERANCE = 2e-4  # of logits up to 10: other batches add float32 in another order
+SWITCHES = {
+    "act": lambda heads: ACT(heads=heads, theta=0.1),
+    "mask": lambda heads: HeadMask(heads=heads),
+    "pasta": lambda heads: PASTA(spans=((2, 6),), heads=heads, alpha=0.1),
+}
+CANDIDATES = head_candidates(search_model.LAYERS, search_model.HEADS)
+
+
+class BruteForce:
+    """Every candidate alone, through all layers."""
+
+    def __init__(self, scores):
+        self._scores = scores
+
+    def __call__(self, heads):
+        return self._scores(heads)
+
+
+@pytest.mark.parametrize("strategy", ["single", "forward"])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_savings_change_no_answer(name, strategy, capsys):
+    options = {"strategy": strategy, "most": 2, "rule": "above"}
+    ours, theirs = (search_model.scores(switch=SWITCHES[name]) for _ in range(2))
+    start = time.perf_counter()
+    found = search_heads(ours, CANDIDATES, **options)
+    half = time.perf_counter()
+    brute = search_heads(BruteForce(theirs), CANDIDATES, **options)
+    end = time.perf_counter()
+    np.testing.assert_allclose(found.gains, brute.gains, atol=TOLERANCE)
+    assert np.abs(brute.gains).max() > 100 * TOLERANCE
+    clear = np.abs(brute.gains) > 2 * TOLERANCE
+    assert ((found.gains > 0) == (brute.gains > 0))[clear].all()
+    if clear.all():
+        assert found.heads == brute.heads
+    if strategy == "single":
+        with capsys.disabled():
+            print(f" {name}: {ours.layer_rows} of {theirs.layer_rows} layer passes, "
+                  f"{half - start:.2f} s of {end - half:.2f} s")  # fmt: skip
+    assert ours.layer_rows < 0.75 * theirs.layer_rows
+
+
+def test_heads_that_change_nothing_cost_one_layer_each():
+    scores = search_model.scores(switch=lambda heads: HeadMask(heads=heads, gate=1.0))
+    found = search_heads(scores, CANDIDATES)
+    assert (found.gains == 0).all()
+    assert found.heads == {}
+    layers, heads, prompts = search_model.LAYERS, search_model.HEADS, search_model.PROMPTS
+    searched = layers - 3
+    # Plain twice and the empty choice; up to the last layer; each candidate and plain, in its own.
+    assert scores.layer_rows <= prompts * (3 * layers + layers + searched * (heads + 1))
+
+
+def test_groups_are_one_sample_each():
+    groups = np.repeat(np.arange(5), 2)
+    whole = search_model.scores()({3: (1,)})
+    np.testing.assert_allclose(search_model.scores(groups=groups)({3: (1,)}),
+                               whole.reshape(5, 2).mean(1))  # fmt: skip
+    with pytest.raises(ValueError, match="groups must be one for each of 10 prompts"):
+        search_model.scores(groups=groups[1:])
+    with pytest.raises(ValueError, match="got VHR, which compares"):
+        search_model.scores(switch=lambda heads: VHR())
+
+
+def planted(effects, noise, samples=60, seed=0):
+    """Score with effects by head, and noise of its own for each sample and head."""
+    rng = np.random.default_rng(seed)
+    drawn = {each: rng.standard_normal(samples) * noise for each in effects}
+    base = rng.standard_normal(samples)
+
+    def evaluate(heads):
+        on = [(layer, head) for layer in heads for head in heads[layer]]
+        return base + sum((effects[each] + drawn[each] for each in on), np.zeros(samples))
+
+    return evaluate
+
+
+def test_rules_keep_chance_out():
+    effects = dict.fromkeys(head_candidates(20, 8), 0.0)
+    real = [(4, 1), (9, 7), (15, 0)]
+    effects.update(dict.fromkeys(real, 1.0))
+    evaluate, held = planted(effects, 1.0), planted(effects, 1.0, seed=1)
+    lucky = search_heads(evaluate, effects, confirm=held)
+    assert sum(map(len, lucky.heads.values())) > 40  # half of those that do nothing
+    for rule in ("holm", "bootstrap"):
+        found = search_heads(evaluate, effects, rule=rule, level=0.01, confirm=held)
+        assert found.heads == {4: (1,), 9: (7,), 15: (0,)}
+        assert found.verdict == "confirmed"
+        assert found.confirmed.low < 3.0 < found.confirmed.high
+    assert lucky.gain.value > lucky.confirmed.value  # where it was searched it is too good
+    forward = search_heads(evaluate, effects, strategy="forward", rule="holm", level=0.01)
+    assert forward.heads == found.heads
+    assert [step for step, _ in forward.steps] == sorted(
+        real, key=lambda each: -found.gains[found.candidates.index(each)]
+    )
+    one = search_heads(evaluate, effects, strategy="forward", rule="holm", most=1)
+    assert len(one.heads) == 1
+    harm = search_heads(evaluate, effects, confirm=planted(dict.fromkeys(effects, -1.0), 0.1))
+    assert harm.verdict == "refuted"
+    assert search_heads(evaluate, effects).verdict == "not asked"
+
+
+@pytest.mark.parametrize("rule", ["holm", "bootstrap"])
+def test_where_nothing_gains_the_level_is_kept(rule, monkeypatch):
+    monkeypatch.setattr("reattend.evaluation.calibration.significance.RESAMPLES", 999)
+    rng, times, false = np.random.default_rng(5), 150, 0
+    for _ in range(times):
+        shared = rng.standard_normal(40)  # candidates go together, as heads do
+        gains = 0.7 * shared + rng.standard_normal((25, 40))
+        false += choose(gains, rule, level=0.1)[0].any()
+    assert false / times < 0.1 + 3 * (0.1 * 0.9 / times) ** 0.5
+
+
+def test_holm_by_its_definition(rng):
+    p_values = rng.random(30) ** 3
+    for level in (0.01, 0.05, 0.2):
+        order, rejected = np.argsort(p_values), np.zeros(30, bool)
+        for place, each in enumerate(order):
+            if p_values[each] > level / (30 - place):
+                break
+            rejected[each] = True
+        assert ((holm(p_values) <= level) == rejected).all()
+
+
+def test_intervals_are_those_of_the_normal_law_where_it_holds(rng):
+    values = rng.standard_normal(400)
+    value, low, high = mean_interval(values)
+    error = values.std(ddof=1) / 20
+    assert value == values.mean()
+    np.testing.assert_allclose([low, high], [value - 1.96 * error, value + 1.96 * error],
+                               atol=0.1 * error)  # fmt: skip
+
+
+def test_a_search_goes_on_and_another_one_is_refused(tmp_path):
+    path, calls = tmp_path / "run.jsonl", []
+    effects = {(2, 0): 1.0, (2, 1): -1.0, (3, 0): 0.5}
+    score = planted(effects, 0.1)
+
+    def evaluate(heads):
+        calls.append(heads)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(heads)
+
+    options = {"journal": path, "identity": {"model": "planted"}}
+    with pytest.raises(KeyboardInterrupt):
+        search_heads(evaluate, effects, **options)
+    assert len(Journal(path)) == 2
+    found = search_heads(evaluate, effects, **options)
+    assert len(calls) == 3 + 3  # two that were left, and what they are together
+    again = search_heads(lambda heads: 1 / 0, effects, **options)
+    assert (again.heads, again.gain) == (found.heads, found.gain)
+    assert found.heads == {2: (0,), 3: (0,)}
+    # Other rules and strategies read the same scores.
+    search_heads(lambda heads: 1 / 0, effects, rule="holm", **options)
+    with pytest.raises(JournalError, match="of another run, with identity"):
+        search_heads(score, effects, journal=path, identity={"model": "other"})
+    with pytest.raises(JournalError, match="of another run, with search"):
+        search_heads(score, [(2, 0)], **options)
+    with pytest.raises(ValueError, match="identity must say what decides the scores"):
+        search_heads(score, effects, journal=path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"candidates": []}, "candidates must hold at least one"),
+        ({"strategy": "both"}, "strategy must be one of single, forward, got 'both'"),
+        ({"rule": "luck"}, "rule must be one of above, holm, bootstrap, got 'luck'"),
+        ({"level": 5}, "level must be above 0 and below 1, got 5"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        search_heads(lambda heads: np.ones(3), **{"candidates": [(2, 0)], **options})
+
+
+def test_scores_that_are_none_are_refused():
+    with pytest.raises(TypeError, match=r"got an array of shape \(\)"):
+        search_heads(lambda heads: 1.0, [(2, 0)])
+    with pytest.raises(TypeError, match=r"each of 3 samples, got an array of shape \(1, 2\)"):
+        search_heads(lambda heads: np.ones(2 if heads else 3), [(2, 0)])
+    with pytest.raises(ValueError, match="finite scores"):
+        search_heads(lambda heads: np.full(3, np.nan), [(2, 0)])
+
+
+def start(folder):
+    # Tests that run in the background have SIGINT ignored, and so would their child.
+    begin = (
+        "import signal, runpy, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.argv[1:] = [{str(folder)!r}]; "
+        f"runpy.run_path({search_model.__file__!r}, run_name='__main__')"
+    )
+    return subprocess.Popen([sys.executable, "-c", begin], stdout=subprocess.PIPE, text=True)
+
+
+def test_ten_kills_and_the_same_profile(tmp_path):
+    whole, folder, rng = tmp_path / "whole", tmp_path / "killed", np.random.default_rng(7)
+    whole.mkdir()
+    folder.mkdir()
+    told = []
+    search_model.search(whole / "run.jsonl", whole / "found.json", lambda *at: told.append(at[0]))
+    known = 0
+    for _ in range(10):
+        process = start(folder)
+        for _ in range(known + int(rng.integers(0, 3))):  # what is known is told anew
+            process.stdout.readline()
+        time.sleep(float(rng.random() * 0.015))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (folder / "run.jsonl").exists():
+            keys = [*Journal(folder / "run.jsonl")]
+            known = sum(len(key) == 4 for key in keys)  # pieces, of which progress is told
+    assert 3 < known < len(told)
+    assert not (folder / "found.json").exists()
+    process = start(folder)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    ours, theirs = (Profile.load(each / "found.json") for each in (folder, whole))
+    assert ours.methods == theirs.methods
+    assert ours.methods["ACT"]["heads"]
+    assert ours.scores == theirs.scores
+    for name, array in theirs.arrays.items():
+        np.testing.assert_array_equal(ours.arrays[name], array)
+    assert (folder / "found.json").read_bytes() == (whole / "found.json").read_bytes()
+    found = [path.name for path in sorted(folder.iterdir())]
+    assert [name.partition(".")[2].split(".")[-1] for name in found] == ["npz", "json", "jsonl"]
+
+
+def test_ctrl_c_ends_within_a_second_and_leaves_a_journal(tmp_path):
+    process = start(tmp_path)
+    process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    for line in process.stdout:
+        if line == "interrupted\n":
+            break
+    assert time.monotonic() - began < 1
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    lines = (tmp_path / "run.jsonl").read_text().splitlines()
+    assert [*map(json.loads, lines)]
+    assert len(Journal(tmp_path / "run.jsonl")) == len(lines) - 1 > 0
+
+
+def test_layers_run_one_by_one_are_the_model(rng):
+    llama = search_model.model()
+    (batch, _) = search_model.batches(llama)
+    scores = PromptScores(llama, [batch], SWITCHES["act"])
+    upwards = scores.layer_scores({2: (0, 1), 5: (3,)}, 5, [0, 2])
+    brute = [scores({2: (0, 1), 5: (0, 3)}), scores({2: (0, 1), 5: (2, 3)})]
+    np.testing.assert_allclose(upwards, brute, atol=TOLERANCE)
+    assert not np.allclose(upwards[0], upwards[1], atol=TOLERANCE)
