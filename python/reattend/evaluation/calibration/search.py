@@ -1,4 +1,4 @@
-"""The search for heads: which of a model's heads shall a method be switched on in?"""
+"""The search for the heads of a model in which a method helps."""
 
 from __future__ import annotations
 
