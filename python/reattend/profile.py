@@ -58,8 +58,8 @@ class Profile:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = found.save(Path(folder, "llama.json"))
     ...     act = ACT.from_profile(path, model)
-    >>> act
-    ACT(heads=((3, (0, 2)),), theta=0.15, beta=0.4, follow=True)
+    >>> act.heads, act.beta
+    (((3, (0, 2)),), 0.4)
     """
 
     model: Mapping[str, Any]
