@@ -1,6 +1,8 @@
 """The command line, run as a user runs it: a process, its two streams, its exit code."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 import reattend
 import tiny_llama as tiny
 from reattend.cli import entry as cli
+from reattend.cli import generate, group
+from reattend.cli.command import _repeated
 from reattend.recording import Recording
 
 needs_models = pytest.mark.skipif(
@@ -48,10 +52,44 @@ def model(tmp_path_factory):
 def test_version_and_config():
     assert run("--version").stdout.strip() == f"reattend {reattend.__version__}"
     assert "instruction set" in run("config").stdout
+    assert json.loads(run("config", "--json").stdout)["threads"] >= 1
+
+
+def test_config_needs_numpy_alone_and_the_rest_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "click", None)
+    assert cli.main(["config"]) == 0
+    assert "oneDNN" in capsys.readouterr().out
+    assert cli.main(["generate", "in"]) == 1
+    assert 'pip install "reattend[cli]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", group._COMMANDS)
+def test_every_command_has_examples_that_it_understands(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Examples:" in shown
+    command = group.commands.get_command(None, name)
+    for example in command.read_examples():
+        words = shlex.split(example)
+        words = words[words.index("reattend") :]
+        assert words[1] == name
+        assert command.make_context(name, words[2:], obj=False).params
+
+
+def test_words_are_completed():
+    asked = {"_REATTEND_COMPLETE": "bash_complete", "COMP_WORDS": "reattend ge", "COMP_CWORD": "1"}
+    done = run(env={**os.environ, **asked})
+    assert done.stdout == "plain,generate\n"
+
+
+def test_an_option_with_several_values_ends_at_the_next_option():
+    words = ["--pool", "a", "b", "--out", "c", "d", "--", "--pool", "e", "f"]
+    found = [*_repeated(words, {"--pool"})]
+    assert found == ["--pool", "a", "--pool", "b", *words[3:]]
 
 
 def test_no_command_shows_what_there_is():
-    refused(run(), 2, "usage: reattend", "generate", "config")
+    refused(run(), 2, "Usage: reattend", "generate", "config")
 
 
 @needs_models
@@ -64,6 +102,11 @@ def test_answer_goes_to_one_stream_and_speed_to_the_other(model):
     assert again.stdout == done.stdout
     quiet = run("generate", "the in 12", "--model", model, "--max-new-tokens", 8, "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
+    data = run("generate", "the in 12", "--model", model, "--max-new-tokens", 8, "--json")
+    found = json.loads(data.stdout)
+    assert found["answer"] + "\n" == done.stdout
+    assert len(found["seconds"]) <= 8
+    assert data.stderr == ""
 
 
 @needs_models
@@ -98,10 +141,10 @@ def test_report_is_drawn(model, tmp_path, method, suffix):
     ("words", "says"),
     [
         (["--method", "var"], "needs an image"),
-        (["--method", "foo"], "invalid choice"),
+        (["--method", "foo"], "is not one of"),
         (["--temperature", "-1"], "must be at least 0"),
         (["--temperature", "nan"], "must be at least 0"),
-        (["--temperature", "warm"], "invalid number value"),
+        (["--temperature", "warm"], "must be a number, got warm"),
         (["--top-p", "0"], "above 0"),
         (["--max-new-tokens", "0"], "must be at least 1"),
         (["--report", "sinks.txt"], "must end in .png"),
@@ -112,7 +155,9 @@ def test_report_is_drawn(model, tmp_path, method, suffix):
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_read(words, says):
-    refused(run("generate", "Hello", "--model", "no such file", *words), 2, says)
+    done = run("generate", "Hello", "--model", "no such file", *words)
+    refused(done, 2, says)
+    assert len(done.stderr.splitlines()) == 1
 
 
 @needs_models
@@ -154,12 +199,12 @@ def test_a_recording_becomes_a_page(tmp_path):
 
 
 def test_heads_are_read_as_layers_and_heads():
-    options = cli._parser().parse_args(["generate", "in", "--heads", "3-4, 9.0,9.4"])
-    assert options.heads == [(3, None), (4, None), (9, 0), (9, 4)]
+    heads = generate._heads("3-4, 9.0,9.4")
+    assert heads == [(3, None), (4, None), (9, 0), (9, 4)]
     config = SimpleNamespace(num_layers=10, num_heads=5)
-    method = cli._with_heads(reattend.ACT, options.heads, config)
+    method = generate._with_heads(reattend.ACT, heads, config)
     assert method == reattend.ACT(heads={3: range(5), 4: range(5), 9: (0, 4)})
-    assert cli._with_heads(reattend.ACT, None, config) == reattend.ACT()
+    assert generate._with_heads(reattend.ACT, None, config) == reattend.ACT()
 
 
 def test_missing_packages_are_one_sentence(monkeypatch, capsys):

@@ -15,6 +15,8 @@ _EXTRAS = {  # of others: demo
     "matplotlib": "plot",
     "pandas": "pandas",
     "plotly": "report",
+    "click": "cli",
+    "rich": "cli",
 }
 
 

@@ -94,7 +94,7 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["demo", "--difficulty", "easy"], "invalid choice"),
+        (["demo", "--difficulty", "easy"], "is not one of"),
         (["demo", "--out", "picture.txt"], "must end in .png"),
         (["demo", "--scenes", "-1"], "must be at least 0"),
         (["evaluate", "--settings", "plain,vrh"], "got vrh"),

@@ -94,6 +94,23 @@ def num_threads() -> int:
     return _CPUS
 
 
+def read_config() -> dict[str, str | int | None]:
+    """Give versions, the instruction set in use, what limits it, and the number of threads.
+
+    Examples
+    --------
+    >>> [*read_config()]
+    ['reattend', 'onednn', 'instruction_set', 'limited_by', 'threads']
+    """
+    return {
+        "reattend": __version__,
+        "onednn": _core.onednn_version(),
+        "instruction_set": _core.isa(),
+        "limited_by": os.environ.get("REATTEND_MAX_ISA") or None,
+        "threads": num_threads(),
+    }
+
+
 def show_config(file: TextIO | None = None) -> None:
     """Print versions, the instruction set in use and the number of threads.
 
@@ -110,9 +127,10 @@ def show_config(file: TextIO | None = None) -> None:
     instruction set ...
     threads ...
     """
-    isa, level = _core.isa(), os.environ.get("REATTEND_MAX_ISA")
+    found = read_config()
+    level = found["limited_by"]
     limit = f" (limited by REATTEND_MAX_ISA={level})" if level else ""
-    print(f"reattend {__version__}", file=file or sys.stdout)
-    print(f"oneDNN {_core.onednn_version()}", file=file or sys.stdout)
-    print(f"instruction set {isa}{limit}", file=file or sys.stdout)
-    print(f"threads {num_threads()}", file=file or sys.stdout)
+    print(f"reattend {found['reattend']}", file=file or sys.stdout)
+    print(f"oneDNN {found['onednn']}", file=file or sys.stdout)
+    print(f"instruction set {found['instruction_set']}{limit}", file=file or sys.stdout)
+    print(f"threads {found['threads']}", file=file or sys.stdout)

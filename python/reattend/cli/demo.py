@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import shutil
 import sys
@@ -12,8 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import numpy as np
 
+from reattend.cli.arguments import at_least, picture_path
+from reattend.cli.command import Command, Options
+from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
 from reattend.demo.run_summary import what_was_done
 from reattend.demo.show import Ink, Marker, listing, smaller
@@ -28,14 +31,14 @@ from reattend.evaluation.datasets.emoji_world.world import (
     SIDE,
     Scene,
 )
-from reattend.evaluation.loading import Loaded, add_model_options, load
+from reattend.evaluation.loading import Loaded
 from reattend.evaluation.runner.answers import describe_scenes, new_session
 from reattend.evaluation.settings import LABELS, METHODS, PLAIN, TAU
 from reattend.models import IMAGE, TextStream
 from reattend.models.pictures import read_picture
 from reattend.optional import demand
 from reattend.policy import Array
-from reattend.terminal import INTERRUPTED, at_least, picture_path, progress
+from reattend.terminal import INTERRUPTED, progress
 
 _LOOKED_AT = 8  # scenes, of which the first is shown that something is made up of
 _LONGEST = 64  # tokens of a description
@@ -75,44 +78,60 @@ class Spoken(NamedTuple):
     notes: tuple[str, ...]
 
 
-def add_demo(commands: Any) -> None:
-    """Add the command to a command line.
+_add = click.option
 
-    Parameters
-    ----------
-    commands : subparsers
-        Of argparse.
+
+@click.command(
+    "demo",
+    cls=Command,
+    runs_models=True,
+    examples=(
+        "reattend demo",
+        "reattend demo --seed 3 --difficulty clear --scenes 0",
+        "reattend demo --image yours.jpg --out yours.png",
+    ),
+    short_help="describe a picture, and show what is made up of it with each method and without",
+)
+@_add(
+    "--image",
+    type=Path,
+    metavar="FILE",
+    help="your own picture, cropped to a square (default: a scene of known things)",
+)
+@_add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes")
+@_add(
+    "--difficulty",
+    type=click.Choice([*DIFFICULTIES]),
+    default="dim",
+    help="how well the scenes can be seen",
+)
+@_add(
+    "--scenes",
+    type=at_least(int, 0),
+    default=12,
+    metavar="N",
+    help="how many scenes the numbers are from; 0: no numbers",
+)
+@_add(
+    "--out",
+    type=picture_path,
+    default=Path("reattend-demo.png"),
+    metavar="FILE",
+    help="where the picture goes, as .png, .pdf or .svg",
+)
+@model_options
+def command(**chosen: Any) -> int:
+    """Describe a picture with a small vision-language model, without and with VAR, VHR and ACT.
+
+    What it makes up is marked, counted on some scenes, and drawn. A minute and a half on two cores.
     """
-    parser = commands.add_parser(
-        "demo",
-        help="describe a picture, and show what is made up of it with each method and without",
-        description="A small vision-language model describes a picture without and with VAR, VHR "
-        "and ACT. What it makes up is marked, counted on some scenes, and drawn. "
-        "A minute and a half on two cores.",
-    )
-    add = parser.add_argument
-    add("--image", type=Path, metavar="FILE",
-        help="your own picture, cropped to a square (default: a scene of known things)",
-    )  # fmt: skip
-    add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
-    add("--difficulty", choices=tuple(DIFFICULTIES), default="dim",
-        help="how well the scenes can be seen (default: dim)")  # fmt: skip
-    add("--scenes", type=at_least(int, 0), default=12, metavar="N",
-        help="how many scenes the numbers are from; 0: no numbers (default: 12)")  # fmt: skip
-    add("--out", type=picture_path, default=Path("reattend-demo.png"), metavar="FILE",
-        help="where the picture goes, as .png, .pdf or .svg (default: reattend-demo.png)",
-    )  # fmt: skip
-    add_model_options(parser)
-    parser.set_defaults(run=_demo, parser=parser, waits_asleep=True)
-
-
-def _demo(options: argparse.Namespace) -> int:
+    options = Options(**chosen)
     demand("matplotlib")  # say so now, not after the answers
     own = None if options.image is None else _read_picture(options.image)
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows ?
         sys.stdout.reconfigure(errors="replace")
     ink = Ink.of(sys.stdout)
-    loaded = load(options)
+    loaded = load_chosen(options)
     cases = Cases(
         "test", options.seed, cells=[Cell(options.difficulty)], asked=_LOOKED_AT + options.scenes
     )
@@ -157,7 +176,7 @@ def _read_picture(path: Path) -> Array:
 def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:
     """Give the first case that something is made up of without a method; else the first."""
     pixels = np.stack([case.scene.pixels for case in cases])
-    for _ in progress([0], "Looking at scenes", bar_format="{desc} ..."):
+    for _ in progress([0], "Looking at scenes"):
         answers = describe_scenes(
             loaded.model, [], pixels, [None] * len(cases), max_new_tokens=_LONGEST
         )
@@ -167,7 +186,7 @@ def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:
     return cases[0]
 
 
-def _title(case: Case, options: argparse.Namespace) -> str:
+def _title(case: Case, options: Options) -> str:
     return f"scene {case.number} of seed {options.seed}, {options.difficulty}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -12,15 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from reattend.border.config import __version__
-from reattend.cli.evaluate_data import add_data_options, evaluate_data
+from reattend.cli.arguments import at_least
+from reattend.cli.command import Command, Options, Several
+from reattend.cli.evaluate_data import data_options, evaluate_data
+from reattend.cli.model_options import load_chosen, model_options
 from reattend.evaluation.calibration.strengths import tune
 from reattend.evaluation.datasets.easy_vqa import KINDS, read_questions, run_questions, write_table
 from reattend.evaluation.datasets.emoji_world.cases import CELLS, Cases
 from reattend.evaluation.datasets.emoji_world.world import VERSION
-from reattend.evaluation.loading import Loaded, add_model_options, load, strengths_file
+from reattend.evaluation.loading import Loaded, strengths_file
 from reattend.evaluation.metrics.counts import estimate, resample
 from reattend.evaluation.report.forest import draw_differences
 from reattend.evaluation.report.summary import summarise
@@ -33,7 +36,7 @@ from reattend.models import VisionLanguage, read_vision_language
 from reattend.models.bfloat16 import round_matrices
 from reattend.models.vision_language import SHIPPED
 from reattend.optional import demand
-from reattend.terminal import INTERRUPTED, CommandError, at_least
+from reattend.terminal import INTERRUPTED, CommandError
 
 _TUNED_ON = 192  # scenes, unless --scenes says so
 _EVALUATED = 2000
@@ -43,72 +46,122 @@ _DECIDE_CASES = ("world", "seed", "asked")  # of a run
 _TOLD_EVERY = 25  # pieces, where there is no terminal to show a bar
 
 
-def add_evaluate(commands: Any) -> None:
-    """Add the command to a command line.
+def _settings(text: Any) -> tuple[str, ...]:
+    if isinstance(text, tuple):  # the default
+        return text
+    names = tuple(part.strip() for part in text.split(","))
+    if unknown := [name for name in names if name not in SETTINGS]:
+        raise click.BadParameter(f"must be some of {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+    return names
 
-    Parameters
-    ----------
-    commands : subparsers
-        Of argparse.
+
+def _stem(text: str | Path) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"{path.parent} is not a folder")
+    return path.with_suffix("") if path.suffix in (".json", ".jsonl", ".md", ".png") else path
+
+
+_add = click.option
+
+
+@click.command(
+    "evaluate",
+    cls=Command,
+    runs_models=True,
+    examples=(
+        "reattend evaluate --scenes 40 --settings plain,var",
+        "reattend evaluate --data coco_pope_random.json --images val2014 --model llava-1.5-7b-hf",
+        "reattend evaluate --data instances_val2014.json --captions captions_val2014.json "
+        "\\\n    --kind chair --images val2014 --model llava-1.5-7b-hf --methods var,vhr",
+        "reattend evaluate --pool seed0.jsonl seed1.jsonl --out pooled",
+    ),
+    short_help="measure what each method does to made-up words, on many scenes or your own data",
+)
+@_add(
+    "--scenes",
+    type=at_least(int, 1),
+    metavar="N",
+    help=f"how many pictures (default: {_EVALUATED}; with --tune {_TUNED_ON}; of easy-vqa "
+    f"{_SHAPES})",
+)
+@_add(
+    "--asked",
+    type=at_least(int, 0),
+    metavar="N",
+    help="how many of them are asked about as well as described (default: a quarter; with "
+    "--tune all)",
+)
+@_add(
+    "--pictures",
+    type=click.Choice(["scenes", "easy-vqa"]),
+    default="scenes",
+    help="easy-vqa: shapes that others drew and asked about, 1,000 of them",
+)
+@_add(
+    "--settings",
+    type=_settings,
+    default=tuple(SETTINGS),
+    metavar="LIST",
+    show_default="all",
+    help=f"some of {', '.join(SETTINGS)}; others can be added to the same run later",
+)
+@_add(
+    "--tune",
+    is_flag=True,
+    help="choose strengths and ACT's heads on the split tune, and store them for these "
+    "weights; what is not among --settings gets the papers' strengths",
+)
+@_add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes")
+@_add("--batch", type=at_least(int, 1), default=16, metavar="N", help="prompts side by side")
+@_add(
+    "--workers",
+    type=at_least(int, 1),
+    default=1,
+    metavar="N",
+    help="processes that answer side by side and share the CPUs, with 2 GB of memory each",
+)
+@_add(
+    "--matrices",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    help="the type in which the language model's layers multiply; bfloat16 needs torch, and is "
+    "faster on CPUs with AMX",
+)
+@_add(
+    "--out",
+    type=_stem,
+    default=Path("evaluation"),
+    metavar="NAME",
+    help="writes NAME.json, NAME.md, NAME.png and NAME.jsonl, from which it goes on",
+)
+@click.option(
+    "--pool",
+    cls=Several,
+    type=Path,
+    metavar="JOURNAL",
+    help="answer nothing: sum up what the journals of several models (NAME.jsonl, also as .gz) "
+    "hold so far, of scenes that all of the settings described",
+)
+@model_options
+@data_options
+@_add("--json", is_flag=True, help="print the results as JSON")
+def command(**chosen: Any) -> int:
+    """Measure what each method does to made-up words, on many scenes or on data of your own.
+
+    Every setting describes the same scenes and answers the same questions, at three difficulties,
+    with few and many things, with and without other text before the question. Finished batches are
+    kept beside the results: the same command goes on where it was stopped.
     """
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure what each method does to made-up words, on many scenes",
-        description="Every setting describes the same scenes and answers the same questions, at "
-        "three difficulties, with few and many things, with and without other text before the "
-        "question. Finished batches are kept beside the results: the same command goes on where "
-        "it was stopped.",
-    )
-    add = parser.add_argument
-    add("--scenes", type=at_least(int, 1), metavar="N",
-        help=f"how many pictures (default: {_EVALUATED}; with --tune {_TUNED_ON}; of easy-vqa "
-        f"{_SHAPES})",
-    )  # fmt: skip
-    add("--asked", type=at_least(int, 0), metavar="N",
-        help="how many of them are asked about as well as described (default: a quarter; with "
-        "--tune all)",
-    )  # fmt: skip
-    add("--pictures", choices=("scenes", "easy-vqa"), default="scenes",
-        help="easy-vqa: shapes that others drew and asked about, 1,000 of them (default: scenes)",
-    )  # fmt: skip
-    add("--settings", type=_settings, default=tuple(SETTINGS), metavar="LIST",
-        help=f"some of {', '.join(SETTINGS)}; others can be added to the same run later (default: "
-        "all)",
-    )  # fmt: skip
-    add("--tune", action="store_true",
-        help="choose strengths and ACT's heads on the split tune, and store them for these "
-        "weights; what is not among --settings gets the papers' strengths",
-    )  # fmt: skip
-    add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes (default: 0)")
-    add("--batch", type=at_least(int, 1), default=16, metavar="N",
-        help="prompts side by side (default: 16)")  # fmt: skip
-    add("--workers", type=at_least(int, 1), default=1, metavar="N",
-        help="processes that answer side by side and share the CPUs, with 2 GB of memory each "
-        "(default: 1)",
-    )  # fmt: skip
-    add("--matrices", choices=("float32", "bfloat16"), default="float32",
-        help="the type in which the language model's layers multiply; bfloat16 needs torch, and is "
-        "faster on CPUs with AMX (default: float32)",
-    )  # fmt: skip
-    add("--out", type=_stem, default=Path("evaluation"), metavar="NAME",
-        help="writes NAME.json, NAME.md, NAME.png and NAME.jsonl, from which it goes on (default: "
-        "evaluation)",
-    )  # fmt: skip
-    add("--pool", type=Path, nargs="+", metavar="JOURNAL",
-        help="answer nothing: sum up what the journals of several models (NAME.jsonl, also as .gz) "
-        "hold so far, of scenes that all of the settings described",
-    )  # fmt: skip
-    add_model_options(parser)
-    add_data_options(parser)
-    parser.set_defaults(run=_evaluate, parser=parser, waits_asleep=True)
+    return _evaluate(Options(**chosen))
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: Options) -> int:
     if options.tune and options.pictures != "scenes":
-        options.parser.error("--tune needs --pictures scenes: strengths are chosen on those")
-    written, strengths = _beside(options.out, ".json").resolve(), strengths_file(options).resolve()
-    if written == strengths and not options.tune:
-        options.parser.error(f"--out must not write over the strengths, {strengths_file(options)}")
+        raise click.UsageError("--tune needs --pictures scenes: strengths are chosen on those")
+    strengths = strengths_file(options.weights, options.strengths)
+    if _beside(options.out, ".json").resolve() == strengths.resolve() and not options.tune:
+        raise click.UsageError(f"--out must not write over the strengths, {strengths}")
     if options.matrices == "bfloat16":
         demand("torch")
     if options.pictures == "easy-vqa":
@@ -119,7 +172,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.pool:
             return _pool(options)
         read = _read_rounded if options.matrices == "bfloat16" else read_vision_language
-        loaded = load(options, tuning=options.tune, read=read)
+        loaded = load_chosen(options, tuning=options.tune, read=read)
         if options.workers > 1:
             of_worker = partial(read, options.weights, options.model)
             loaded = loaded._replace(workers=Workers(options.workers, of_worker))
@@ -139,7 +192,7 @@ def _read_rounded(*files_and_progress: Any) -> VisionLanguage:
     return model
 
 
-def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
+def _measure(options: Options, loaded: Loaded) -> int:
     count = options.scenes or _EVALUATED
     asked = count // 4 if options.asked is None else min(options.asked, count)
     names = _answering(options)
@@ -157,11 +210,11 @@ def _measure(options: argparse.Namespace, loaded: Loaded) -> int:
         "methods": {name: [repr(each) for each in some] for name, some in methods.items()},
         "groups": summary,
     }  # fmt: skip
-    _store(options.out, results)
+    _store(options, results)
     return 0
 
 
-def _pool(options: argparse.Namespace) -> int:
+def _pool(options: Options) -> int:
     """Sum up the journals of several models."""
     runs: list[dict[str, Any]] = []
     first: dict[str, Any] = {}
@@ -188,13 +241,14 @@ def _pool(options: argparse.Namespace) -> int:
         f"{number}: {Path(run['weights']).stem}": summarise([part], only="all")["all"]
         for number, (run, part) in enumerate(zip(runs, parts, strict=True), start=1)
     }
-    _store(options.out, {"runs": runs, "models": models, "groups": summarise(parts)})
+    _store(options, {"runs": runs, "models": models, "groups": summarise(parts)})
     return 0
 
 
-def _store(out: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON, tables and a picture; print the tables of all scenes."""
-    _write(_beside(out, ".json"), json.dumps(results, indent=1) + "\n")
+def _store(options: Options, results: dict[str, Any]) -> None:
+    """Write results as JSON, tables and a picture; print the tables of all scenes, or JSON."""
+    out, text = options.out, json.dumps(results, indent=1) + "\n"
+    _write(_beside(out, ".json"), text)
     summary = results["groups"]
     shown = [name for name in summary if "," not in name]
     tables = [write_tables(summary, name) for name in shown]
@@ -203,11 +257,18 @@ def _store(out: Path, results: dict[str, Any]) -> None:
     tables += [write_groups(results["models"], "model")] if "models" in results else []
     _write(_beside(out, ".md"), "\n".join(tables))
     draw_differences(_beside(out, ".png"), summary)
-    print(tables[0])
-    print(f"Written: {out}.json, {out}.md, {out}.png")
+    _tell(options, text, tables[0], f"Written: {out}.json, {out}.md, {out}.png")
 
 
-def _measure_shapes(options: argparse.Namespace, loaded: Loaded) -> int:
+def _tell(options: Options, results: str, tables: str, written: str) -> None:
+    if options.json:
+        print(results, end="")
+    else:
+        print(tables)
+    print(written, file=sys.stderr if options.json else sys.stdout)
+
+
+def _measure_shapes(options: Options, loaded: Loaded) -> int:
     names = _answering(options)
     questions = read_questions(options.scenes or _SHAPES)
     run = {
@@ -221,15 +282,15 @@ def _measure_shapes(options: argparse.Namespace, loaded: Loaded) -> int:
         loaded, methods, questions, options.batch, journal, _Bar(options.out.name)
     )
     results = {"run": run, "tuned": loaded.tuned, "kinds": summary}
-    _write(_beside(options.out, ".json"), json.dumps(results, indent=1) + "\n")
+    text = json.dumps(results, indent=1) + "\n"
+    _write(_beside(options.out, ".json"), text)
     tables = "\n\n".join(write_table(summary, kind) for kind in KINDS) + "\n"
     _write(_beside(options.out, ".md"), tables)
-    print(tables)
-    print(f"Written: {options.out}.json, {options.out}.md")
+    _tell(options, text, tables, f"Written: {options.out}.json, {options.out}.md")
     return 0
 
 
-def _answering(options: argparse.Namespace) -> list[str]:
+def _answering(options: Options) -> list[str]:
     """Give the settings that answer themselves: what leaves out unsure words follows from plain."""
     return [name for name in SETTINGS if name in {*options.settings, PLAIN} - {UNSURE}]
 
@@ -251,7 +312,7 @@ def _agreement(loaded: Loaded, cases: Cases, todo: Sequence[range]) -> dict[str,
     }
 
 
-def _tune(options: argparse.Namespace, loaded: Loaded) -> int:
+def _tune(options: Options, loaded: Loaded) -> int:
     count = options.scenes or _TUNED_ON
     cases = Cases("tune", options.seed, cells=CELLS, asked=count)
     todo = batches(count, len(CELLS), options.batch)
@@ -265,7 +326,7 @@ def _tune(options: argparse.Namespace, loaded: Loaded) -> int:
 
     tuned = tune(loaded, cases, todo, journal, progress, options.settings)
     strengths = {**default_strengths(), **tuned}
-    stored = strengths_file(options)
+    stored = strengths_file(options.weights, options.strengths)
     _write(stored, json.dumps({"strengths": strengths, "run": run}, indent=1) + "\n")
     for name, values in strengths.items():
         print(f"{SETTINGS[name].label}: {values}")
@@ -273,7 +334,7 @@ def _tune(options: argparse.Namespace, loaded: Loaded) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, split: str, scenes: int, asked: int) -> dict[str, Any]:
+def _run(options: Options, split: str, scenes: int, asked: int) -> dict[str, Any]:
     """Say what decides the answers: a journal is of one run only."""
     weights = options.weights or SHIPPED
     return {
@@ -309,31 +370,16 @@ class _Bar:
         left = self._clock.left(done, whole)  # it counts from the first piece that it hears of
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = demand("tqdm").tqdm(
-                    desc=self._name, total=whole, initial=done - 1, file=sys.stderr
-                )
-            self._bar.update(done - self._bar.n)
+                console = demand("rich.console").Console(stderr=True)
+                self._bar = demand("rich.progress").Progress(console=console)
+                self._bar.add_task(self._name, total=whole)
+                self._bar.start()
+            self._bar.update(0, completed=done)
             if done == whole:
-                self._bar.close()
+                self._bar.stop()
         elif done == whole or done >= self._told + _TOLD_EVERY:
             self._told = done
             print(f"{self._name}: {done} of {whole}, {left} left", file=sys.stderr, flush=True)
-
-
-def _settings(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if unknown := [name for name in names if name not in SETTINGS]:
-        raise argparse.ArgumentTypeError(
-            f"must be some of {', '.join(SETTINGS)}, got {', '.join(unknown)}"
-        )
-    return names
-
-
-def _stem(text: str) -> Path:
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
-    return path.with_suffix("") if path.suffix in (".json", ".jsonl", ".md", ".png") else path
 
 
 def _beside(stem: Path, suffix: str) -> Path:

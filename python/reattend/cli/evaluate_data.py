@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import click
+
+from reattend.cli.command import Options, Several
+from reattend.cli.model_options import load_chosen
 from reattend.evaluation.datasets import DataError, Dataset, load_dataset, registered_datasets
 from reattend.evaluation.datasets.pope import SAMPLING
-from reattend.evaluation.loading import load
 from reattend.evaluation.metrics.pope import RULES
-from reattend.evaluation.report.scores import FORMS, compare, score, write_scores
+from reattend.evaluation.report.scores import FORMS, score, write_scores
 from reattend.evaluation.runner.answerers import (
     Answerer,
     FileAnswerer,
@@ -29,40 +31,45 @@ from reattend.optional import demand
 from reattend.terminal import CommandError
 
 Progress = Any
+Callback = TypeVar("Callback", bound=Callable[..., Any])
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "html": ".html"}
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def data_options(callback: Callback) -> Callback:
     """Add the options that say which files are evaluated on, and what answers.
 
     Parameters
     ----------
-    parser : ArgumentParser
-        Of a command.
+    callback : callable
+        What runs the command.
     """
-    group = parser.add_argument_group("a data set of your own, instead of drawn scenes")
-    add = group.add_argument
-    add("--data", type=Path, nargs="+", metavar="FILE",
-        help="a POPE file, or COCO's instances_*.json (with --kind)")  # fmt: skip
-    add("--kind", choices=tuple(registered_datasets()), default="pope",
-        help="what --data is (default: pope)")  # fmt: skip
-    add("--images", type=Path, metavar="DIR", help="the folder of its pictures")
-    add("--captions", type=Path, nargs="+", default=(), metavar="FILE",
-        help="for chair: COCO's captions_*.json")  # fmt: skip
-    add("--methods", metavar="LIST",
-        help="compared with plain attention: some of "
-        f"{', '.join(map(str.lower, registered()))} (default: var,vhr,act)")  # fmt: skip
-    add("--answers", type=Path, metavar="FILE", help="score answers that were made elsewhere")
-    add("--rule", choices=RULES, default="official", help="how yes and no are read")
-    add("--sampling", choices=SAMPLING, default="random",
-        help="for pope-from-instances: which absent things are asked for")  # fmt: skip
-    add("--skip-problems", action="store_true",
-        help="leave out entries with a problem, and count them, instead of stopping")  # fmt: skip
-    add("--form", choices=FORMS, default="markdown", help="of the table (default: markdown)")
-    add("--json", action="store_true", help="print the scores as JSON")
+    add = click.option
+    for each in reversed((
+        add("--data", cls=Several, type=Path, metavar="FILE",
+            help="a data set of your own, instead of drawn scenes: a POPE file, or COCO's "
+            "instances_*.json (with --kind)"),
+        add("--kind", type=click.Choice([*registered_datasets()]), default="pope",
+            help="what --data is"),
+        add("--images", type=Path, metavar="DIR", help="the folder of its pictures"),
+        add("--captions", cls=Several, type=Path, metavar="FILE",
+            help="for chair: COCO's captions_*.json"),
+        add("--methods", metavar="LIST",
+            help="compared with plain attention: some of "
+            f"{', '.join(map(str.lower, registered()))} (default: var,vhr,act)"),
+        add("--answers", type=Path, metavar="FILE", help="score answers that were made elsewhere"),
+        add("--rule", type=click.Choice([*RULES]), default="official",
+            help="how yes and no are read"),
+        add("--sampling", type=click.Choice([*SAMPLING]), default="random",
+            help="for pope-from-instances: which absent things are asked for"),
+        add("--skip-problems", is_flag=True,
+            help="leave out entries with a problem, and count them, instead of stopping"),
+        add("--form", type=click.Choice([*FORMS]), default="markdown", help="of the table"),
+    )):  # fmt: skip
+        callback = each(callback)
+    return callback
 
 
-def evaluate_data(options: argparse.Namespace, progress: Progress) -> int:
+def evaluate_data(options: Options, progress: Progress) -> int:
     """Evaluate on the files that options name, and write NAME.json and a table.
 
     Parameters
@@ -101,51 +108,7 @@ def evaluate_data(options: argparse.Namespace, progress: Progress) -> int:
     return 0
 
 
-def add_compare(commands: Any) -> None:
-    """Add ``reattend compare``.
-
-    Parameters
-    ----------
-    commands : subparsers
-        Of argparse.
-    """
-    parser = commands.add_parser(
-        "compare",
-        help="compare two runs of reattend evaluate --data, pair by pair",
-        description="Say of every measure how far the second run is above the first on the same "
-        "cases, with a 95% interval, and whether that shows a difference.",
-    )
-    add = parser.add_argument
-    add("first", type=Path, help="NAME.json of a run")
-    add("second", type=Path, help="NAME.json of another run on the same data")
-    add("--setting", default=PLAIN, help="which setting of both (default: plain)")
-    add("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_compare)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    runs: list[Any] = []
-    for path in (options.first, options.second):
-        try:
-            runs.append(json.loads(path.read_text("utf-8")))
-        except ValueError as error:
-            raise CommandError(f"{path} cannot be read as JSON: {error}") from error
-    try:
-        first, second = runs
-        found = compare(first, second, options.setting)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    if options.json:
-        print(json.dumps(found, indent=1))
-        return 0
-    for measure, each in found.items():
-        values = each["difference"]
-        shown = "-" if None in values else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*values)
-        print(f"{measure}: {shown}, {each['verdict']}")
-    return 0
-
-
-def _dataset(options: argparse.Namespace) -> Dataset:
+def _dataset(options: Options) -> Dataset:
     common = {"images": options.images, "skip_problems": options.skip_problems}
     if options.kind == "chair":
         return load_dataset("chair", data=options.data, captions=options.captions, **common)
@@ -155,9 +118,7 @@ def _dataset(options: argparse.Namespace) -> Dataset:
     return load_dataset(options.kind, data=options.data[0], rule=options.rule, **drawn, **common)
 
 
-def _answering(
-    options: argparse.Namespace, data: Dataset
-) -> tuple[Answerer, Mapping[str, Sequence[Method]]]:
+def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, Sequence[Method]]]:
     if options.answers is not None:
         return FileAnswerer(options.answers, data.cases), {PLAIN: []}
     if options.images is None:
@@ -169,7 +130,7 @@ def _answering(
         answerer = _read_transformers(str(options.model))
         return answerer, {PLAIN: [], **{name: [known[name]()] for name in names}}
     _check_known(names, SETTINGS)
-    loaded = load(options)
+    loaded = load_chosen(options)
     weights = options.weights or SHIPPED
     ours = VisionLanguageAnswerer(loaded.model, hashlib.sha256(weights.read_bytes()).hexdigest())
     return ours, {PLAIN: [], **{name: loaded.methods(name) for name in names}}

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 from pathlib import Path
-from typing import Any
 
+import click
+
+from reattend.cli.command import Command
 from reattend.plot.page import write_page
 from reattend.recording import Recording
 from reattend.terminal import CommandError
 
 
-def add_report(commands: Any) -> None:
-    """Add the command to a command line.
+@click.command(
+    "report",
+    cls=Command,
+    examples=("reattend report run.npz", "reattend report run.npz -o run.html"),
+    short_help="write a recording as one HTML page",
+)
+@click.argument("recording", type=Path)
+@click.option("-o", "--out", type=Path, metavar="FILE",
+    help="where to write (default: beside the recording, as .html)")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print where it is as JSON")
+def command(recording: Path, out: Path | None, as_json: bool) -> None:
+    """Write what a session recorded as one HTML page that needs no network.
 
-    Parameters
-    ----------
-    commands : subparsers
-        Of argparse.
+    RECORDING is what session.recording().save("run.npz") wrote. The page shows attention on the
+    picture for each word, layers by heads, and what each method changed.
     """
-    parser = commands.add_parser(
-        "report",
-        help="write a recording as one HTML page",
-        description="Write what a session recorded (session.recording().save('run.npz')) as one "
-        "HTML page that needs no network: attention on the picture for each word, layers by heads, "
-        "what each method changed.",
-        epilog="example: reattend report run.npz -o run.html",
-    )
-    parser.add_argument("recording", type=Path, help="the recording, as .npz")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE",
-        help="where to write (default: beside the recording, as .html)")  # fmt: skip
-    parser.set_defaults(run=_report, parser=parser)
-
-
-def _report(options: argparse.Namespace) -> int:
-    out = options.out or options.recording.with_suffix(".html")
+    written = out or recording.with_suffix(".html")
     try:
-        write_page(Recording.load(options.recording), out)
+        write_page(Recording.load(recording), written)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    print(f"Written: {out}")
-    return 0
+    print(json.dumps({"written": str(written)}) if as_json else f"Written: {written}")

