@@ -160,8 +160,8 @@ def command(**chosen: Any) -> int:
     measured = measure(loaded, names, cases, numbers)
     print()
     print(show_numbers(measured, names, ink, options.difficulty))
-    chosen = "chosen on other scenes" if loaded.tuned else "those of the papers"
-    print(ink.faint(f"The methods' strengths are {chosen}."))
+    source = "chosen on other scenes" if loaded.tuned else "those of the papers"
+    print(ink.faint(f"The methods' strengths are {source}."))
     return INTERRUPTED if measured.interrupted else 0
 
 
