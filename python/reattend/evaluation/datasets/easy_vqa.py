@@ -10,13 +10,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset, register
 from reattend.evaluation.datasets.emoji_world.world import SIDE
-from reattend.evaluation.loading import Loaded
 from reattend.evaluation.metrics.counts import columns, difference, estimate, resample
 from reattend.evaluation.metrics.pope import POPE_MEASURES, check_rule, count_yes_no, read_yes_no
 from reattend.evaluation.runner.answers import new_session
@@ -25,6 +24,9 @@ from reattend.evaluation.settings import PLAIN, SETTINGS
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
+
+if TYPE_CHECKING:
+    from reattend.evaluation.loading import Loaded
 
 KINDS = ("all", "yes or no", "shape or colour")  # of questions
 _WORD = re.compile(r"[a-z]+")
