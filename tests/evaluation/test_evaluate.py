@@ -14,7 +14,9 @@ import torch
 from reattend import ACT, VAR, VHR
 from reattend.adaptors.transformers import attached
 from reattend.evaluation.datasets import Answer, DataError, load_dataset
-from reattend.evaluation.report.scores import compare, score, summed, verdict, write_scores
+from reattend.evaluation.report.comparison import compare, verdict
+from reattend.evaluation.report.score_tables import write_comparison, write_scores
+from reattend.evaluation.report.scores import score, summed
 from reattend.evaluation.runner.answerers import (
     FileAnswerer,
     FunctionAnswerer,
@@ -57,7 +59,8 @@ def test_pope_and_chair_of_a_llava_model(tmp_path, coco, answerer):
             SETTINGS, len(data.cases)
         )
         scores = json.loads(json.dumps(score(found)))
-        assert scores["settings"].keys() == SETTINGS.keys()
+        derived = {"unsure"} if data.name == "chair" else set()
+        assert scores["settings"].keys() == SETTINGS.keys() | derived
         changed = [name for name in SETTINGS if found.answers[name] != found.answers["plain"]]
         assert "vhr" in changed  # it doubles heads at every row
         table = write_scores(scores)
@@ -213,11 +216,14 @@ def test_runs_are_compared_pair_by_pair(tmp_path, coco):
     ]
     scores = [json.loads(json.dumps(score(run))) for run in runs]
     same, worse = compare(scores[0], scores[1]), compare(scores[0], scores[2])
-    assert {each["verdict"] for each in same.values()} == {"no difference shown"}
-    assert worse["accuracy"]["verdict"] == "lower"
+    assert {each["verdict"] for each in same["measures"].values()} == {"no difference shown"}
+    assert {each["p"] for each in same["measures"].values()} == {1.0}
+    assert worse["measures"]["accuracy"]["verdict"] == "lower"
+    assert worse["measures"]["accuracy"]["p"] < 0.01
+    assert same["missing"] == ["brighten", "unsure"]
     sums = [summed(data, run.answers["plain"]) for run in runs]
     by_hand = (sums[2]["right"].sum() - sums[0]["right"].sum()) / len(data.cases)
-    assert worse["accuracy"]["difference"][0] == pytest.approx(by_hand, abs=1e-6)
+    assert worse["measures"]["accuracy"]["difference"][0] == pytest.approx(by_hand, abs=1e-6)
     other = evaluate(pope(coco), saying(9), {"plain": []}, tmp_path / "other.jsonl")
     with pytest.raises(ValueError, match="must be of the same data"):
         compare(scores[0], score(other))
@@ -226,6 +232,52 @@ def test_runs_are_compared_pair_by_pair(tmp_path, coco):
     with pytest.raises(ValueError, match="must be scores of an evaluation"):
         compare({}, scores[1])
     assert verdict([0.1, 0.0, 0.2]) == "no difference shown"
+
+
+def describing(sure):
+    """Name a cat and a giraffe, of which the second is never there, as sure as is said."""
+
+    def answer(cases, methods):
+        tokens = (("A", 1.0), (" cat", 0.9), (" and a", 1.0), (" giraffe", sure))
+        return [Answer("".join(text for text, _ in tokens), tokens=tokens) for _ in cases]
+
+    return FunctionAnswerer(answer, f"giraffes {sure}")
+
+
+def test_descriptions_are_compared_where_as_much_is_said(tmp_path, coco):
+    """Who is surer of the giraffe makes more up, once plain leaves out what it is unsure of."""
+    data = chair(coco)
+    runs = [
+        score(evaluate(data, describing(sure), {"plain": [], "brighten": []}, tmp_path / f"{n}"))
+        for n, sure in enumerate((0.4, 0.95))
+    ]
+    unsure = runs[0]["settings"]["unsure"]
+    has_cat = [data_cat(data) in data.naming.there(case) for case in data.cases]
+    there, last = sum(has_cat), max(place for place, has in enumerate(has_cat, 1) if has)
+    assert unsure["measures"]["mentions"][0] == 1
+    assert unsure["measures"]["chair_i"][0] == pytest.approx(1 - there / 12)
+    assert runs[1]["settings"]["unsure"]["measures"]["mentions"][0] == 2
+    found = compare(*json.loads(json.dumps(runs)))
+    same = found["measures"]["chair_i"]
+    assert (same["difference"][0], same["verdict"]) == (0, "no difference shown")
+    # One word of two each: plain keeps its cat, the other its giraffe.
+    assert found["matched"]["length"]["difference"][0] == pytest.approx(0)
+    assert found["matched"]["recall"]["difference"][0] == pytest.approx(
+        (12 + last - there) / (12 + last) - (last - there) / last, abs=1e-6
+    )
+    assert found["baselines"].keys() == {"brighten", "unsure"}
+    assert found["missing"] == []
+    against = found["baselines"]["unsure"]["measures"]["chair_i"]
+    assert against["verdict"] == "no difference shown"  # the second's own: it is sure of all
+    for form in ("markdown", "latex", "html"):
+        table = write_comparison(found, form)
+        assert "made up at matched recall" in table
+        assert "no difference shown" in table
+
+
+def data_cat(data):
+    (mention,) = data.naming.mentions("A cat")
+    return mention.noun
 
 
 def test_tables_in_three_languages(tmp_path, coco):

@@ -67,10 +67,12 @@ def test_answers_of_a_file_are_scored_and_runs_compared(tmp_path, coco, capsys):
     good, bad = f"{tmp_path / 'good.json'}", f"{tmp_path / 'bad.json'}"
     assert main(["compare", good, bad]) == 0
     shown = capsys.readouterr().out
-    assert "accuracy: -1.0000 [-1.0000, -1.0000], lower" in shown
+    assert "| accuracy | -100.0 [-100.0, -100.0] | 0.0" in shown
+    assert "no run holds the baselines brighten, unsure" in shown
     assert main(["compare", good, good, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["f1"] == {"difference": [0.0, 0.0, 0.0], "verdict": "no difference shown"}
+    same = {"difference": [0.0, 0.0, 0.0], "p": 1.0, "verdict": "no difference shown"}
+    assert found["measures"]["f1"] == same
 
 
 def test_what_is_wrong_is_said_in_a_line(tmp_path, coco, capsys):

@@ -10,7 +10,8 @@ from reattend.evaluation.datasets import Answer, load_dataset
 from reattend.evaluation.datasets.emoji_world.cases import Cases, Cell
 from reattend.evaluation.datasets.emoji_world.sentences import describe
 from reattend.evaluation.datasets.emoji_world.world import NOUNS
-from reattend.evaluation.report.scores import score, write_scores
+from reattend.evaluation.report.score_tables import write_scores
+from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 from reattend.evaluation.runner.evaluate import evaluate
 

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from reattend.cli.command import Command
-from reattend.evaluation.report.scores import compare
+from reattend.evaluation.report.comparison import compare
+from reattend.evaluation.report.score_tables import FORMS, write_comparison
 from reattend.evaluation.settings import PLAIN
 from reattend.terminal import CommandError
 
@@ -20,18 +21,26 @@ from reattend.terminal import CommandError
     examples=(
         "reattend compare before.json after.json",
         "reattend compare before.json after.json --setting var --json",
+        "reattend compare run.json run.json --setting plain --second-setting var",
     ),
     short_help="compare two runs of evaluate --data, pair by pair",
 )
 @click.argument("first", type=Path)
 @click.argument("second", type=Path)
 @click.option("--setting", default=PLAIN, help="which setting of both")
+@click.option("--second-setting", metavar="NAME", help="which of the second, if another")
+@click.option("--form", type=click.Choice(FORMS), default="markdown", help="of the table")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def command(first: Path, second: Path, setting: str, as_json: bool) -> None:
+def command(
+    first: Path, second: Path, setting: str, second_setting: str | None, form: str, as_json: bool
+) -> None:
     """Say of every measure how far the second run is above the first on the same cases.
 
     FIRST and SECOND are what two runs of reattend evaluate --data wrote as NAME.json, on the same
-    data. Each difference comes with a 95% interval, and whether that shows a difference.
+    data. Each difference comes with a 95% interval, the p value of a paired permutation test, and
+    whether it shows a difference; made-up words also at matched recall and length, and all of it
+    beside two trivial baselines, where a run holds them: image keys raised in all heads (evaluate
+    --methods ...,brighten) and plain's words below a probability left out.
     """
     runs: list[Any] = []
     for path in (first, second):
@@ -40,13 +49,10 @@ def command(first: Path, second: Path, setting: str, as_json: bool) -> None:
         except ValueError as error:
             raise CommandError(f"{path} cannot be read as JSON: {error}") from error
     try:
-        found = compare(runs[0], runs[1], setting)
+        found = compare(runs[0], runs[1], setting, second_setting)
     except ValueError as error:
         raise CommandError(str(error)) from error
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    for measure, each in found.items():
-        values = each["difference"]
-        shown = "-" if None in values else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*values)
-        print(f"{measure}: {shown}, {each['verdict']}")
+    print(write_comparison(found, form), end="")

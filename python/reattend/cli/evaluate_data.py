@@ -16,7 +16,8 @@ from reattend.cli.model_options import load_chosen
 from reattend.evaluation.datasets import DataError, Dataset, load_dataset, registered_datasets
 from reattend.evaluation.datasets.pope import SAMPLING
 from reattend.evaluation.metrics.pope import RULES
-from reattend.evaluation.report.scores import FORMS, score, write_scores
+from reattend.evaluation.report.score_tables import FORMS, write_scores
+from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import (
     Answerer,
     FileAnswerer,

@@ -1,10 +1,9 @@
 """Data sets to evaluate on: each gives cases, and counts what an answer got right."""
 
-from reattend.evaluation.datasets import chair, easy_vqa, pope
+from reattend.evaluation.datasets import amber, chair, easy_vqa, pope
 from reattend.evaluation.datasets.dataset import (
     Answer,
     Case,
-    Combined,
     DataError,
     Dataset,
     Naming,
@@ -14,6 +13,7 @@ from reattend.evaluation.datasets.dataset import (
     registered_datasets,
 )
 from reattend.evaluation.datasets.emoji_world import dataset as emoji_world_dataset
+from reattend.evaluation.metrics.measures import Combined
 
 __all__ = [
     "Answer",
@@ -23,6 +23,7 @@ __all__ = [
     "Dataset",
     "Naming",
     "Problem",
+    "amber",
     "chair",
     "easy_vqa",
     "emoji_world_dataset",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reattend.evaluation.metrics.measures import Combined
 from reattend.evaluation.metrics.vocabulary import Mention
 from reattend.policy import Array
 
@@ -77,13 +78,6 @@ class Answer(NamedTuple):
         """
         text, margin, *tokens = values
         return cls(text, margin, tuple((t, float(p)) for each in tokens for t, p in each))
-
-
-class Combined(NamedTuple):
-    """A measure that adds others up."""
-
-    weights: Mapping[str, float]  # of the measures
-    constant: float = 0.0
 
 
 class Naming(NamedTuple):

@@ -9,7 +9,7 @@ weighs the scenes, and both sums are products with these weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -304,13 +304,37 @@ def matched_difference(
     >>> matched_difference(other, plain, [{0, 1}], np.ones((1, 1)), by="found").value
     0.5
     """
+    measure = matched_measure(words, plain_words, there, by=by)
+    size = max(sum(map(len, words)), sum(map(len, plain_words)), 1)
+    parts = max(1, weights.shape[0] * size // _TOGETHER)
+    drawn = [measure(some) for some in np.array_split(weights, parts)]
+    value = measure(np.ones((1, weights.shape[1])))[0]
+    return _with_interval(value, np.concatenate(drawn))
+
+
+def matched_measure(
+    words: Sequence[Sequence[Word]],
+    plain_words: Sequence[Sequence[Word]],
+    there: Sequence[Collection[int]],
+    *,
+    by: str,
+) -> Callable[[Array], Array]:
+    """Give the difference of `matched_difference` as a function of weights [R, n], array [R].
+
+    Parameters
+    ----------
+    words, plain_words, there, by
+        As there.
+
+    Raises
+    ------
+    ValueError
+        If ``by`` is neither.
+    """
     if by not in ("found", "said"):
         raise ValueError(f"by must be 'found' or 'said', got {by!r}")
     ours, theirs = (_Sorted(each, there) for each in (words, plain_words))
-    everything = np.ones((1, weights.shape[1]))
-    parts = max(1, weights.shape[0] * max(ours.size, theirs.size, 1) // _TOGETHER)
-    drawn = [_matched(ours, theirs, some, by) for some in np.array_split(weights, parts)]
-    return _with_interval(_matched(ours, theirs, everything, by)[0], np.concatenate(drawn))
+    return lambda weights: _matched(ours, theirs, weights, by)
 
 
 class _Sorted:

@@ -1,24 +1,34 @@
-"""Scores of an evaluation with intervals, against plain and run against run, as tables."""
+"""Scores of an evaluation, with intervals, and each setting against plain."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reattend.evaluation.datasets.dataset import Answer, Dataset
-from reattend.evaluation.metrics.counts import Estimate, columns, difference, estimate, resample
+from reattend.evaluation.metrics.certainty import sure_words, without_unsure
+from reattend.evaluation.metrics.counts import Estimate, Word, columns, matched_measure
+from reattend.evaluation.metrics.intervals import intervals
+from reattend.evaluation.metrics.measures import Measures
 from reattend.evaluation.runner.evaluate import Evaluation
 from reattend.policy import Array
 
-FORMS = ("markdown", "latex", "html")
-NO_DIFFERENCE = "no difference shown"
+MATCHED = {"recall": "found", "length": "said"}  # what is matched
+UNSURE = "unsure"  # the setting that is the baseline without the words it was unsure of
+SURE = 0.5  # probability that a word must have there
+_THERE = 1  # stands for any thing that is there
+
+Words = Sequence[Sequence[Sequence[float]]]  # of each picture: [probability, whether it is there]
 
 
 def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> dict[str, Any]:
     """Score every setting, with 95% intervals by a bootstrap over pictures.
+
+    Of descriptions whose tokens have probabilities two things more are said. ``unsure`` is a
+    setting of its own: the baseline without the words that it was unsure of. And as saying less is
+    no merit, made-up words are compared at matched recall and length too (`matched_difference`).
 
     Parameters
     ----------
@@ -33,23 +43,26 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
     -------
     dict
         As JSON can hold it: ``data``, ``rules``, ``cases``, ``pictures``, ``problems``, ``run``,
-        ``measures`` with their ``counts`` by setting and picture, and ``settings``; of each
-        ``methods``, its ``measures`` and their ``difference`` from the baseline, each
-        [value, low, high].
+        ``measures``, the ``counts`` and ``words`` they come from by setting and picture, and
+        ``settings``; of each ``methods``, its ``measures``, their ``difference`` from the baseline
+        and its ``matched`` difference of made-up words, each [value, low, high].
     """
     data = evaluation.dataset
-    sums = {name: summed(data, answers) for name, answers in evaluation.answers.items()}
+    measures = Measures(data.measures, data.combined)
+    answers, methods = dict(evaluation.answers), dict(evaluation.methods)
+    words = {name: some for name in answers if (some := _words(data, answers[name])) is not None}
+    if baseline in words and UNSURE not in answers:
+        answers[UNSURE] = _sure_of(data, answers[baseline])
+        words[UNSURE] = [[word for word in some if word[0] >= SURE] for some in words[baseline]]
+        methods[UNSURE] = [f"{baseline}, words below a probability of {SURE:g} left out"]
+    counts = {name: summed(data, some) for name, some in answers.items()}
     pictures = len({case.group for case in data.cases})
-    weights = resample(pictures, seed)
     settings: dict[str, Any] = {}
-    for name, own in sums.items():
-        entry: dict[str, Any] = {"methods": evaluation.methods[name], "measures": {}}
-        for measure, (part, whole) in data.measures.items():
-            found = estimate(own[part], own[whole], weights)
-            entry["measures"][measure] = _plain(found)
-        if name != baseline and baseline in sums:
-            entry["difference"] = _differences(data.measures, own, sums[baseline], weights)
-        settings[name] = entry
+    for name, own in counts.items():
+        other = counts.get(baseline) if name != baseline else None
+        pair = (words[name], words[baseline]) if {name, baseline} <= words.keys() else None
+        found = measure(measures, own, other, pair if other else None, seed=seed)
+        settings[name] = {"methods": methods[name], **found}
     return {
         "data": data.name,
         "rules": dict(data.rules),
@@ -59,79 +72,65 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
         "run": evaluation.run,
         "baseline": baseline,
         "settings": settings,
-        "measures": {name: list(pair) for name, pair in data.measures.items()},
+        "measures": measures.to_json(),
         "numbers": sorted(data.numbers),
         "counts": {
             name: {count: values.tolist() for count, values in own.items()}
-            for name, own in sums.items()
+            for name, own in counts.items()
         },
+        "words": words,
     }
 
 
-def compare(
-    first: Mapping[str, Any], second: Mapping[str, Any], setting: str = "plain", *, seed: int = 0
+def measure(
+    measures: Measures,
+    own: Mapping[str, Array],
+    other: Mapping[str, Array] | None = None,
+    words: tuple[Words, Words] | None = None,
+    *,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare a setting of two runs on the same cases, pair by pair.
+    """Measure counts by picture and, on the same resamples, how far they are from others.
 
     Parameters
     ----------
-    first, second : mapping
-        Of `score`, or read from the JSON of it.
-    setting : str, optional
-        Which, of both.
+    measures : Measures
+        What to measure.
+    own, other : mapping of str to array [n]
+        Counts of a setting, and of the one that it is compared with, if any.
+    words : pair of Words, optional
+        What both named, for the difference of made-up words at matched recall and length.
     seed : int, optional
-        Of the bootstrap.
+        Of the resamples.
 
     Returns
     -------
     dict
-        By measure: ``difference``, second - first as [value, low, high], and ``verdict``:
-        "higher", "lower" or "no difference shown".
-
-    Raises
-    ------
-    ValueError
-        If they are no scores, the runs are of different data or rules, or one of them lacks the
-        setting.
+        ``measures``, ``difference`` and ``matched``, as for `score`.
     """
-    try:
-        data = [(run["run"]["data"], run["rules"]) for run in (first, second)]
-        counts = [run["counts"] for run in (first, second)]
-        measures, pictures = first["measures"], first["pictures"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"runs must be scores of an evaluation, got none: {error!r}") from error
-    if data[0] != data[1]:
-        raise ValueError(f"runs must be of the same data and rules, got {data[0]} and {data[1]}")
-    for found in counts:
-        if setting not in found:
-            raise ValueError(f"setting must be one of {', '.join(found)}, got {setting!r}")
-    base, own = (
-        {name: np.array(values) for name, values in found[setting].items()} for found in counts
-    )
-    changes = _differences(measures, own, base, resample(pictures, seed))
-    return {
-        measure: {"difference": values, "verdict": verdict(values)}
-        for measure, values in changes.items()
-    }
+    names = measures.names
+    pictures = len(next(iter(own.values())))
+    matched = {}
+    if words is not None:
+        named, others = ([[Word(int(w[1]), w[0]) for w in some] for some in w_] for w_ in words)
+        for what, by in MATCHED.items():
+            matched[what] = matched_measure(named, others, [{_THERE}] * pictures, by=by)
 
+    def all_of(weights: Array) -> Array:
+        sums = {name: weights @ values for name, values in own.items()}
+        rows = [measures.of(name, sums) for name in names]
+        if other is not None:
+            base = {name: weights @ values for name, values in other.items()}
+            rows += [measures.of(name, sums) - measures.of(name, base) for name in names]
+        return np.stack([*rows, *(each(weights) for each in matched.values())])
 
-def verdict(values: Sequence[float | None]) -> str:
-    """Say what a difference shows.
-
-    Parameters
-    ----------
-    values : (value, low, high)
-        With its interval.
-
-    Examples
-    --------
-    >>> verdict([0.1, 0.05, 0.2]), verdict([0.1, -0.1, 0.2]), verdict([None, None, None])
-    ('higher', 'no difference shown', 'no difference shown')
-    """
-    _, low, high = values
-    if low is None or high is None or low <= 0 <= high:
-        return NO_DIFFERENCE
-    return "higher" if low > 0 else "lower"
+    found = [_plain(each) for each in intervals(pictures, all_of, seed=seed)]
+    entry: dict[str, Any] = {"measures": dict(zip(names, found, strict=False))}
+    if other is not None:
+        entry["difference"] = dict(zip(names, found[len(names) :], strict=False))
+    if matched:
+        entry["matched"] = dict(zip(matched, found[2 * len(names) :], strict=True))
+    return entry
 
 
 def summed(data: Dataset, answers: Sequence[Answer]) -> dict[str, Array]:
@@ -144,107 +143,47 @@ def summed(data: Dataset, answers: Sequence[Answer]) -> dict[str, Array]:
     answers : sequence of Answer
         One for each case, in their order.
     """
-    rows: dict[str, dict[str, float]] = {}
-    for case, answer in zip(data.cases, answers, strict=True):
-        row = rows.setdefault(case.group, {})
-        for name, value in data.count(case, answer).items():
-            row[name] = row.get(name, 0.0) + value
-    return columns([*rows.values()])
-
-
-def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
-    """Write scores as a table, with the rules by which answers were read.
-
-    Parameters
-    ----------
-    scores : mapping
-        Of `score`.
-    form : {"markdown", "latex", "html"}, optional
-        In which language.
-
-    Raises
-    ------
-    ValueError
-        If there is no such form.
-    """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    settings = scores["settings"]
-    measures = [*next(iter(settings.values()))["measures"]]
-    headings = ["setting", *measures]
-    units = {each: 1 if each in scores["numbers"] else 100 for each in measures}
+    groups: dict[str, list[int]] = {}
+    for place, case in enumerate(data.cases):
+        groups.setdefault(case.group, []).append(place)
     rows = []
-    for name, entry in settings.items():
-        rows.append([name, *(_level(units[each], entry["measures"][each]) for each in measures)])
-        if "difference" in entry:
-            points = [_points(units[each], entry["difference"][each]) for each in measures]
-            rows.append([f"{name} - {scores['baseline']}", *points])
-    rules = ", ".join(f"{name}: {value}" for name, value in scores["rules"].items())
-    left_out = len(scores["problems"])
-    caption = f"{scores['data']}: {scores['cases']} cases, {scores['pictures']} pictures; {rules}"
-    caption += f"; {left_out} left out" if left_out else ""
-    return _FORMS[form](caption, headings, rows)
+    for places in groups.values():
+        row: dict[str, float] = {}
+        for place in places:
+            for name, value in data.count(data.cases[place], answers[place]).items():
+                row[name] = row.get(name, 0.0) + value
+        if data.count_group is not None:
+            some = [data.cases[place] for place in places], [answers[place] for place in places]
+            row |= data.count_group(*some)
+        rows.append(row)
+    return columns(rows)
 
 
-def _differences(
-    measures: Mapping[str, Sequence[str]],
-    own: Mapping[str, Array],
-    base: Mapping[str, Array],
-    weights: Array,
-) -> dict[str, list[float | None]]:
-    return {
-        measure: _plain(difference(own[part], own[whole], base[part], base[whole], weights))
-        for measure, (part, whole) in measures.items()
-    }
+def _words(data: Dataset, answers: Sequence[Answer]) -> list[list[list[float]]] | None:
+    """Give what descriptions name by picture; None if nobody knows how sure they were."""
+    if data.naming is None or not any(answer.tokens for answer in answers):
+        return None
+    found: dict[str, list[list[float]]] = {}
+    for case, answer in zip(data.cases, answers, strict=True):
+        there = data.naming.there(case)
+        said = sure_words(answer.tokens, data.naming.mentions(_said(answer)))
+        named = [[round(word.probability, 5), int(word.noun in there)] for word in said]
+        found.setdefault(case.group, []).extend(named)
+    return [*found.values()]
+
+
+def _sure_of(data: Dataset, answers: Sequence[Answer]) -> list[Answer]:
+    assert data.naming is not None
+    mentions = data.naming.mentions
+    return [
+        answer._replace(text=without_unsure(answer.tokens, mentions(_said(answer)), SURE))
+        for answer in answers
+    ]
+
+
+def _said(answer: Answer) -> str:
+    return "".join(text for text, _ in answer.tokens)
 
 
 def _plain(found: Estimate) -> list[float | None]:
     return [None if np.isnan(number) else round(number, 6) for number in found]
-
-
-def _level(unit: int, values: Sequence[float | None]) -> str:
-    value, low, high = values
-    if value is None or low is None or high is None:
-        return "-"
-    digits = 2 if unit == 1 else 1
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(unit * n for n in (value, low, high)), d=digits)
-
-
-def _points(unit: int, values: Sequence[float | None]) -> str:
-    value, low, high = values
-    if value is None or low is None or high is None:
-        return "-"
-    text = f"{unit * value:+.1f} [{unit * low:+.1f}, {unit * high:+.1f}]"
-    return text if verdict(values) != NO_DIFFERENCE else f"{text} ({NO_DIFFERENCE})"
-
-
-def _markdown(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join([f"**{caption}**", "", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
-
-
-def _latex(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(_escaped(cell) for cell in cells) + r" \\"
-
-    body = [line(headings), r"\hline", *map(line, rows)]
-    columns_ = "l" + "r" * (len(headings) - 1)
-    return "\n".join(
-        [f"% {caption}", rf"\begin{{tabular}}{{{columns_}}}", *body, r"\end{tabular}", ""]
-    )
-
-
-def _escaped(cell: str) -> str:
-    return "".join(f"\\{each}" if each in "_%&#$" else each for each in cell)
-
-
-def _html(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    lines = [line(headings, "th"), *(line(row, "td") for row in rows)]
-    start = f"<table>\n<caption>{html.escape(caption)}</caption>"
-    return "\n".join([start, *lines, "</table>", ""])
-
-
-_FORMS = {"markdown": _markdown, "latex": _latex, "html": _html}
