@@ -22,7 +22,7 @@ CPP = ROOT / "cpp"
 PYTHON_LAYERS = [
     ["_core"],
     ["policy", "optional", "one_thread", "deprecated"],
-    ["transform", "fingerprint"],
+    ["transform", "fingerprint", "reading"],
     ["border"],
     ["plan", "attention", "column_sums", "reference", "cache", "profile"],
     ["sinks", "call", "text_branch", "measures"],
@@ -147,6 +147,7 @@ def test_methods_know_no_kernel(path):
             "method",
             "plan",
             "policy",
+            "reading",
             "sinks",
             "transform",
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 from reattend.call import Call
 from reattend.plan import Plan
 from reattend.profile import Profile
+from reattend.reading import Reading, changed_share
 
 Self = TypeVar("Self", bound="Method")
 
@@ -154,6 +155,26 @@ class Method:
         {}
         """
         return {}
+
+    def describe(self, readings: Sequence[Reading], num_layers: int) -> list[str]:
+        """Say in a few clauses what the method did along an answer, as `reattend demo` shows it.
+
+        Parameters
+        ----------
+        readings : sequence of Reading
+            The method's in a session's report, one for each layer in which there is any.
+        num_layers : int
+            How many layers the model has.
+
+        Examples
+        --------
+        >>> Method().describe([], 32)
+        ['Method changed no row of the answer']
+        """
+        if not any(np.any(each.changed > 0) for each in readings):
+            return [f"{type(self).__name__} changed no row of the answer"]
+        share = changed_share(readings, num_layers)
+        return [f"{share:.1%} of the answer's rows changed, over all heads"]
 
 
 def number(method: Method, name: str) -> float:

@@ -13,27 +13,9 @@ from reattend.method import Method
 from reattend.optional import demand
 from reattend.plan import Composition
 from reattend.policy import MAX_SEGMENTS, Array
+from reattend.reading import Reading
 
 _PENDING = 64  # steps kept as they are before they are added up: adding up one costs as much as 64
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one method did in one layer, in the decoding steps of all items.
-
-    Of the prompt only the share of rows that changed is known, see `Report`: to keep the masses
-    of all of them, the pass would have to find them in rows that no method is meant for.
-    """
-
-    layer: int
-    method: str
-    segments: tuple[str, ...]  # names of the method's segments
-    rows: int  # steps of items in which the method had a plan
-    changed: Array  # [H], the share of them that it changed
-    before: Array  # [H, G], mean attention on each segment as it came to the method; where scores
-    # were edited, after that: what it was without is not computed
-    after: Array  # [H, G], and as the method left it
-    found: Mapping[str, Any]  # what the method says of its state: sinks, heads
 
 
 @dataclass(frozen=True, repr=False)

@@ -316,6 +316,29 @@ class Session(Recorded):
             readings.append(reading(layer, method, added, found))
         return Report(tuple(readings), shares)
 
+    def describe(self) -> list[str]:
+        """Say in a few clauses what each method did in the open generation, or in the last one.
+
+        Returns
+        -------
+        list of str
+            Of each method in turn, see `Method.describe`.
+
+        Examples
+        --------
+        >>> Session([], num_layers=2).describe()
+        []
+        """
+        readings = self.report().readings
+        return [
+            clause
+            for method in self.methods
+            for clause in method.describe(
+                [each for each in readings if each.method == type(method).__name__],
+                self.num_layers,
+            )
+        ]
+
     def _open(self, run: _Run) -> None:
         if self._run is not None:
             raise RuntimeError("a generation is open already: end it before another one begins")

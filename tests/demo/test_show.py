@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from reattend.demo.run_summary import ranges, what_was_done
+import reattend as ra
 from reattend.demo.show import (
     COLOURS_24_BIT,
     COLOURS_256,
@@ -14,10 +14,8 @@ from reattend.demo.show import (
     smaller,
 )
 from reattend.evaluation.datasets.emoji_world import NOUNS
-from reattend.models import Config
-from reattend.report import Report
-
-CONFIG = Config(num_layers=4, num_heads=2, num_kv_heads=1, head_dim=8, hidden_size=16)
+from reattend.reading import ranges
+from reattend.session import Session
 
 
 class Stream(io.StringIO):
@@ -79,8 +77,11 @@ def test_smaller_pictures_are_means():
 
 
 def test_methods_that_do_nothing_say_so():
-    empty = Report((), {})
-    assert "VAR changes nothing" in next(what_was_done("var", empty, CONFIG))
-    assert "ACT changes nothing" in next(what_was_done("act", empty, CONFIG))
-    assert not list(what_was_done("plain", empty, CONFIG))
+    idle = Session([ra.VAR(sink_dims=(0,)), ra.ACT(), ra.FarSight()], num_layers=4).describe()
+    assert idle == [
+        "no image token is a sink, so VAR changes nothing",
+        "no sink found behind the first key, so ACT changes nothing",
+        "FarSight changed no row of the answer",
+    ]
+    assert Session([], num_layers=4).describe() == []
     assert ranges([]) == "none"

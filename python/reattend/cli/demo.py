@@ -18,7 +18,6 @@ from reattend.cli.arguments import at_least, picture_path
 from reattend.cli.command import Command, Options
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
-from reattend.demo.run_summary import what_was_done
 from reattend.demo.show import Ink, Marker, listing, smaller
 from reattend.demo.small_set import measure, show_numbers
 from reattend.demo.tracing import WatchedAnswer
@@ -204,7 +203,7 @@ def _wrapped(text: str, indent: int = 0) -> str:
 
 def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None) -> Spoken:
     """Describe a picture, and show the description as it comes."""
-    model, config = loaded.model, loaded.model.llama.config
+    model = loaded.model
     session = new_session(model, loaded.methods(name))
     print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
     stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
@@ -223,7 +222,7 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
         rest = stream.flush()
         print(marker.push(rest) + marker.flush(), flush=True)
     text += rest
-    notes = [*_compared(text, seen, plain), *what_was_done(name, session.report(), config)]
+    notes = [*_compared(text, seen, plain), *session.describe()]
     pace = f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token"
     lines = _wrapped("; ".join([*notes, pace]), _INDENT).splitlines()
     print("\n".join(" " * _INDENT + ink.faint(line) for line in lines), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +15,7 @@ from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.method import Method, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
+from reattend.reading import Reading, ranges
 from reattend.sinks import update_column_sinks
 
 REST, SINK = range(2)
@@ -100,6 +102,14 @@ class ACT(Method):
         sink = state.plan.segments
         found = [np.flatnonzero(item.any(0)).tolist() for item in sink]
         return {"sinks": found, "counts": sink.sum(-1, dtype=int)}
+
+    def describe(self, readings: Sequence[Reading], num_layers: int) -> list[str]:
+        """Say in which layers sinks were attenuated, and how many rows that changed."""
+        layers = [each.layer for each in readings if np.any(each.changed > 0)]
+        if not layers:
+            return ["no sink found behind the first key, so ACT changes nothing"]
+        found = f"sinks behind the first key attenuated, in layers {ranges(layers)}"
+        return [found, *super().describe(readings, num_layers)]
 
     @cached_property
     def _policy(self) -> Reweight:

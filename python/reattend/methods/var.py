@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +13,7 @@ from reattend.call import NEVER, Call
 from reattend.method import Method, check_shares, integers, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
+from reattend.reading import Reading, counted, ranges
 from reattend.sinks import sink_dims, sink_tokens
 
 REST, TEXT_SINK, VISUAL_SINK, VISUAL = range(4)
@@ -102,6 +104,16 @@ class VAR(Method):
             "visual sinks": [np.flatnonzero(x == VISUAL_SINK).tolist() for x in state.labels],
             "text sinks": [np.flatnonzero(x == TEXT_SINK).tolist() for x in state.labels],
         }
+
+    def describe(self, readings: Sequence[Reading], num_layers: int) -> list[str]:
+        """Say how many image tokens are sinks, in which layers, and how many rows that changed."""
+        sinks = {each.layer: each.found["visual sinks"][0] for each in readings if each.found}
+        layers = [layer for layer, tokens in sinks.items() if tokens]
+        if not layers:
+            return ["no image token is a sink, so VAR changes nothing"]
+        count = counted(len({token for some in sinks.values() for token in some}), "image token")
+        found = f"{count} found to be a sink, in layers {ranges(layers)}"
+        return [found, *super().describe(readings, num_layers)]
 
     @cached_property
     def _policy(self) -> Reweight:

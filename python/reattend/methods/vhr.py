@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,7 @@ from reattend.measures.readings import head_divergence
 from reattend.method import Method, integers, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
+from reattend.reading import Reading, ranges
 
 
 class Heads(NamedTuple):
@@ -122,3 +124,10 @@ class VHR(Method):
         if state.plan is None:
             return found
         return {"heads": [np.flatnonzero(item).tolist() for item in state.chosen], **found}
+
+    def describe(self, readings: Sequence[Reading], num_layers: int) -> list[str]:
+        """Say how many heads are reinforced, and in which layers."""
+        heads = {each.layer: each.found["heads"][0] for each in readings if "heads" in each.found}
+        total = num_layers * max((each.found["chosen"].shape[1] for each in readings), default=0)
+        count = sum(map(len, heads.values()))
+        return [f"{count} of {total} heads reinforced, in layers {ranges(heads)}"]

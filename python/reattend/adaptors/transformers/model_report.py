@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from reattend.report import Reading, Report
+from reattend.reading import Reading
+from reattend.report import Report
 
 
 @dataclass(frozen=True, repr=False)
