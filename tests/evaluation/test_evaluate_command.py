@@ -75,6 +75,23 @@ def test_answers_of_a_file_are_scored_and_runs_compared(tmp_path, coco, capsys):
     assert found["measures"]["f1"] == same
 
 
+def test_data_that_needs_no_file_and_verdicts_that_were_made(tmp_path, model, capsys):
+    out = ["--out", f"{tmp_path / 'run'}"]
+    scenes = ["evaluate", "--kind", "emoji-world", "--scenes", "2", "--drop-unfinished", *out]
+    assert main([*scenes, "--model", f"{model}", "--methods", "vhr,brighten", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["settings"].keys() == {"plain", "vhr", "brighten", "unsure"}
+    assert scores["rules"]["unfinished last sentence"] == "dropped"
+    (tmp_path / "existence.txt").write_text("a\tA?\tYes\tYes\na\tB?\tNo\tYes\n")
+    mme = ["evaluate", "--kind", "mme", "--data", f"{tmp_path}", "--out", f"{tmp_path / 'mme'}"]
+    assert main(mme) == 0
+    assert "| existence |" in capsys.readouterr().out.replace("existence_accuracy", "")
+    assert main(["evaluate", "--kind", "mme", *out]) == 1
+    assert "--kind mme needs --data" in capsys.readouterr().err
+    assert main([*mme, "--sampling", "popular"]) == 1
+    assert "--sampling is nothing that --kind mme takes" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_said_in_a_line(tmp_path, coco, capsys):
     pope = tmp_path / "pope.jsonl"
     pope.write_text('{"question_id": 1, "text": "?", "image": "a.jpg", "label": "perhaps"}\n')

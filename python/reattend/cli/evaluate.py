@@ -167,7 +167,7 @@ def _evaluate(options: Options) -> int:
     if options.pictures == "easy-vqa":
         demand("easy_vqa")  # say so now, not after the model is read
     try:
-        if options.data:
+        if options.data or options.kind:
             return evaluate_data(options, _Bar(options.out.name))
         if options.pool:
             return _pool(options)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import click
 
 from reattend.cli.command import Options, Several
 from reattend.cli.model_options import load_chosen
+from reattend.evaluation.baselines import Brighten
 from reattend.evaluation.datasets import DataError, Dataset, load_dataset, registered_datasets
 from reattend.evaluation.datasets.pope import SAMPLING
 from reattend.evaluation.metrics.pope import RULES
@@ -21,6 +23,7 @@ from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import (
     Answerer,
     FileAnswerer,
+    RecordedAnswerer,
     TransformersAnswerer,
     VisionLanguageAnswerer,
 )
@@ -33,6 +36,7 @@ from reattend.terminal import CommandError
 
 Progress = Any
 Callback = TypeVar("Callback", bound=Callable[..., Any])
+_METHODS = "var,vhr,act,brighten"
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "html": ".html"}
 
 
@@ -47,21 +51,25 @@ def data_options(callback: Callback) -> Callback:
     add = click.option
     for each in reversed((
         add("--data", cls=Several, type=Path, metavar="FILE",
-            help="a data set of your own, instead of drawn scenes: a POPE file, or COCO's "
-            "instances_*.json (with --kind)"),
-        add("--kind", type=click.Choice([*registered_datasets()]), default="pope",
-            help="what --data is"),
+            help="a data set of your own, instead of drawn scenes: a POPE file, or what else "
+            "--kind says, such as COCO's instances_*.json"),
+        add("--kind", type=click.Choice([*registered_datasets()]),
+            help="what --data is (default: pope); emoji-world, emoji-world-questions and easy-vqa "
+            "need no file"),
         add("--images", type=Path, metavar="DIR", help="the folder of its pictures"),
         add("--captions", cls=Several, type=Path, metavar="FILE",
             help="for chair: COCO's captions_*.json"),
         add("--methods", metavar="LIST",
             help="compared with plain attention: some of "
-            f"{', '.join(map(str.lower, registered()))} (default: var,vhr,act)"),
+            f"{', '.join(map(str.lower, registered()))}, and brighten, the baseline that raises "
+            f"image keys in all heads (default: {_METHODS})"),
         add("--answers", type=Path, metavar="FILE", help="score answers that were made elsewhere"),
         add("--rule", type=click.Choice([*RULES]), default="official",
             help="how yes and no are read"),
-        add("--sampling", type=click.Choice([*SAMPLING]), default="random",
-            help="for pope-from-instances: which absent things are asked for"),
+        add("--sampling", type=click.Choice([*SAMPLING]),
+            help="for questions that are drawn: which absent things are asked for"),
+        add("--drop-unfinished", is_flag=True,
+            help="leave out a description's last sentence if it has no end"),
         add("--skip-problems", is_flag=True,
             help="leave out entries with a problem, and count them, instead of stopping"),
         add("--form", type=click.Choice([*FORMS]), default="markdown", help="of the table"),
@@ -110,23 +118,40 @@ def evaluate_data(options: Options, progress: Progress) -> int:
 
 
 def _dataset(options: Options) -> Dataset:
-    common = {"images": options.images, "skip_problems": options.skip_problems}
-    if options.kind == "chair":
-        return load_dataset("chair", data=options.data, captions=options.captions, **common)
-    if len(options.data) != 1:
-        raise CommandError(f"--data must be one file for {options.kind}, got {len(options.data)}")
-    drawn = {"sampling": options.sampling} if options.kind == "pope-from-instances" else {}
-    return load_dataset(options.kind, data=options.data[0], rule=options.rule, **drawn, **common)
+    """Load the data, with those options that its loader takes; others must not have been given."""
+    kind = options.kind or "pope"
+    takes = signature(registered_datasets()[kind]).parameters
+    given: dict[str, Any] = {
+        "images": options.images, "captions": options.captions, "sampling": options.sampling,
+        "skip_problems": options.skip_problems, "drop_unfinished": options.drop_unfinished,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value}
+    if "rule" in takes:
+        given["rule"] = options.rule
+    if options.data:
+        if len(options.data) > 1 and kind != "chair":
+            raise CommandError(f"--data must be one file for {kind}, got {len(options.data)}")
+        given["data"] = options.data if kind == "chair" else options.data[0]
+    elif "data" in takes:
+        raise CommandError(f"--kind {kind} needs --data")
+    if options.scenes is not None:
+        given["scenes" if "scenes" in takes else "pictures"] = options.scenes
+    if unknown := [name for name in given if name not in takes]:
+        raise CommandError(f"--{unknown[0].replace('_', '-')} is nothing that --kind {kind} takes")
+    return load_dataset(kind, **given)
 
 
 def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, Sequence[Method]]]:
     if options.answers is not None:
         return FileAnswerer(options.answers, data.cases), {PLAIN: []}
-    if options.images is None:
+    if data.made:
+        return RecordedAnswerer(data), {PLAIN: []}
+    if any(case.image is None for case in data.cases):
         raise CommandError("--data needs --images, the folder of its pictures, or --answers")
-    names = [name.strip() for name in (options.methods or "var,vhr,act").split(",")]
+    names = [name.strip() for name in (options.methods or _METHODS).split(",")]
     if options.model is not None and options.model.suffix != ".gguf":
         known = {name.lower(): method for name, method in registered().items()}
+        known["brighten"] = Brighten
         _check_known(names, known)
         answerer = _read_transformers(str(options.model))
         return answerer, {PLAIN: [], **{name: [known[name]()] for name in names}}

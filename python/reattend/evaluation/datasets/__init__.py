@@ -1,6 +1,6 @@
 """Data sets to evaluate on: each gives cases, and counts what an answer got right."""
 
-from reattend.evaluation.datasets import amber, chair, easy_vqa, pope
+from reattend.evaluation.datasets import amber, chair, easy_vqa, hallusion_bench, mme, mmhal, pope
 from reattend.evaluation.datasets.dataset import (
     Answer,
     Case,
@@ -27,7 +27,10 @@ __all__ = [
     "chair",
     "easy_vqa",
     "emoji_world_dataset",
+    "hallusion_bench",
     "load_dataset",
+    "mme",
+    "mmhal",
     "pope",
     "register",
     "registered_datasets",

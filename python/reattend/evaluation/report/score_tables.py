@@ -9,6 +9,7 @@ from typing import Any
 from reattend.evaluation.report.comparison import NO_DIFFERENCE, verdict
 
 FORMS = ("markdown", "latex", "html")
+_WIDEST = 14  # columns; of more measures each has a line
 _Found = Sequence[float | None]
 
 
@@ -26,7 +27,8 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
     -------
     str
         A line for each setting; below it how far it is from the baseline, in percentage points or
-        in numbers, and, where that is known, for made-up words at matched recall and length.
+        in numbers, and, where that is known, for made-up words at matched recall and length. Of
+        many measures each has a line, and each setting a column.
 
     Raises
     ------
@@ -55,6 +57,8 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
     left_out = len(scores["problems"])
     caption = f"{scores['data']}: {scores['cases']} cases, {scores['pictures']} pictures; {rules}"
     caption += f"; {left_out} left out" if left_out else ""
+    if len(headings) > _WIDEST:
+        headings, *rows = (list(line) for line in zip(headings, *rows, strict=True))
     return _FORMS[form](caption, headings, rows)
 
 

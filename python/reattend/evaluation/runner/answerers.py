@@ -11,7 +11,14 @@ import numpy as np
 
 from reattend.adaptors.transformers import attached
 from reattend.cache import KVCache
-from reattend.evaluation.datasets.dataset import Answer, Case, DataError, Problem, sha256
+from reattend.evaluation.datasets.dataset import (
+    Answer,
+    Case,
+    DataError,
+    Dataset,
+    Problem,
+    sha256,
+)
 from reattend.evaluation.datasets.records import field_of, read_records
 from reattend.fingerprint import fingerprint
 from reattend.method import Method
@@ -324,6 +331,43 @@ class FileAnswerer:
         if methods:
             raise ValueError("methods must be none: a file's answers are made")
         return [self._found[case.key] for case in cases]
+
+
+class RecordedAnswerer:
+    """Answers, or a judge's verdicts, that a data set's files bring along.
+
+    Parameters
+    ----------
+    data : Dataset
+        Whose ``made`` they are.
+
+    Raises
+    ------
+    DataError
+        Naming the cases without one.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        missing = [case.key for case in data.cases if case.key not in data.made]
+        if missing:
+            raise DataError([Problem(data.name, None, f"has no answer to {k!r}") for k in missing])
+        self._made = data.made
+
+    def identity(self) -> dict[str, Any]:
+        """Say that they are the files' own; the data set has these files' checksums."""
+        return {"model": "recorded"}
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Give them.
+
+        Raises
+        ------
+        ValueError
+            If methods are to be at work: the answers are made.
+        """
+        if methods:
+            raise ValueError("methods must be none: the answers are made")
+        return [self._made[case.key] for case in cases]
 
 
 def yes_margin(logits: Array, encode: Callable[[str], int]) -> float | None:
