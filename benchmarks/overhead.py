@@ -67,10 +67,12 @@ def calls() -> dict[str, Callable[[], object]]:
     """Give each call, ready to be made."""
     import reattend
     from reattend import _core
+    from reattend.border.request import PLAIN, MaskSpec
 
     rng = np.random.default_rng(0)
     query = rng.standard_normal((1, 9, 1, 64), dtype=np.float32)
     key, value = rng.standard_normal((2, 1, 3, 64, 64), dtype=np.float32)
+    mask = MaskSpec(causal=True)
     session = reattend.Session([], num_layers=1)
     generation = session.generation(prompt_len=63)
     generation.__enter__()
@@ -80,7 +82,7 @@ def calls() -> dict[str, Callable[[], object]]:
         return session.attend(0, query, key, value, num_threads=1)
 
     return {
-        "core": lambda: _core.plain(query, key, value, None, True, 1),
+        "core": lambda: _core.attention(query, key, value, mask, PLAIN, 1),
         "attention": lambda: reattend.attention(query, key, value, causal=True, num_threads=1),
         "session": step,
     }

@@ -127,20 +127,29 @@ bool Attention::keeps_weights() const {
     return scores.query_len == 1 || (!few_rows(*this) && !labels && scores.key_len <= kMostKeys);
 }
 
+uint8_t Attention::largest_label(int64_t item, int64_t head) const {
+    const uint8_t* first = labels.row(item, head, 0);
+    uint8_t largest = 0;
+    for (int64_t j = 0; j < num_labels; j = end_of_run(first, j, num_labels))
+        largest = std::max(largest, first[j]);
+    return largest;
+}
+
 void Attention::find_labels() {
     labelled.assign(scores.batch * scores.num_heads, 0);
     for (int64_t i = 0; labels && i < scores.batch * scores.num_heads; ++i) {
-        const uint8_t* first = labels.row(i / scores.num_heads, i % scores.num_heads, 0);
         const bool known = labels.head_stride == 0 && i % scores.num_heads != 0;
-        uint8_t largest = known ? labelled[i - 1] : 0;
-        for (int64_t j = 0; !known && j < num_labels; j = end_of_run(first, j, num_labels))
-            largest = std::max(largest, first[j]);
-        labelled[i] = largest;
-        if (labelled[i] >= num_segments)
-            throw std::invalid_argument(
-                "segments must hold labels below " + std::to_string(num_segments) +
-                ", the number of segments, got " + std::to_string(labelled[i]));
+        labelled[i] =
+            known ? labelled[i - 1] : largest_label(i / scores.num_heads, i % scores.num_heads);
     }
+}
+
+void Attention::check_labels() const {
+    for (const uint8_t largest : labelled)
+        if (largest >= num_segments)
+            throw std::invalid_argument("segments must hold labels below " +
+                                        std::to_string(num_segments) +
+                                        ", the number of segments, got " + std::to_string(largest));
 }
 
 Interval Attention::segmented(int64_t item, int64_t head, int64_t row, int64_t count) const {
@@ -288,6 +297,7 @@ void attend(Attention& call) {
     Scores scores = call.scores;
     call.scores.num_threads = worthy_threads(call);
     call.find_labels();
+    call.check_labels();
     if (few_rows(call))
         decode(call);
     else

@@ -120,8 +120,12 @@ struct Attention {
     bool reads_values() const { return out || partials; }
     /// Whether column sums come from weights that the pass keeps, else from a second one.
     bool keeps_weights() const;
-    /// Fills `labelled`; throws std::invalid_argument where a label is no segment.
+    /// The largest label of a head.
+    uint8_t largest_label(int64_t item, int64_t head) const;
+    /// Fills `labelled`.
     void find_labels();
+    /// Throws std::invalid_argument where a label is no segment.
+    void check_labels() const;
     /// The part of rows [row, row + count) that needs a partial output per segment; for the others
     /// one does.
     Interval apart(int64_t item, int64_t head, int64_t row, int64_t count) const;

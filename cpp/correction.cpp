@@ -226,6 +226,7 @@ void apply_policy(Attention& call, const float* plain_logsumexp) {
     const int64_t heads = scores.batch * scores.num_heads;
     const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
     call.find_labels();
+    call.check_labels();
     std::vector<FewKeys> keys;
     for (int64_t i = 0; i < heads; ++i) {
         keys.emplace_back(call, i / scores.num_heads, i % scores.num_heads);

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from reattend import attention, reference
+from reattend.border.request import MaskSpec
 from reattend.call import NEVER, Call, Prompt
 
 
@@ -18,13 +19,13 @@ def test_call_counts_rows(rng):
                 seen = reference.weights(query, key, **what)[2][:, 0]  # [B, N, M]
                 if mask is not None:  # rows that stand at padding are none
                     seen = seen & mask[:, 3:, None]
-                call = Call(2, 8, query, key, key, Prompt(), what)
+                call = Call(2, 8, query, key, key, Prompt(), MaskSpec(**what))
                 np.testing.assert_array_equal(call.row_counts, seen.sum(1), str(what))
 
 
 def test_a_step_counts_once_for_each_key_and_nobody_can_change_that():
     query, key = np.ones((2, 4, 1, 8), np.float32), np.ones((2, 2, 7, 8), np.float32)
-    counts = Call(2, 8, query, key, key, Prompt(), {"causal": True}).row_counts
+    counts = Call(2, 8, query, key, key, Prompt(), MaskSpec(causal=True)).row_counts
     np.testing.assert_array_equal(counts, np.ones((2, 7), np.int64))
     with pytest.raises(ValueError, match="read-only"):
         counts[:] = 2
@@ -43,7 +44,7 @@ def test_call_counts_rows_under_a_bias_that_hides(rng, shape):
                 ones = reference.weights(query, key, **what)[0][:, 0] > 0  # [B, N, M]
                 if mask is not None:
                     ones = ones & mask[:, 3:, None]
-                call = Call(2, 8, query, key, key, Prompt(), what)
+                call = Call(2, 8, query, key, key, Prompt(), MaskSpec(**what))
                 np.testing.assert_array_equal(call.row_counts, ones.sum(1), str((causal, window)))
 
 
@@ -51,7 +52,7 @@ def test_call_counts_no_rows_where_heads_see_different_keys():
     query = np.ones((1, 2, 3, 4), np.float32)
     bias = np.zeros((1, 2, 3, 3), np.float32)
     bias[0, 1, 2, 0] = -np.inf
-    call = Call(2, 8, query, query, query, Prompt(), {"bias": bias})
+    call = Call(2, 8, query, query, query, Prompt(), MaskSpec(bias=bias))
     with pytest.raises(ValueError, match="bias must hide the same keys in all heads"):
         _ = call.row_counts
 
@@ -60,7 +61,7 @@ def test_call_column_sums_of_some_heads(rng):
     query = rng.standard_normal((2, 4, 5, 8), dtype=np.float32)
     key = rng.standard_normal((2, 2, 5, 8), dtype=np.float32)
     bias = rng.standard_normal((1, 4, 5, 5), dtype=np.float32)
-    call = Call(2, 8, query, key, key, Prompt(), {"causal": True, "bias": bias})
+    call = Call(2, 8, query, key, key, Prompt(), MaskSpec(causal=True, bias=bias))
     some = np.array([False, True, True, False])
     sums = call.column_sums(some)
     np.testing.assert_allclose(sums[:, some], call.column_sums()[:, some], rtol=0, atol=1e-6)
@@ -78,9 +79,11 @@ def test_call_leaves_out_rows_that_stand_at_padding(rng, causal, side):
     key_mask = np.zeros((1, 9), bool)
     key_mask[:, some] = True
     mask = {"causal": causal, "bias": bias}
-    padded = Call(2, 8, query, key, key, Prompt(), {**mask, "key_mask": key_mask})
+    padded = Call(2, 8, query, key, key, Prompt(), MaskSpec(**mask, key_mask=key_mask))
     query, key = query[:, :, some], key[:, :, some]
-    alone = Call(2, 8, query, key, key, Prompt(), {**mask, "bias": bias[..., some, some]})
+    alone = Call(
+        2, 8, query, key, key, Prompt(), MaskSpec(causal=causal, bias=bias[..., some, some])
+    )
     np.testing.assert_array_equal(padded.row_counts[:, some], alone.row_counts)
     sums = padded.column_sums()
     np.testing.assert_allclose(sums[:, :, some], alone.column_sums(), rtol=0, atol=1e-6)
@@ -94,7 +97,7 @@ def test_call_head_outputs_are_those_of_the_last_row(rng):
     bias = rng.standard_normal((6, 6), dtype=np.float32)
     key_mask = np.arange(6) < np.array([[6], [4]])
     mask = {"causal": True, "bias": bias, "key_mask": key_mask, "window": 3}
-    outputs = Call(2, 8, query, key, value, Prompt(), mask).head_outputs
+    outputs = Call(2, 8, query, key, value, Prompt(), MaskSpec(**mask)).head_outputs
     full = attention(query, key, value, **mask)
     np.testing.assert_allclose(outputs[0], full[0, :, 5], rtol=0, atol=1e-6)
     np.testing.assert_allclose(outputs[1], full[1, :, 3], rtol=0, atol=1e-6)

@@ -54,7 +54,7 @@ CPP_LAYERS = [
 CALLED_BY_TORCH = {"ModelSession"}  # its methods are hooks
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "misc"}
 ONLY_HERE = {
-    "pybind11": {"arrays.h", "module.cpp", "process.h"},
+    "pybind11": {"arrays.h", "module.cpp", "process.h"},  # in cpp/bindings
     "dnnl": {"onednn.cpp"},
     "oneapi": {"onednn.cpp"},
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reattend import attention, column_sums, reference
+from reattend.border.request import MaskSpec
 from reattend.call import Call, Prompt
 from reattend.measures import head_divergence, total_divergence
 from reattend.methods import ACT, VAR, VHR
@@ -194,7 +195,7 @@ def test_act(case):
     g.close("weights", weights)
     assert np.abs(weights.sum(-1) - 1).max() <= g.tolerance("row_sum")
 
-    call = Call(p["layer"], 32, g.q, g.k, g.v, Prompt(), {"causal": True})
+    call = Call(p["layer"], 32, g.q, g.k, g.v, Prompt(), MaskSpec(causal=True))
     means = call.column_sums() / call.row_counts[:, None]
     g.close("col_mean", means)
     sinks = column_sinks(means, p["theta"])

@@ -1,203 +1,198 @@
-// NumPy arrays as what the core reads: views of them, and whether they lie as it wants them.
+// NumPy arrays as they lie: read through their fields, since a small call has no time for more.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
-#include <tuple>
-#include <vector>
+#include <utility>
 
-#include "attention.h"
+#include "view.h"
 
 namespace py = pybind11;
 
 namespace reattend {
 namespace {
 
-using OptionalArray = std::optional<py::array>;
-// Segments as bits, at_least, within as bits if it is relative.
-using ShareTuple = std::tuple<SegmentSet, float, std::optional<SegmentSet>>;
-// weight [B, H, G], to, when, where [B, H, N].
-using PolicyTuple = std::tuple<py::array, SegmentSet, std::vector<ShareTuple>, OptionalArray>;
+using Numpy = py::detail::npy_api;
 
-// numbers [B, H, 3, length], bounds int64 [B, 2], first_row int64 [B]; see Transform.
-using TransformTuple = std::tuple<py::array, py::array, py::array>;
+constexpr int kNumpyHalf = 23;        // NPY_HALF, which pybind11 has no name for
+constexpr int kNumpyUserTypes = 256;  // the first number of types that NumPy does not have itself
+constexpr int kMostAxes = 5;          // that an array read here has
 
-/// In elements; 0 for an axis of length 1, so that it broadcasts.
-int64_t stride(const py::array& array, int axis) {
-    return array.shape(axis) == 1 ? 0 : array.strides(axis) / array.itemsize();
-}
-
-template <class T>
-View<const T> view(const py::array& array) {
-    return {static_cast<const T*>(array.data()), stride(array, 0), stride(array, 1),
-            stride(array, 2)};
-}
-
-/// `half`: what 2-byte numbers are; `scales`: of 1-byte numbers.
-Tensor tensor(const py::array& array, Type half, const OptionalArray& scales = {}) {
-    Tensor tensor{array.data(),
-                  stride(array, 0),
-                  stride(array, 1),
-                  stride(array, 2),
-                  array.shape(3),
-                  Type::kFloat32,
-                  {}};
-    if (array.itemsize() == 2) tensor.type = half;
-    if (array.itemsize() == 1) tensor.type = Type::kInt8;
-    if (scales) tensor.scales = view<float>(*scales);
-    return tensor;
-}
-
-float* writable(const OptionalArray& array) {
-    return array ? static_cast<float*>(const_cast<void*>(array->data())) : nullptr;
-}
-
-Scores make_scores(const py::array& query, const py::array& key, float scale, bool causal,
-                   int64_t window, float softcap, const OptionalArray& key_mask,
-                   const OptionalArray& bias, int num_threads, Type half,
-                   const OptionalArray& key_scale) {
-    Scores scores;
-    scores.batch = query.shape(0);
-    scores.num_heads = query.shape(1);
-    scores.query_len = query.shape(2);
-    scores.head_dim = query.shape(3);
-    scores.num_kv_heads = key.shape(1);
-    scores.key_len = key.shape(2);
-    scores.query = tensor(query, half);
-    scores.key = tensor(key, half, key_scale);
-    scores.scale = scale;
-    scores.causal = causal;
-    scores.window = window;
-    scores.softcap = softcap;
-    if (key_mask) scores.key_mask = static_cast<const uint8_t*>(key_mask->data());
-    if (bias) scores.bias = {view<float>(*bias), stride(*bias, 3)};
-    scores.num_threads = num_threads;
-    return scores;
-}
-
-Transform make_transform(const TransformTuple& given) {
-    const auto& [numbers, bounds, first_row] = given;
-    return {view<float>(numbers), static_cast<const int64_t*>(bounds.data()),
-            static_cast<const int64_t*>(first_row.data())};
-}
-
-Type half_type(bool bfloat16) { return bfloat16 ? Type::kBfloat16 : Type::kFloat16; }
-
-Attention make_call(const Scores& scores, const py::array& value, Type half,
-                    const OptionalArray& value_scale, const OptionalArray& labels,
-                    int num_segments) {
-    Attention call;
-    call.scores = scores;
-    call.value_dim = value.shape(3);
-    call.value = tensor(value, half, value_scale);
-    if (labels) {
-        call.labels = {static_cast<const uint8_t*>(labels->data()), stride(*labels, 0),
-                       stride(*labels, 1), 0};
-        call.num_labels = labels->shape(2);
+/// An ndarray: borrowed. False: the object is none, or of a subclass, whose own ways (a masked
+/// array's mask) would be ignored.
+class Array {
+public:
+    Array() = default;
+    explicit Array(PyObject* object) {
+        if (Py_TYPE(object) == Numpy::get().PyArray_Type_) read(object);
     }
-    call.num_segments = num_segments;
-    return call;
-}
+    explicit Array(const py::array& array) { read(array.ptr()); }
 
-PolicyStep make_step(const PolicyTuple& policy) {
-    const auto& [weight, to, when, where] = policy;
-    PolicyStep step;
-    step.weight = {static_cast<const float*>(weight.data()), stride(weight, 0), stride(weight, 1),
-                   0};
-    step.rule.to = to;
-    for (const auto& [segments, at_least, within] : when)
-        step.rule.when[step.rule.num_when++] = {segments, at_least, within.has_value(),
-                                                within.value_or(0)};
-    if (where) {
-        step.where = {static_cast<const uint8_t*>(where->data()), stride(*where, 0),
-                      stride(*where, 1), 0};
-        step.where_row_stride = stride(*where, 2);
+    explicit operator bool() const { return object_ != nullptr; }
+    PyObject* object() const { return object_; }
+    PyObject* descr() const { return fields_->descr; }
+    template <class T>
+    T* data() const {
+        return reinterpret_cast<T*>(fields_->data);
     }
-    return step;
+    int num_axes() const { return fields_->nd; }
+    int64_t shape(int axis) const { return fields_->dimensions[axis]; }
+    int64_t bytes(int axis) const { return fields_->strides[axis]; }
+    /// In elements; 0 for an axis of length 1, so that it broadcasts.
+    int64_t stride(int axis) const { return shape(axis) == 1 ? 0 : bytes(axis) / item_size_; }
+    int64_t item_size() const { return item_size_; }
+    /// NumPy's number of the type, -1 for one of foreign byte order.
+    int type() const { return descr_->byteorder == '>' ? -1 : descr_->type_num; }
+    bool has(int flag) const { return (fields_->flags & flag) == flag; }
+    bool contiguous() const {
+        return has(Numpy::NPY_ARRAY_C_CONTIGUOUS_ | Numpy::NPY_ARRAY_ALIGNED_);
+    }
+
+    bool is(std::initializer_list<int64_t> shape) const {
+        return num_axes() == static_cast<int>(shape.size()) &&
+               std::equal(shape.begin(), shape.end(), fields_->dimensions);
+    }
+    /// Whether its numbers lie where the CPU reads them, and whole numbers apart.
+    bool whole_strides() const {
+        if (!has(Numpy::NPY_ARRAY_ALIGNED_)) return false;
+        for (int axis = 0; axis < num_axes(); ++axis)
+            if (bytes(axis) % item_size_) return false;
+        return true;
+    }
+    /// Whether the passes read it as it lies: its last axis has no gaps.
+    bool readable() const {
+        if (contiguous()) return true;
+        const int last = num_axes() - 1;
+        return (bytes(last) == item_size_ || shape(last) <= 1) && whole_strides();
+    }
+    /// The bytes from its first to its last number; none where it is empty.
+    std::pair<const char*, const char*> extent() const {
+        const char *first = fields_->data, *last = first;
+        for (int axis = 0; axis < num_axes(); ++axis) {
+            if (shape(axis) == 0) return {nullptr, nullptr};
+            (bytes(axis) < 0 ? first : last) += (shape(axis) - 1) * bytes(axis);
+        }
+        return {first, last + item_size_};
+    }
+
+private:
+    void read(PyObject* object) {
+        object_ = object;
+        fields_ = py::detail::array_proxy(object);
+        descr_ = py::detail::array_descriptor_proxy(fields_->descr);
+        item_size_ = py::reinterpret_borrow<py::dtype>(fields_->descr).itemsize();
+    }
+
+    PyObject* object_ = nullptr;
+    const py::detail::PyArray_Proxy* fields_ = nullptr;
+    const py::detail::PyArrayDescr_Proxy* descr_ = nullptr;
+    int64_t item_size_ = 0;
+};
+
+/// Whether an array is ml_dtypes' bfloat16: only its name tells, and its number once that is known.
+bool is_bfloat16(const Array& array) {
+    static std::atomic<int> known{-1};
+    const int type = array.type();
+    if (type < kNumpyUserTypes || array.item_size() != 2) return false;
+    if (type == known.load(std::memory_order_relaxed)) return true;
+    const auto dtype = py::reinterpret_borrow<py::dtype>(array.descr());
+    if (dtype.attr("name").cast<std::string>() != "bfloat16") return false;
+    known.store(type, std::memory_order_relaxed);
+    return true;
 }
 
-/// What the numbers of an array are; none: nothing that the core reads. Of 16 bits, only the name
-/// tells ml_dtypes' bfloat16.
-std::optional<Type> type_of(const py::dtype& dtype) {
-    if (dtype.byteorder() == '>') return {};
-    if (dtype.num() == py::dtype::of<float>().num()) return Type::kFloat32;
-    if (dtype.kind() == 'f' && dtype.itemsize() == 2) return Type::kFloat16;
-    if (dtype.itemsize() == 2 && dtype.attr("name").cast<std::string>() == "bfloat16")
-        return Type::kBfloat16;
+/// What the numbers of an array are; none: nothing that is computed with.
+std::optional<Type> type_of(const Array& array) {
+    if (array.type() == Numpy::NPY_FLOAT32_) return Type::kFloat32;
+    if (array.type() == kNumpyHalf) return Type::kFloat16;
+    if (is_bfloat16(array)) return Type::kBfloat16;
     return {};
 }
 
-/// Whether an object is an array and no subclass: a masked array's mask would be ignored.
-bool is_array(const py::handle& object) {
-    return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+Tensor tensor(const Array& array, Type type) {
+    return {array.data<void>(),
+            array.stride(0),
+            array.stride(1),
+            array.stride(2),
+            array.shape(3),
+            type,
+            {}};
 }
 
-/// Whether an object is an array [., ., ., D] that lies as the core reads it.
-bool readable(const py::handle& object) {
-    if (!is_array(object)) return false;
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    const int64_t size = array.itemsize();
-    if (array.ndim() != 4 || array.size() == 0 || array.strides(3) != size) return false;
-    const auto whole = [&](int axis) { return array.strides(axis) % size == 0; };
-    return reinterpret_cast<uintptr_t>(array.data()) % size == 0 && whole(0) && whole(1) &&
-           whole(2);
+template <class T>
+View<const T> view(const Array& array) {
+    return {array.data<const T>(), array.stride(0), array.stride(1), array.stride(2)};
 }
 
-/// What the 16-bit numbers are of arrays that lie as the core reads them and fit each other,
-/// float32 if none has any. None: Python prepares them, or says what is wrong with them. There,
-/// checks would take longer than a small call.
-std::optional<Type> type_if_fit(const py::handle& query, const py::handle& key,
-                                const py::handle& value) {
-    if (!readable(query) || !readable(key) || !readable(value)) return {};
-    const auto q = py::reinterpret_borrow<py::array>(query);
-    const auto k = py::reinterpret_borrow<py::array>(key);
-    const auto v = py::reinterpret_borrow<py::array>(value);
-    const bool fit = k.shape(0) == q.shape(0) && q.shape(1) % k.shape(1) == 0 &&
-                     k.shape(3) == q.shape(3) && std::equal(k.shape(), k.shape() + 3, v.shape());
-    if (!fit) return {};
-    const py::dtype query_type = q.dtype(), key_type = k.dtype();
-    const std::optional<Type> own = type_of(query_type);
-    if (!own || !v.dtype().is(key_type)) return {};
-    if (key_type.is(query_type)) return own;
-    const std::optional<Type> other = type_of(key_type);
-    if (!other || (*own != Type::kFloat32 && *other != Type::kFloat32)) return {};
-    return *own == Type::kFloat32 ? other : own;
+/// The strides, in elements, of an array that broadcasts to a shape; none where it does not.
+template <size_t kAxes>
+std::optional<std::array<int64_t, kAxes>> broadcast(const Array& array,
+                                                    const std::array<int64_t, kAxes>& full) {
+    std::array<int64_t, kAxes> strides{};
+    const int missing = static_cast<int>(kAxes) - array.num_axes();
+    if (missing < 0) return {};
+    for (int axis = 0; axis < array.num_axes(); ++axis) {
+        const int64_t size = array.shape(axis);
+        if (size != 1 && size != full[missing + axis]) return {};
+        strides[missing + axis] = array.stride(axis);
+    }
+    return strides;
 }
 
-/// type_if_fit(), by name.
-const char* name_if_fit(const py::handle& query, const py::handle& key, const py::handle& value) {
-    const std::optional<Type> type = type_if_fit(query, key, value);
-    if (!type) return nullptr;
-    if (*type == Type::kFloat32) return "float32";
-    return *type == Type::kFloat16 ? "float16" : "bfloat16";
+/// Whether arrays may share memory: whether what lies between first and last number does.
+bool may_overlap(const Array& a, const Array& b) {
+    const auto [a_first, a_last] = a.extent();
+    const auto [b_first, b_last] = b.extent();
+    return a_first < b_last && b_first < a_last;
 }
 
-/// Whether labels are uint8 [B, 1 or H, at most M] that lie as the core reads them.
-bool labels_fit(const py::handle& object, const py::array& query, const py::array& key) {
-    if (!is_array(object)) return false;
-    const auto labels = py::reinterpret_borrow<py::array>(object);
-    return labels.ndim() == 3 && labels.dtype().num() == py::dtype::of<uint8_t>().num() &&
-           labels.shape(0) == query.shape(0) && labels.shape(2) <= key.shape(2) &&
-           (labels.shape(1) == 1 || labels.shape(1) == query.shape(1)) &&
-           (labels.strides(2) == 1 || labels.shape(2) <= 1);
+/// Whether two places of an array are one.
+bool overlaps_itself(const Array& array) {
+    std::array<std::pair<int64_t, int64_t>, kMostAxes> axes;  // distance, length
+    for (int axis = 0; axis < array.num_axes(); ++axis)
+        axes[axis] = {std::abs(array.bytes(axis)), array.shape(axis)};
+    std::sort(axes.begin(), axes.begin() + array.num_axes());
+    int64_t extent = array.item_size();  // of the axes with smaller strides
+    for (int axis = 0; axis < array.num_axes(); ++axis) {
+        const auto [step, count] = axes[axis];
+        if (count <= 1) continue;
+        if (step < extent) return true;
+        extent += (count - 1) * step;
+    }
+    return false;
 }
 
-/// Whether a policy is for so many segments, and broadcasts to a query's rows.
-bool policy_fits(const PolicyTuple& policy, int64_t num_segments, const py::array& query) {
-    const py::array& weight = std::get<0>(policy);
-    const OptionalArray& where = std::get<3>(policy);
-    const auto broadcasts = [&](const py::array& array, int axis) {
-        return array.shape(axis) == 1 || array.shape(axis) == query.shape(axis);
-    };
-    if (weight.shape(2) != num_segments || !broadcasts(weight, 0) || !broadcasts(weight, 1))
-        return false;
-    return !where || (where->ndim() == 3 && where->dtype().kind() == 'b' && broadcasts(*where, 0) &&
-                      broadcasts(*where, 1) && broadcasts(*where, 2));
+/// A new array, not filled; `descr` is borrowed.
+py::object new_array(PyObject* descr, std::initializer_list<int64_t> shape) {
+    std::array<Py_intptr_t, kMostAxes> sizes{};
+    std::copy(shape.begin(), shape.end(), sizes.begin());
+    const Numpy& numpy = Numpy::get();
+    Py_INCREF(descr);  // taken over
+    PyObject* array =
+        numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, descr, static_cast<int>(shape.size()),
+                                    sizes.data(), nullptr, nullptr, 0, nullptr);
+    if (!array) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(array);
+}
+
+/// NumPy's own dtype of a number type, borrowed.
+template <class T>
+PyObject* descr_of() {
+    static PyObject* const descr = py::dtype::of<T>().release().ptr();
+    return descr;
+}
+
+template <class T>
+T* data_of(const py::object& array) {
+    return reinterpret_cast<T*>(py::detail::array_proxy(array.ptr())->data);
 }
 
 }  // namespace

@@ -36,16 +36,5 @@ void end_waiting_threads() {
     if (omp_pause_resource_all) omp_pause_resource_all(omp_pause_hard);
 }
 
-/// Interrupted -> the exception that a signal's handler raised.
-void translate_interrupts() {
-    pybind11::register_local_exception_translator([](std::exception_ptr failure) {
-        try {
-            if (failure) std::rethrow_exception(failure);
-        } catch (const Interrupted&) {
-            if (!PyErr_Occurred()) PyErr_SetNone(PyExc_KeyboardInterrupt);
-        }
-    });
-}
-
 }  // namespace
 }  // namespace reattend

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
-import numpy as np
-
-from reattend import _core
-from reattend.border import arguments, score_edits
-from reattend.border.at_once import computed, usual
-from reattend.border.dtypes import write
-from reattend.border.inputs import Inputs, checked
+from reattend.border.arguments import integer
+from reattend.border.core_call import attend
 from reattend.border.keywords import refuse
 from reattend.border.quantized import Quantized
-from reattend.border.results import AttentionResult, SegmentState, combine
-from reattend.policy import Array, Policy, Reweight, decided_factors
+from reattend.border.request import PLAIN, MaskSpec, Request
+from reattend.border.results import AttentionResult, SegmentState
+from reattend.policy import MAX_SEGMENTS, Array, Policy
 from reattend.transform import Transform
-
-_FEW_PARTIALS = 64 << 20  # bytes
 
 
 @overload
@@ -183,85 +177,26 @@ def attention(
 
     The first key keeps half of its attention, the others receive what that frees:
 
+    >>> from reattend import Reweight
     >>> first = np.array([[[1]]], dtype=np.uint8)
     >>> result = attention(query, key, value, causal=True, segments=first,
     ...                    policy=Reweight(weight=(1, 0.5), to=(0,)), returns=("masses", "factors"))
     >>> np.allclose((result.masses * result.factors).sum(-1), 1)
     True
     """
-    refuse(unknown)
-    threads = arguments.threads(num_threads)
-    edited = transform is not None or null_logit is not None
-    is_plain = policy is None and where is None and segments is None and returns == ()
-    if not edited and out is None and usual(scale, causal, key_mask, bias, window, softcap, dtype):
-        if is_plain:
-            plain = _core.plain(query, key, value, scale, causal, threads)
-            if plain is not None:
-                return plain
-        elif returns in ((), "masses"):
-            found = computed(
-                query, key, value, scale, causal, threads, segments=segments, policy=policy,
-                where=where, weighed=returns == "masses",
-            )  # fmt: skip
-            if found is not None:
-                return found if returns else found.out
-    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
-    if is_plain and not edited:
-        result = _room(inputs, out)  # a small call spends a tenth of its time on what is left out
-        _run(inputs, threads, result, None, 1, [], None, None, None, None, None)
-        return _given(result, out)
-    asked, shape, mask = arguments.names(returns), inputs.shape, inputs.mask
-    edits = (
-        score_edits.transform(shape, transform), score_edits.null_logit(shape, null_logit)
+    if unknown:
+        refuse(unknown)
+    mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+    asks_nothing = (
+        segments is None and policy is None and where is None and transform is None
+        and null_logit is None and returns == () and out is None
     )  # fmt: skip
-    if null_logit is not None and "column_sums" in asked:
-        raise ValueError("returns must not hold 'column_sums' with a null_logit")
-    policies = arguments.policies(policy)
-    if where is not None and not policies:
-        raise ValueError("where must come with a policy, got policy=None")
-    rows = arguments.wheres(shape, where, len(policies))
-    labels = None if segments is None else arguments.labels(shape, segments)
-    weighing = [each for each in policies if isinstance(each, Reweight)]
-    num_segments = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
-    result = _room(inputs, out, labels, *rows)
-    per_segment = (*shape.rows, num_segments)
-    masses = arguments.empty(*per_segment) if "masses" in asked else None
-    logsumexp = sums = None
-    if "logsumexp" in asked:
-        logsumexp = arguments.empty(*shape.rows)
-    if "column_sums" in asked:
-        logsumexp, sums = arguments.empty(*shape.rows), arguments.empty(*shape.columns)
-    if len(weighing) == len(policies):
-        factors = arguments.empty(*per_segment) if "factors" in asked else None
-        changed = np.empty(shape.rows, bool) if "changed" in asked else None
-        rules = [arguments.rule(shape, *each) for each in zip(weighing, rows, strict=True)]
-        _run(inputs, threads, result, labels, num_segments, rules,
-             masses, logsumexp, factors, changed, None, sums, edits=edits)  # fmt: skip
-    else:
-        masses, logsumexp = arguments.empty(*per_segment), arguments.empty(*shape.rows)
-        partials = None
-        if 4 * masses.size * inputs.value.shape[3] <= _FEW_PARTIALS:
-            partials = arguments.empty(*per_segment, inputs.value.shape[3])
-        _run(inputs, threads, None, labels, num_segments, [],
-             masses, logsumexp, None, None, partials, sums, edits=edits)  # fmt: skip
-        factors = decided_factors(masses, logsumexp, policies, rows)
-        changed = (factors != 1).any(-1)
-        if partials is not None:
-            write(combine(partials, factors), result, mask.dtype)
-        else:
-            _run(inputs, threads, result, labels, num_segments, [],
-                 None, None, None, None, None, decided=factors, edits=edits)  # fmt: skip
-    result = _given(result, out)
-    if not asked:
-        return result
-    return AttentionResult(
-        result,
-        masses if "masses" in asked else None,
-        logsumexp if "logsumexp" in asked else None,
-        sums,
-        factors if "factors" in asked else None,
-        changed if "changed" in asked else None,
-    )
+    request = (
+        PLAIN if asks_nothing
+        else Request(segments, policy, where, transform, null_logit, returns, out)
+    )  # fmt: skip
+    found: Array | AttentionResult = attend(query, key, value, mask, request, num_threads)
+    return found
 
 
 def segment_pass(
@@ -309,113 +244,13 @@ def segment_pass(
     >>> np.allclose(state.partials.sum(-2), attention(query, key, value), atol=1e-6)
     True
     """
-    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
-    threads = arguments.threads(num_threads)
-    labels = None if segments is None else arguments.labels(inputs.shape, segments)
     if num_segments is not None:
-        num_segments = arguments.integer("num_segments", num_segments)
-    count = arguments.count_segments(labels, num_segments)
-    if not 1 <= count <= _core.MAX_SEGMENTS:
-        raise ValueError(f"num_segments must be 1 to {_core.MAX_SEGMENTS}, got {num_segments}")
-    return _segment_pass(inputs, threads, labels, count)
-
-
-def plain_pass(
-    query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
-    summed: bool,
-    heads: Array | None = None,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    key_mask: Array | None = None,
-    bias: Array | None = None,
-    window: int | None = None,
-    softcap: float | None = None,
-    out: Array | None = None,
-    dtype: str | None = None,
-    num_threads: int | None = None,
-) -> AttentionResult:
-    """Compute attention without a policy: output, logsumexp and the column sums of some heads.
-
-    Parameters
-    ----------
-    query, key, value, scale, causal, key_mask, bias, window, softcap, out, dtype, num_threads
-        As for `attention`.
-    summed : bool
-        Whether column sums are wanted.
-    heads : bool array [H], optional
-        Whose; all heads' by default. What they hold of other heads means nothing.
-
-    Examples
-    --------
-    >>> query = key = value = np.zeros((1, 2, 3, 4), np.float32)
-    >>> sums = plain_pass(query, key, value, True, np.array([True, False])).column_sums
-    >>> sums[0, 0].round(3).tolist()
-    [1.0, 1.0, 1.0]
-    """
-    threads = arguments.threads(num_threads)
-    if (
-        summed
-        and out is heads is None
-        and usual(scale, causal, key_mask, bias, window, softcap, dtype)
-    ):
-        found = computed(query, key, value, scale, causal, threads, summed=True)
-        if found is not None:
-            return found
-    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
-    shape, result = inputs.shape, _room(inputs, out)
-    logsumexp, sums = (
-        arguments.empty(*shape.rows),
-        arguments.empty(*shape.columns) if summed else None,
+        num_segments = integer("num_segments", num_segments)
+        if not 1 <= num_segments <= MAX_SEGMENTS:
+            raise ValueError(f"num_segments must be 1 to {MAX_SEGMENTS}, got {num_segments}")
+    mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+    request = Request(
+        segments, returns=("masses", "logsumexp"), num_segments=num_segments, instead="partials"
     )
-    whose = None if heads is None else heads[None].repeat(shape.batch, axis=0)
-    _run(inputs, threads, result, None, 1, [],
-         None, logsumexp, None, None, None, sums, whose)  # fmt: skip
-    return AttentionResult(_given(result, out), logsumexp=logsumexp, column_sums=sums)
-
-
-def _room(inputs: Inputs, out: Array | None, *also_read: Array | None) -> Array:
-    """Give the array that the core writes to; one in place of ``out`` if its last axis has gaps."""
-    query, _, value, _, shape, mask = inputs
-    full = (*shape.rows, value.shape[3])
-    if out is None:
-        return np.empty(full, query.dtype)
-    read = (query, inputs.key, value, *inputs.scales, mask.key_mask, mask.bias, *also_read)
-    arguments.output(out, full, read, query.dtype)
-    return out if arguments.readable(out) is out else np.empty(full, out.dtype)
-
-
-def _given(result: Array, out: Array | None) -> Array:
-    """Give ``out``, if there is one, with what `_room` had the core write elsewhere."""
-    if out is None or out is result:
-        return result
-    out[...] = result
-    return out
-
-
-def _run(
-    inputs: Inputs, threads: int, out: Array | None, labels: Array | None, num_segments: int,
-    rules: list[Any], masses: Array | None, logsumexp: Array | None, factors: Array | None,
-    changed: Array | None, partials: Array | None, sums: Array | None = None,
-    summed: Array | None = None, decided: Array | None = None,
-    edits: tuple[score_edits.Packed | None, Array | None] = (None, None),
-) -> None:  # fmt: skip
-    query, key, value, scales, _, mask = inputs
-    _core.attention(
-        query, key, value, out, mask.scale, mask.causal, mask.window, mask.softcap, mask.key_mask,
-        mask.bias, labels, num_segments, rules, masses, logsumexp, factors, changed, partials,
-        threads, None, mask.bfloat16, scales, sums, summed, decided, *edits,
-    )  # fmt: skip
-
-
-def _segment_pass(
-    inputs: Inputs, threads: int, labels: Array | None, num_segments: int
-) -> SegmentState:
-    rows, value_dim = inputs.shape.rows, inputs.value.shape[3]
-    masses, logsumexp = arguments.empty(*rows, num_segments), arguments.empty(*rows)
-    partials = arguments.empty(*rows, num_segments, value_dim)
-    _run(inputs, threads, None, labels, num_segments, [],
-         masses, logsumexp, None, None, partials)  # fmt: skip
-    return SegmentState(masses, partials, logsumexp)
+    found = attend(query, key, value, mask, request, num_threads)
+    return SegmentState(found.masses, found.out, found.logsumexp)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from reattend.attention import attention, plain_pass
+from reattend.border.core_call import attend, sums_of
 from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
+from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
-from reattend.column_sums import column_sums
 from reattend.policy import Array
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
@@ -94,7 +94,7 @@ class Call:
     Examples
     --------
     >>> query = key = value = np.ones((1, 2, 3, 4), dtype=np.float32)
-    >>> call = Call(2, 8, query, key, value, Prompt(3), mask={"causal": True})
+    >>> call = Call(2, 8, query, key, value, Prompt(3), mask=MaskSpec(causal=True))
     >>> call.prefill, call.rows.tolist(), call.row_counts.tolist()
     (True, [0, 1, 2], [[3, 2, 1]])
     """
@@ -105,7 +105,7 @@ class Call:
     key: Array  # [B, H_kv, M, D]
     value: Array  # [B, H_kv, M, Dv]
     prompt: Prompt
-    mask: dict[str, Any] = field(default_factory=dict)  # mask arguments of `attention`
+    mask: MaskSpec = NO_MASK
     states: Array | None = None  # [B, N, C], read it as `hidden_states`
     num_threads: int | None = None
     out: Array | None = None  # where the output goes
@@ -176,7 +176,7 @@ class Call:
         Examples
         --------
         >>> query = key = np.ones((1, 1, 4, 8), dtype=np.float32)
-        >>> mask = {"key_mask": np.array([[False, True, True, True]])}
+        >>> mask = MaskSpec(key_mask=np.array([[False, True, True, True]]))
         >>> Call(0, 1, query, key, key, Prompt(4), mask).in_spans([(0, 2)]).tolist()
         [[False, True, True, False]]
         """
@@ -210,12 +210,12 @@ class Call:
         >>> call.score_sums(np.array([[True, True]]), np.array([False, True])).tolist()
         [[[4.0]]]
         """
-        if self.mask.get("softcap") is not None or self.mask.get("bias") is not None:
+        if self.mask.softcap is not None or self.mask.bias is not None:
             raise ValueError(
                 f"layer {self.layer}: sums of scores need scores without softcap and bias"
             )
-        dtype, scale = self.mask.get("dtype"), self.mask.get("scale")
-        window, group = self.mask.get("window"), self.num_heads // self.num_kv_heads
+        dtype, scale = self.mask.dtype, self.mask.scale
+        window, group = self.mask.window, self.num_heads // self.num_kv_heads
         seen = keys if self.key_mask is None else keys & self.key_mask
         query = to_float32(self.query[:, :, rows], dtype).astype(np.float64)  # [B, H, R, D]
         query *= query.shape[3] ** -0.5 if scale is None else scale
@@ -245,8 +245,7 @@ class Call:
     @property
     def key_mask(self) -> Array | None:
         """Keys that are no padding, bool [B, M], or None where all are."""
-        mask: Array | None = self.mask.get("key_mask")
-        return mask
+        return self.mask.key_mask
 
     @cached_property
     def first_key(self) -> Array:
@@ -287,15 +286,15 @@ class Call:
 
         A bias hides where it is -inf. Rows that stand at padding do not count.
         """
-        bias = self.mask.get("bias")
+        bias = self.mask.bias
         if bias is not None and (hides := np.asarray(bias) == -np.inf).any():
             return self._row_counts_under(hides)
-        window = self.mask.get("window")
+        window = self.mask.window
         if self.query.shape[2] == 1 and window is None and self.key_mask is None:
             return np.ndarray((self.batch, self.key_len), np.int64, _ONE, strides=(0, 0))
         column = np.arange(self.key_len)
         window = self.key_len + 1 if window is None else window
-        causal = bool(self.mask.get("causal"))
+        causal = bool(self.mask.causal)
         # Row r sees key j for j <= r < j + window, or j - window < r < j + window.
         first = np.clip(column if causal else column - window + 1, self.first_row, self.key_len)
         end = np.clip(column + window, self.first_row, self.key_len)
@@ -319,7 +318,7 @@ class Call:
                 "counted, got heads that see different keys"
             )
         column = np.arange(self.key_len)
-        window, causal = self.mask.get("window"), bool(self.mask.get("causal"))
+        window, causal = self.mask.window, bool(self.mask.causal)
         counts = np.zeros((self.batch, self.key_len), dtype=np.int64)
         for start in range(0, len(self.rows), _FEW_ROWS):
             row = self.rows[start : start + _FEW_ROWS, None]
@@ -344,10 +343,13 @@ class Call:
         return self._pass(self.query.shape[2] == 1, None)
 
     def _pass(self, summed: bool, heads: Array | None) -> AttentionResult:
-        return plain_pass(
-            self.query, self.key, self.value, summed, heads, out=self.out,
-            num_threads=self.num_threads, **self.mask,
-        )  # fmt: skip
+        returns = ("logsumexp", "column_sums") if summed else ("logsumexp",)
+        heads = None if heads is None else heads[None].repeat(self.batch, axis=0)
+        request = Request(returns=returns, out=self.out, heads=heads)
+        found: AttentionResult = attend(
+            self.query, self.key, self.value, self.mask, request, self.num_threads
+        )
+        return found
 
     def column_sums(self, heads: Array | None = None) -> Array:
         """Give the attention that each key receives from these rows, [B, H, M].
@@ -367,12 +369,13 @@ class Call:
         Examples
         --------
         >>> query = key = np.zeros((1, 1, 2, 4), dtype=np.float32)
-        >>> Call(2, 8, query, key, key, Prompt(2), mask={"causal": True}).column_sums().tolist()
+        >>> call = Call(2, 8, query, key, key, Prompt(2), MaskSpec(causal=True))
+        >>> call.column_sums().tolist()
         [[[1.5, 0.5]]]
         """
         single = self.query.shape[2] == 1
         valid = None  # only if causal does the core know where a row stands
-        if self.key_mask is not None and not self.mask.get("causal"):
+        if self.key_mask is not None and not self.mask.causal:
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
         if "plain" not in vars(self) and valid is None:  # both in one pass
             # A single row's sums are its weights, of all heads.
@@ -383,9 +386,7 @@ class Call:
             return np.asarray(sums if valid is None else np.where(valid, sums, np.float32(0)))
         if valid is not None:  # -inf is a row that sees no key
             logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))
-        return column_sums(
-            self.query, self.key, logsumexp, heads=heads, num_threads=self.num_threads, **self.mask,
-        )  # fmt: skip
+        return sums_of(self.query, self.key, logsumexp, self.mask, heads, self.num_threads)
 
     @cached_property
     def head_outputs(self) -> Array:
@@ -407,18 +408,16 @@ class Call:
             return outputs
         rows = self.query[:, :, start:]
         out = np.empty((*rows.shape[:3], self.value.shape[3]), np.float32)
-        attention(
-            rows, self.key, self.value, out=out, num_threads=self.num_threads,
-            **self._mask_from(start),
-        )  # fmt: skip
+        mask = self._mask_from(start)
+        attend(rows, self.key, self.value, mask, Request(out=out), self.num_threads)
         return np.asarray(out[np.arange(self.batch), :, last])
 
-    def _mask_from(self, start: int) -> dict[str, Any]:
+    def _mask_from(self, start: int) -> MaskSpec:
         """Give the mask arguments of the rows from ``start`` on."""
-        bias = self.mask.get("bias")
+        bias = self.mask.bias
         if bias is None or np.ndim(bias) < 2 or bias.shape[-2] == 1:
             return self.mask
-        return {**self.mask, "bias": bias[..., start:, :]}
+        return self.mask._replace(bias=bias[..., start:, :])
 
     @property
     def has_text_branch(self) -> bool:

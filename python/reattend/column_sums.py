@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from reattend import _core
 from reattend.border import arguments
-from reattend.border.arguments import Shape
-from reattend.border.inputs import checked
+from reattend.border.core_call import attend, sums_of
+from reattend.border.prepare import as_tuple
 from reattend.border.quantized import Quantized
+from reattend.border.request import MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.policy import Array, Reweight
+
+_OF_POLICIES = ("masses", "factors", "changed")
 
 
 def column_sums(
@@ -60,27 +59,8 @@ def column_sums(
     >>> np.allclose(column_sums(query, key, result.logsumexp).sum(-1), 5)
     True
     """
-    query = arguments.tensor("query", query, "[B, H, N, D]", dtype)
-    key, key_scale = arguments.stored("key", key, "[B, H_kv, M, D]", dtype)
-    shape = arguments.sizes(query, key)
-    half = arguments.half_type(dtype, query=query, key=key)
-    mask = arguments.masks(shape, scale, causal, key_mask, bias, window, softcap, half)
-    chosen = None
-    if heads is not None:
-        chosen = arguments.as_array("heads", heads)
-        if chosen.dtype != bool or chosen.shape not in (shape.rows[1:2], shape.rows[:2]):
-            raise ValueError(
-                f"heads must be bool [H] or [B, H] = {shape.rows[:2]}, got {chosen.dtype} "
-                f"{chosen.shape}"
-            )
-        chosen = np.ascontiguousarray(np.broadcast_to(chosen, shape.rows[:2]))
-    sums = arguments.empty(shape.batch, shape.num_heads, shape.key_len)
-    _core.column_sums(
-        query, key, _logsumexp(logsumexp, shape), sums, mask.scale, mask.causal, mask.window,
-        mask.softcap, mask.key_mask, mask.bias, chosen, arguments.threads(num_threads),
-        mask.bfloat16, key_scale,
-    )  # fmt: skip
-    return sums
+    mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+    return sums_of(query, key, logsumexp, mask, heads, num_threads)
 
 
 def apply_policy(
@@ -117,7 +97,7 @@ def apply_policy(
     policy : Reweight or sequence of Reweight
         Callables of another kind have no such short cut.
     returns : name or sequence of names, optional
-        ``"masses"``, ``"factors"``, ``"changed"``.
+        ``"masses"``, ``"factors"``, ``"changed"``; others are in ``plain`` already.
 
     Returns
     -------
@@ -141,40 +121,18 @@ def apply_policy(
     True
     """
     asked = arguments.names(returns)
-    query, key, value, scales, shape, mask = checked(
-        query, key, value, scale, causal, key_mask, bias, window, softcap, dtype
-    )
-    policies = []
-    for each in arguments.policies(policy):
+    for name in asked:
+        if name not in _OF_POLICIES:
+            raise ValueError(f"returns must hold names of {_OF_POLICIES}, got {name!r}")
+    if plain.out is None or plain.logsumexp is None:
+        raise ValueError(
+            'plain must hold an output and a logsumexp (attention(..., returns="logsumexp")), got '
+            f"{plain!r}"
+        )
+    for each in as_tuple(arguments.policies(policy)):
         if not isinstance(each, Reweight):
             raise TypeError(f"policy must be a Reweight or a sequence of them, got {each!r}")
-        policies.append(each)
-    rows = arguments.wheres(shape, where, len(policies))
-    rules = [arguments.rule(shape, each, row) for each, row in zip(policies, rows, strict=True)]
-    labels = None if segments is None else arguments.labels(shape, segments)
-    count = policies[0].num_segments if policies else 1
-    full = (*shape.rows, value.shape[3])
-    out = arguments.output(plain.out, full, (query, key, value), query.dtype)
-    result = out if arguments.readable(out) is out else out.copy()
-    masses = arguments.empty(*shape.rows, count) if "masses" in asked else None
-    factors = arguments.empty(*shape.rows, count) if "factors" in asked else None
-    changed = np.empty(shape.rows, bool) if "changed" in asked else None
-    _core.attention(
-        query, key, value, result, mask.scale, mask.causal, mask.window, mask.softcap,
-        mask.key_mask, mask.bias, labels, count, rules, masses, None, factors, changed, None,
-        arguments.threads(num_threads), _logsumexp(plain.logsumexp, shape), mask.bfloat16,
-        scales, None, None, None, None, None,
-    )  # fmt: skip
-    if result is not out:
-        out[...] = result
-    return AttentionResult(out, masses=masses, factors=factors, changed=changed)
-
-
-def _logsumexp(logsumexp: Any, shape: Shape) -> Array:
-    logsumexp = arguments.as_array("logsumexp", logsumexp)
-    if logsumexp.dtype != arguments.FLOAT32 or logsumexp.shape != shape.rows:
-        raise ValueError(
-            f"logsumexp must be float32 [B, H, N] = {shape.rows}, got {logsumexp.dtype} "
-            f"{logsumexp.shape}"
-        )
-    return arguments.readable(logsumexp)
+    mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+    request = Request(segments, policy, where, returns=asked, out=plain.out, plain=plain.logsumexp)
+    found = attend(query, key, value, mask, request, num_threads)
+    return found if asked else AttentionResult(found)

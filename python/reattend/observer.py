@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from reattend.attention import attention
+from reattend.border.request import MaskSpec
 from reattend.call import Call
 from reattend.plan import Plan, compose
 from reattend.policy import Array, Reweight
@@ -35,8 +36,9 @@ class Observer(Session):
         mask = {"causal": True, **options}
         states, threads = mask.pop("hidden_states", None), mask.pop("num_threads", None)
         mask.pop("out", None)
+        spec = MaskSpec(**mask)
         return Call(
-            layer, self.num_layers, query, key, value, self._run.prompt, mask, states, threads
+            layer, self.num_layers, query, key, value, self._run.prompt, spec, states, threads
         )
 
     def _look(
@@ -53,6 +55,6 @@ class Observer(Session):
         result = attention(
             call.query, call.key, call.value[..., :0], segments=both.segments,
             policy=both.policies, where=both.wheres, returns=("masses", "factors"),
-            num_threads=call.num_threads, **call.mask, **both.edits,
+            num_threads=call.num_threads, **call.mask._asdict(), **both.edits,
         )  # fmt: skip
         return Look(both.labels[0], result.masses, result.masses * result.factors)

@@ -133,17 +133,17 @@ class Reweight:
         return len(self.weight) if isinstance(self.weight, tuple) else int(self.weight.shape[-1])
 
     @cached_property
-    def packed(self) -> tuple[Array, int, list[tuple[int, float, int | None]]]:
+    def packed(self) -> tuple[Array, int, tuple[tuple[int, float, int | None], ...]]:
         """Give weight [B or 1, H or 1, G], receivers and conditions as the core reads them."""
         weight = np.asarray(self.weight, dtype=np.float32)
-        when = [
+        when = tuple(
             (
                 _bits(share.segments),
                 share.at_least,
                 None if share.within is None else _bits(share.within),
             )
             for share in self.when
-        ]
+        )
         return weight.reshape((1,) * (3 - weight.ndim) + weight.shape), _bits(self.to), when
 
     def __eq__(self, other: object) -> bool:

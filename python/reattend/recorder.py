@@ -91,20 +91,18 @@ class Recorder:
         if call.key_mask is not None:
             last -= int(call.key_mask[self.item, call.first_row :][::-1].argmax())
         end = call.first_row + last + 1
-        mask = {
-            **call.mask,
-            "key_mask": None if call.key_mask is None else call.key_mask[:, :end],
-        }
-        bias = mask.get("bias")
+        bias = call.mask.bias
         if bias is not None:
             bias = np.broadcast_to(bias, (*call.query.shape[:3], call.key_len))
-            mask["bias"] = bias[:, :, last : last + 1, :end]
+            bias = bias[:, :, last : last + 1, :end]
+        key_mask = None if call.key_mask is None else call.key_mask[:, :end]
+        mask = call.mask._replace(key_mask=key_mask, bias=bias)
         key, value = call.key, call.value
         if end < call.key_len:
             key, value = key[:, :, :end], value[:, :, :end]
         found = attention(
             call.query[:, :, last : last + 1], key, value,
-            returns="column_sums", num_threads=call.num_threads, **mask,
+            returns="column_sums", num_threads=call.num_threads, **mask._asdict(),
         )  # fmt: skip
         return np.asarray(found.column_sums[self.item])
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from reattend.attention import attention
 from reattend.border.arguments import as_array
-from reattend.border.at_once import applied_step
+from reattend.border.core_call import attend
+from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
-from reattend.column_sums import apply_policy
 from reattend.fitting import fitted, warn_without_image
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
@@ -206,13 +205,11 @@ class Session(Recorded):
         run = self._run
         if run is None:
             raise RuntimeError("attend() must be called inside session.generation(...)")
-        mask: dict[str, Any] = {
-            "causal": causal, "key_mask": key_mask, "scale": scale,
-            "window": window, "softcap": softcap, "bias": bias, "dtype": dtype,
-        }  # fmt: skip
+        mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+        asked = PLAIN if out is None else Request(out=out)
         self._check(run, layer, query, key, hidden_states, key_mask)
         if run.text_outputs is not None:
-            result: Any = attention(query, key, value, out=out, num_threads=num_threads, **mask)
+            result: Any = attend(query, key, value, mask, asked, num_threads)
             store_last_rows(
                 run.text_outputs, layer, result, key_mask, key.shape[2] - query.shape[2], dtype
             )
@@ -236,7 +233,7 @@ class Session(Recorded):
         elif "plain" in vars(call):  # a method has read it
             result = call.plain.out
         else:
-            result = attention(query, key, value, out=out, num_threads=num_threads, **mask)
+            result = attend(query, key, value, mask, asked, num_threads)
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
         run.seen[layer], run.batch = call.key_len, query.shape[0]
@@ -410,19 +407,13 @@ class Session(Recorded):
 
     @staticmethod
     def _carry_out(call: Call, plan: Composition) -> AttentionResult:
-        arrays = call.query, call.key, call.value
-        how: dict[str, Any] = {
-            "segments": plan.segments, "policy": plan.policies, "where": plan.wheres,
-            "num_threads": call.num_threads, **call.mask,
-        }  # fmt: skip
-        returns = "changed" if call.prefill else "masses"
-        how |= plan.edits
-        if (
-            not plan.edits
-            and "plain" in vars(call)
-            and all(isinstance(each, Reweight) for each in plan.policies)
-        ):
-            fresh = call.out is None and not call.prefill
-            found = applied_step(call.plain, *arrays, **how) if fresh else None
-            return found or apply_policy(call.plain, *arrays, returns=returns, **how)
-        return attention(*arrays, out=call.out, returns=returns, **how)
+        returns = ("changed",) if call.prefill else ("masses",)
+        request = Request(plan.segments, plan.policies, plan.wheres, returns=returns, out=call.out)
+        if plan.edits:
+            request = request._replace(**plan.edits)
+        elif "plain" in vars(call) and all(isinstance(each, Reweight) for each in plan.policies):
+            request = request._replace(out=call.plain.out, plain=call.plain.logsumexp)
+        found: AttentionResult = attend(
+            call.query, call.key, call.value, call.mask, request, call.num_threads
+        )
+        return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from reattend.border import config
 from reattend.border.quantized import Quantized
+from reattend.border.request import MaskSpec
 from reattend.policy import LARGEST, MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 
 FLOAT32 = np.dtype(np.float32)
@@ -36,23 +37,6 @@ class Shape(NamedTuple):
     def columns(self) -> tuple[int, int, int]:
         """[B, H, M]."""
         return self.batch, self.num_heads, self.key_len
-
-
-class Masks(NamedTuple):
-    """Scale and masks of one call, as the core takes them."""
-
-    scale: float
-    causal: bool
-    window: int  # 0: none
-    softcap: float  # 0: none
-    key_mask: Array | None
-    bias: Array | None
-    dtype: str | None = None  # of 16-bit inputs
-
-    @property
-    def bfloat16(self) -> bool:
-        """Whether 16-bit inputs are bfloat16, not float16."""
-        return self.dtype == "bfloat16"
 
 
 def as_array(name: str, given: Any) -> Array:
@@ -82,12 +66,10 @@ def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
     return readable(array)
 
 
-def stored(
-    name: str, array: Any, axes: str, dtype: str | None = None
-) -> tuple[Array, Array | None]:
-    """Give keys or values as the core reads them, and the scales of int8 ones."""
+def stored(name: str, array: Any, axes: str, dtype: str | None = None) -> Array | Quantized:
+    """Give keys or values as the core reads them."""
     if not isinstance(array, Quantized):
-        return tensor(name, array, axes, dtype), None
+        return tensor(name, array, axes, dtype)
     numbers, scale = as_array(name, array.numbers), as_array(name, array.scale)
     if numbers.dtype != np.int8 or numbers.ndim != 4:
         raise TypeError(
@@ -97,7 +79,9 @@ def stored(
         raise TypeError(
             f"{name} must have float32 scales {numbers.shape[:3]}, got {scale.dtype} {scale.shape}"
         )
-    return readable(numbers), readable(scale)
+    found = readable(numbers), readable(scale)
+    same = found[0] is array.numbers and found[1] is array.scale
+    return array if same and type(array) is Quantized else Quantized(*found)
 
 
 def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
@@ -114,8 +98,8 @@ def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
         raise TypeError(f"{name} must be {wanted}, got {found}{hint}")
 
 
-def half_type(dtype: str | None, **arrays: Array) -> str | None:
-    """Say which type the 16-bit arrays among the inputs have, None if none is; it must be one."""
+def check_half_types(dtype: str | None, **arrays: Array | Quantized) -> None:
+    """Check that the 16-bit arrays among the inputs have one type."""
     found: str | None = None
     for name, array in arrays.items():
         if array.dtype.itemsize == 2:
@@ -125,7 +109,6 @@ def half_type(dtype: str | None, **arrays: Array) -> str | None:
                     f"{name} must have one 16-bit type with the others, {found}, got {own}"
                 )
             found = own
-    return found
 
 
 def empty(*shape: int) -> Array:
@@ -145,7 +128,19 @@ def readable(array: Array) -> Array:
     return array.copy()  # np.ascontiguousarray leaves numbers where they are not aligned
 
 
-def sizes(query: Array, key: Array) -> Shape:
+def whole_strides(array: Array) -> Array:
+    """Give the array with its numbers where the CPU reads them, and strides of whole elements."""
+    whole = array.flags.aligned and all(step % array.itemsize == 0 for step in array.strides)
+    return array if whole else array.copy()
+
+
+def broadcasts(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Whether a shape broadcasts to another one."""
+    ends = zip(shape[::-1], full[::-1], strict=False)
+    return len(shape) <= len(full) and all(n in (1, size) for n, size in ends)
+
+
+def sizes(query: Array, key: Array | Quantized) -> Shape:
     """Check query and key against each other."""
     batch, num_heads, query_len, head_dim = query.shape
     key_batch, num_kv_heads, key_len, key_dim = key.shape
@@ -162,7 +157,7 @@ def sizes(query: Array, key: Array) -> Shape:
     return Shape(batch, num_heads, query_len, key_len, head_dim)
 
 
-def check_value(value: Array, key: Array) -> None:
+def check_value(value: Array | Quantized, key: Array | Quantized) -> None:
     """Check value against key."""
     if value.shape[:3] != key.shape[:3]:
         raise ValueError(
@@ -171,24 +166,14 @@ def check_value(value: Array, key: Array) -> None:
         )
 
 
-def masks(
-    shape: Shape,
-    scale: float | None,
-    causal: bool,
-    key_mask: Array | None,
-    bias: Array | None,
-    window: int | None,
-    softcap: float | None,
-    dtype: str | None = None,
-) -> Masks:
+def masks(shape: Shape, mask: MaskSpec) -> MaskSpec:
     """Check scale and masks."""
-    if scale is None:
-        scale = shape.head_dim**-0.5
-    else:
+    scale, causal, window, softcap = mask.scale, mask.causal, mask.window, mask.softcap
+    if scale is not None:
         scale = _real("scale", scale)
         if not abs(scale) <= LARGEST:
             raise ValueError(f"scale must be a finite float32 number, got {scale}")
-    if causal is not True and causal is not False and not isinstance(causal, np.bool_):
+    if not isinstance(causal, (bool, np.bool_)):
         raise TypeError(f"causal must be a bool, got {causal!r}")
     if window is not None:
         window = integer("window", window)
@@ -198,14 +183,14 @@ def masks(
         softcap = _real("softcap", softcap)
         if not SMALLEST_MASS <= softcap <= LARGEST:
             raise ValueError(f"softcap must be a positive finite number, got {softcap}")
-    return Masks(
+    return MaskSpec(
         scale,
         bool(causal),
-        min(window or 0, shape.key_len + shape.query_len),
-        softcap or 0.0,
-        None if key_mask is None else _key_mask(shape, key_mask),
-        None if bias is None else _bias(shape, bias),
-        dtype,
+        None if mask.key_mask is None else _key_mask(shape, mask.key_mask),
+        None if mask.bias is None else _bias(shape, mask.bias),
+        window,
+        softcap,
+        None if mask.dtype is None else next(name for name in DTYPES if name == mask.dtype),
     )
 
 
@@ -242,44 +227,51 @@ def count_segments(segments: Array | None, num_segments: int | None) -> int:
     return most + 1
 
 
-def policies(policy: Any) -> list[Policy]:
-    """Give the policies as a list."""
+def policies(policy: Any) -> Policy | tuple[Policy, ...] | None:
+    """Check the policies; several become a tuple."""
     if policy is None:
-        return []
-    found = [policy] if callable(policy) else policy
-    if not isinstance(found, (list, tuple)):
+        return None
+    if callable(policy):
+        found: Policy = policy
+        return found
+    if not isinstance(policy, (list, tuple)):
         raise TypeError(f"policy must be a callable or a sequence of them, got {policy!r}")
-    for each in found:
+    for each in policy:
         if not callable(each):
             raise TypeError(f"policy must be a callable or a sequence of them, got {each!r}")
-    sizes = {each.num_segments for each in found if isinstance(each, Reweight)}
+    sizes = {each.num_segments for each in policy if isinstance(each, Reweight)}
     if len(sizes) > 1:
         raise ValueError(f"policy: all weights must have one length, got lengths {sorted(sizes)}")
-    return list(found)
+    return policy if type(policy) is tuple else tuple(policy)
 
 
-def wheres(shape: Shape, where: Any, count: int) -> list[Array | None]:
-    """Give one bool array [B, H, N] or None for each policy."""
+def wheres(shape: Shape, where: Any, count: int) -> Array | tuple[Array | None, ...] | None:
+    """Check the rows of the policies: one bool array for all, or one or None for each."""
     if where is None:
-        return [None] * count
-    found = list(where) if isinstance(where, (list, tuple)) else [where] * count
-    if len(found) != count:
+        return None
+    if not isinstance(where, (list, tuple)):
+        return _rows(shape, where)
+    if len(where) != count:
         raise ValueError(
-            f"where must be one array or one for each policy, {count}, got {len(found)}"
+            f"where must be one array or one for each policy, {count}, got {len(where)}"
         )
-    return [None if each is None else _rows(shape, each) for each in found]
+    found = tuple(None if each is None else _rows(shape, each) for each in where)
+    if type(where) is tuple and all(map(operator.is_, found, where)):
+        return where
+    return found
 
 
-def rule(shape: Shape, policy: Reweight, where: Array | None) -> Any:
-    """Give a Reweight as the core takes it; axes of length 1 broadcast there."""
-    weight, to, when = policy.packed
-    batch, heads, _ = weight.shape
-    if batch not in (1, shape.batch) or heads not in (1, shape.num_heads):
-        raise ValueError(
-            f"policy: weight must broadcast to [B, H, G] = "
-            f"{(shape.batch, shape.num_heads, policy.num_segments)}, got shape {weight.shape}"
-        )
-    return weight, to, when, where
+def check_weights(shape: Shape, policies: Sequence[Policy]) -> None:
+    """Check that the weights of each Reweight broadcast to the call's heads."""
+    for policy in policies:
+        if not isinstance(policy, Reweight):
+            continue
+        weight = policy.packed[0]
+        if weight.shape[0] not in (1, shape.batch) or weight.shape[1] not in (1, shape.num_heads):
+            raise ValueError(
+                f"policy: weight must broadcast to [B, H, G] = "
+                f"{(shape.batch, shape.num_heads, policy.num_segments)}, got shape {weight.shape}"
+            )
 
 
 def names(returns: Any) -> tuple[str, ...]:
@@ -290,13 +282,13 @@ def names(returns: Any) -> tuple[str, ...]:
     for name in found:
         if name not in RETURNS:
             raise ValueError(f"returns must hold names of {RETURNS}, got {name!r}")
-    return tuple(found)
+    return returns if type(returns) is tuple else tuple(found)
 
 
 def output(
     out: Any, full: tuple[int, ...], inputs: Sequence[Array | None], dtype: np.dtype[Any] = FLOAT32
 ) -> Array:
-    """Check an array that results are written to."""
+    """Check where results are written to; give other room where the core cannot write there."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.dtype not in (FLOAT32, dtype):
@@ -314,7 +306,30 @@ def output(
     for array in inputs:
         if array is not None and _overlap(out, array):
             raise ValueError("out must not overlap with an input, got memory that they share")
-    return out
+    between = any(array is not None and np.may_share_memory(out, array) for array in inputs)
+    if between or readable(out) is not out:
+        return np.empty(full, out.dtype)
+    return out if type(out) is np.ndarray else out.view(np.ndarray)
+
+
+def logsumexp(shape: Shape, given: Any) -> Array:
+    """Check the logsumexp of an earlier pass."""
+    found = as_array("logsumexp", given)
+    if found.dtype != FLOAT32 or found.shape != shape.rows:
+        raise ValueError(
+            f"logsumexp must be float32 [B, H, N] = {shape.rows}, got {found.dtype} {found.shape}"
+        )
+    return found if found.flags.c_contiguous and found.flags.aligned else found.copy("C")
+
+
+def head_set(shape: Shape, given: Any) -> Array:
+    """Check the heads, bool [H] or [B, H], that something is computed for; give [B, H]."""
+    heads = as_array("heads", given)
+    if heads.dtype != bool or heads.shape not in (shape.rows[1:2], shape.rows[:2]):
+        raise ValueError(
+            f"heads must be bool [H] or [B, H] = {shape.rows[:2]}, got {heads.dtype} {heads.shape}"
+        )
+    return np.ascontiguousarray(np.broadcast_to(heads, shape.rows[:2]))
 
 
 def threads(num_threads: int | None) -> int:
@@ -356,33 +371,26 @@ def _bias(shape: Shape, bias: Any) -> Array:
         hint = "; for a mask use np.where(mask, 0, -np.inf)" if bias.dtype == bool else ""
         raise TypeError(f"bias must be float32, added to the scores, got {bias.dtype}{hint}")
     full = (*shape.rows, shape.key_len)
-    bias = bias.astype(np.float32, copy=False)
-    if not bias.flags.aligned or any(s % bias.itemsize for s in bias.strides):
-        bias = bias.copy()
-    try:
-        return np.broadcast_to(bias, full)
-    except ValueError:
-        raise ValueError(
-            f"bias must broadcast to [B, H, N, M] = {full}, got shape {bias.shape}"
-        ) from None
+    if not broadcasts(bias.shape, full):
+        raise ValueError(f"bias must broadcast to [B, H, N, M] = {full}, got shape {bias.shape}")
+    return whole_strides(bias.astype(np.float32, copy=False))
 
 
 def _rows(shape: Shape, where: Any) -> Array:
     where = as_array("where", where)
     if where.dtype != bool:
         raise TypeError(f"where must be bool, got {where.dtype}")
-    full = shape.rows
-    fits = where.ndim <= 3 and all(
-        n in (1, size) for n, size in zip(where.shape[::-1], full[::-1], strict=False)
-    )
-    if not fits:
-        raise ValueError(f"where must broadcast to [B, H, N] = {full}, got shape {where.shape}")
-    leading: tuple[int, ...] = (1,) * (3 - where.ndim)
-    rows: Array = where.reshape(leading + where.shape)
+    if not broadcasts(where.shape, shape.rows):
+        raise ValueError(
+            f"where must broadcast to [B, H, N] = {shape.rows}, got shape {where.shape}"
+        )
+    rows: Array = where
     return rows
 
 
 def _real(name: str, number: Any) -> float:
+    if type(number) is float:
+        return number
     try:
         return float(number)
     except (TypeError, ValueError):
@@ -392,6 +400,6 @@ def _real(name: str, number: Any) -> float:
 def integer(name: str, number: Any) -> int:
     """Give an int."""
     try:
-        return operator.index(number)
+        return int(operator.index(number))
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {number!r}") from None

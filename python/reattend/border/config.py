@@ -38,6 +38,8 @@ def what_to_do(error: ImportError) -> str:
 try:
     from reattend import _core
 except ImportError as error:
+    if "REATTEND_MAX_ISA" in str(error):  # it says itself what to do
+        raise
     raise ImportError(
         f"reattend's compiled core does not load ({error}): {what_to_do(error)}"
     ) from error

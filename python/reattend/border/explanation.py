@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reattend import _core
-from reattend.border import arguments, score_edits
-from reattend.border.inputs import Inputs, checked
+from reattend.border import arguments
 from reattend.border.keywords import refuse
+from reattend.border.prepare import Prepared, as_tuple, prepare, segment_count
 from reattend.border.quantized import Quantized
+from reattend.border.request import MaskSpec, Request
 from reattend.policy import Array, Policy, Reweight
 from reattend.transform import Transform
 
@@ -89,29 +90,27 @@ def explain(
     - keys are split into 8 chunks a key head, whose results are merged
     """
     refuse(unknown)
-    inputs = checked(query, key, value, scale, causal, key_mask, bias, window, softcap, dtype)
-    asked = arguments.names(returns)
-    policies = arguments.policies(policy)
-    arguments.wheres(inputs.shape, where, len(policies))
-    labels = None if segments is None else arguments.labels(inputs.shape, segments)
-    weighing = [each for each in policies if isinstance(each, Reweight)]
-    count = arguments.count_segments(labels, weighing[0].num_segments if weighing else None)
-    threads = arguments.threads(num_threads)
-    mask = inputs.mask
-    found = _core.explain(
-        inputs.query, inputs.key, inputs.value, mask.scale, mask.causal, mask.window, mask.softcap,
-        mask.key_mask, mask.bias, labels, count, threads, mask.bfloat16,
+    call = prepare(
+        query, key, value,
+        MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype),
+        Request(segments, policy, where, transform, null_logit, returns, out),
     )  # fmt: skip
-    reasons = _of_kernel(inputs, found) + _of_types(inputs, found)
+    policies, asked = as_tuple(call.request.policy), arguments.names(returns)
+    known = segment_count(policies, None)
+    count = arguments.count_segments(call.request.segments, known)
+    bare = call.request._replace(policy=None, where=None, out=None, num_segments=count)
+    threads = arguments.threads(num_threads)
+    found = _core.explain(*call[:4], bare, threads)
+    reasons = _of_kernel(call, found) + _of_types(call, found)
     if found["threads"] < min(threads, found["units"]):
         reasons.append("one thread: waking another would take longer than the work")
     if count > 1:
         reasons.append(f"{count} segments are kept apart, a sum and a partial output for each")
-    if score_edits.transform(inputs.shape, transform) is not None:
+    if bare.transform is not None:
         reasons.append("scores of chosen keys are transformed before the softmax")
-    if score_edits.null_logit(inputs.shape, null_logit) is not None:
+    if bare.null_logit is not None:
         reasons.append("a key without a value joins each row's sum")
-    if len(weighing) < len(policies):
+    if not all(isinstance(each, Reweight) for each in policies):
         reasons.append("a policy is a Python callable: it is called once, between two steps")
     if "column_sums" in asked:
         reasons.append(
@@ -133,8 +132,8 @@ def explain(
     )
 
 
-def _of_kernel(inputs: Inputs, found: dict[str, Any]) -> list[str]:
-    shape, num_kv_heads = inputs.shape, inputs.key.shape[1]
+def _of_kernel(call: Prepared, found: dict[str, Any]) -> list[str]:
+    shape, num_kv_heads = call.shape, call.key.shape[1]
     rows = f"{shape.query_len} row" + "s" * (shape.query_len != 1)
     if not found["few_rows"]:
         return [f"{rows}: tiles of queries walk over packed tiles of keys; from 9 rows on"]
@@ -148,8 +147,8 @@ def _of_kernel(inputs: Inputs, found: dict[str, Any]) -> list[str]:
     return reasons
 
 
-def _of_types(inputs: Inputs, found: dict[str, Any]) -> list[str]:
-    names = {"query": inputs.query, "key": inputs.key, "value": inputs.value}
+def _of_types(call: Prepared, found: dict[str, Any]) -> list[str]:
+    names = {"query": call.query, "key": call.key, "value": call.value}
     narrow = [name for name, array in names.items() if array.dtype != arguments.FLOAT32]
     if not narrow:
         return []
@@ -157,7 +156,8 @@ def _of_types(inputs: Inputs, found: dict[str, Any]) -> list[str]:
         return ["all are bfloat16 and the CPU multiplies that: weights are rounded to it as well"]
     where = "in registers" if found["few_rows"] else "tile by tile"
     reasons = [f"{', '.join(narrow)} converted to float32 {where}"]
-    if inputs.mask.bfloat16 and not found["few_rows"]:
+    bfloat16 = "bfloat16" in (call.mask.dtype, *(array.dtype.name for array in names.values()))
+    if bfloat16 and not found["few_rows"]:
         lacking = f"{_core.isa()} of this CPU has none"
         why = "not all arrays are bfloat16" if len(narrow) < 3 else lacking
         reasons.append(f"no bfloat16 products: {why}")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.border.arguments import Shape
+from reattend.border.arguments import Shape, as_array, broadcasts, whole_strides
 from reattend.policy import Array
 from reattend.transform import Transform
 
-Packed = tuple[Array, Array, Array]  # numbers [B, H, 3, M'], bounds [B, 2], first_row [B]
+
+class PackedTransform(NamedTuple):
+    """A transform as the core reads it."""
+
+    numbers: Array  # float32 [B or 1, H or 1, 3, M']
+    bounds: Array  # int64 [B, 2], the keys of an item that change
+    first_row: Array  # int64 [B], the position from which rows change
 
 
-def transform(shape: Shape, given: Transform | None) -> Packed | None:
+def transform(shape: Shape, given: Transform | None) -> PackedTransform | None:
     """Check a transform; None where it changes no score."""
     if given is None:
         return None
@@ -37,7 +43,7 @@ def transform(shape: Shape, given: Transform | None) -> Packed | None:
         raise ValueError(
             f"transform: first_row must be an integer or [B] = ({shape.batch},), got {first.shape}"
         )
-    return (
+    return PackedTransform(
         numbers,
         np.ascontiguousarray(bounds, np.int64),
         np.ascontiguousarray(np.broadcast_to(first, shape.batch), np.int64),
@@ -45,22 +51,21 @@ def transform(shape: Shape, given: Transform | None) -> Packed | None:
 
 
 def null_logit(shape: Shape, given: Any) -> Array | None:
-    """Check the null key's scores; float32 [B, H, N, 1], which may broadcast."""
+    """Check the null key's scores; float32 that broadcasts to [B, H, N]."""
     if given is None:
         return None
-    logits = np.asarray(given)
+    logits = as_array("null_logit", given)
     if logits.dtype.kind not in "fiu" or logits.ndim > 3:
         raise ValueError(
             f"null_logit must be numbers that broadcast to [B, H, N], got {logits.dtype} of shape "
             f"{logits.shape}"
         )
+    with np.errstate(over="ignore"):  # is refused below
+        logits = logits.astype(np.float32, copy=False)
     if np.isnan(logits).any() or np.isposinf(logits).any():
-        raise ValueError("null_logit must be finite, or -inf for no null key")
-    axes = shape.rows[3 - logits.ndim :]
-    fits = all(size in (1, whole) for size, whole in zip(logits.shape, axes, strict=True))
-    if not fits:
+        raise ValueError("null_logit must be finite in float32, or -inf for no null key")
+    if not broadcasts(logits.shape, shape.rows):
         raise ValueError(
             f"null_logit must broadcast to [B, H, N] = {shape.rows}, got shape {logits.shape}"
         )
-    logits = logits.reshape((1,) * (3 - logits.ndim) + logits.shape)
-    return np.ascontiguousarray(logits[..., None], np.float32)
+    return whole_strides(logits)

@@ -100,6 +100,6 @@ def _without_image(call: Call) -> Array:
     out = np.empty((call.batch, call.num_heads, 1, call.value.shape[3]), np.float32)
     attention(
         call.query[:, :, -1:], call.key, call.value, segments=_labels(call),
-        policy=_WITHOUT_IMAGE, out=out, num_threads=call.num_threads, **call.mask,
+        policy=_WITHOUT_IMAGE, out=out, num_threads=call.num_threads, **call.mask._asdict(),
     )  # fmt: skip
     return out[:, :, 0]

@@ -1,0 +1,428 @@
+// What a call is given, read from Python as it is: nothing is converted or copied, and what does
+// not fit is refused. Python then prepares it, or says what is wrong (border/prepare.py); a test
+// holds both to the same rules (tests/test_core_call.py).
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "attention.h"
+#include "bindings/arrays.h"
+
+namespace reattend {
+namespace {
+
+// The fields of border/request.py, in their order.
+enum MaskField { kScale, kCausal, kKeyMask, kBias, kWindow, kSoftcap, kDtype, kMaskFields };
+enum RequestField {
+    kSegments,
+    kPolicy,
+    kWhere,
+    kTransform,
+    kNullLogit,
+    kReturns,
+    kOut,
+    kNumSegments,
+    kHeads,
+    kDecided,
+    kPlain,
+    kInstead,
+    kRequestFields
+};
+
+// What can be returned beside the output, as bits.
+enum Result : unsigned {
+    kMasses = 1,
+    kLogsumexp = 2,
+    kColumnSums = 4,
+    kFactors = 8,
+    kChanged = 16,
+};
+
+/// Names and classes of the package, which the core looks for.
+struct Package {
+    PyTypeObject *reweight, *quantized, *transform, *result;
+    PyObject* packed;  // the name of what a Reweight keeps for the core
+
+    static const Package& get() {
+        static const Package* const found = [] {
+            const auto type = [](const char* module, const char* name) {
+                py::object found = py::module_::import(module).attr(name);
+                return reinterpret_cast<PyTypeObject*>(found.release().ptr());
+            };
+            return new Package{type("reattend.policy", "Reweight"),
+                               type("reattend.border.quantized", "Quantized"),
+                               type("reattend.border.score_edits", "PackedTransform"),
+                               type("reattend.border.results", "AttentionResult"),
+                               PyUnicode_InternFromString("packed")};
+        }();
+        return *found;
+    }
+};
+
+bool is_none(PyObject* object) { return object == Py_None; }
+
+bool is_text(PyObject* object, const char* text) {
+    return PyUnicode_CompareWithASCIIString(object, text) == 0;
+}
+
+/// A float between bounds, of no subclass.
+bool read_number(PyObject* object, double least, double most, float& number) {
+    if (!PyFloat_CheckExact(object)) return false;
+    const double given = PyFloat_AS_DOUBLE(object);
+    if (!(given >= least && given <= most)) return false;
+    number = static_cast<float>(given);
+    return true;
+}
+
+/// Rows that a policy is for, or null: all.
+bool read_rows(PyObject* where, const Scores& scores, Array& rows, PolicyStep& step) {
+    if (is_none(where)) return true;
+    rows = Array(where);
+    if (!rows || rows.type() != Numpy::NPY_BOOL_) return false;
+    const auto strides = broadcast<3>(rows, {scores.batch, scores.num_heads, scores.query_len});
+    if (!strides) return false;
+    step.where = {rows.data<const uint8_t>(), (*strides)[0], (*strides)[1], 0};
+    step.where_row_stride = (*strides)[2];
+    return true;
+}
+
+/// A number of the core's own: what is not one was not made by Reweight.packed.
+SegmentSet segment_set(PyObject* bits) {
+    const unsigned long set = PyLong_AsUnsignedLong(bits);
+    if (PyErr_Occurred()) throw py::error_already_set();
+    return static_cast<SegmentSet>(set);
+}
+
+/// Reweight.packed: weight [B or 1, H or 1, G], receivers, conditions.
+void read_rule(PyObject* packed, PolicyStep& step, Array& weight) {
+    weight = Array(PyTuple_GET_ITEM(packed, 0));
+    step.weight = {weight.data<const float>(), weight.stride(0), weight.stride(1), 0};
+    step.rule.to = segment_set(PyTuple_GET_ITEM(packed, 1));
+    PyObject* when = PyTuple_GET_ITEM(packed, 2);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(when); ++i) {
+        PyObject* share = PyTuple_GET_ITEM(when, i);
+        PyObject* within = PyTuple_GET_ITEM(share, 2);
+        step.rule.when[step.rule.num_when++] = {
+            segment_set(PyTuple_GET_ITEM(share, 0)),
+            static_cast<float>(PyFloat_AsDouble(PyTuple_GET_ITEM(share, 1))), !is_none(within),
+            is_none(within) ? 0 : segment_set(within)};
+    }
+}
+
+/// The arguments of one call. Borrowed: they live as long as the call does.
+class Arguments {
+public:
+    Attention call;
+    Array query, key, value;
+    Array out;                     // false: a new one is wanted
+    const float* plain = nullptr;  // logsumexp of plain attention, which `out` holds
+    unsigned returns = 0;          // bits of Result
+    bool partials = false;         // in place of an output
+    bool no_output = false;        // and nothing in its place
+
+    /// False: refused. Nothing is written yet.
+    bool read(PyObject* query_, PyObject* key_, PyObject* value_, PyObject* mask, PyObject* request,
+              int num_threads) {
+        return read_scores(query_, key_, mask, num_threads) && read_value(value_) &&
+               read_null_logit(field(request, kNullLogit)) &&
+               read_policies(field(request, kPolicy), field(request, kWhere)) &&
+               read_labels(field(request, kSegments), field(request, kNumSegments)) &&
+               read_results(request) && read_out(field(request, kOut));
+    }
+
+    /// The part that column sums need.
+    bool read_scores(PyObject* query_, PyObject* key_, PyObject* mask, int num_threads) {
+        call.scores.num_threads = num_threads;
+        if (PyTuple_GET_SIZE(mask) != kMaskFields) throw std::invalid_argument("mask: no MaskSpec");
+        return read_dtype(field(mask, kDtype)) && read_tensor(query_, query, call.scores.query) &&
+               read_stored(key_, key, call.scores.key) && sizes_fit() && read_numbers(mask) &&
+               read_key_mask(field(mask, kKeyMask)) && read_bias(field(mask, kBias));
+    }
+
+    static PyObject* field(PyObject* of, int index) { return PyTuple_GET_ITEM(of, index); }
+
+    /// The logsumexp of an earlier pass over these rows; null: refused.
+    const float* logsumexp(PyObject* given) const {
+        const Scores& scores = call.scores;
+        const Array array(given);
+        const bool fits = array && array.type() == Numpy::NPY_FLOAT32_ && array.contiguous() &&
+                          array.is({scores.batch, scores.num_heads, scores.query_len});
+        return fits ? array.data<const float>() : nullptr;
+    }
+
+    /// Heads, bool [B, H].
+    bool read_heads(PyObject* given, const uint8_t*& heads) const {
+        if (is_none(given)) return true;
+        const Array array(given);
+        if (!array || array.type() != Numpy::NPY_BOOL_ || !array.contiguous() ||
+            !array.is({call.scores.batch, call.scores.num_heads}))
+            return false;
+        heads = array.data<const uint8_t>();
+        return true;
+    }
+
+private:
+    std::optional<Type> named_;  // by `dtype`
+    std::optional<Type> half_;   // of the 16-bit numbers so far
+    std::vector<Array> read_;    // what `out` may not overlap with
+    std::vector<py::object> kept_;
+
+    bool read_dtype(PyObject* dtype) {
+        if (is_none(dtype)) return true;
+        if (!PyUnicode_CheckExact(dtype)) return false;
+        if (is_text(dtype, "float32")) named_ = Type::kFloat32;
+        if (is_text(dtype, "float16")) named_ = Type::kFloat16;
+        if (is_text(dtype, "bfloat16")) named_ = Type::kBfloat16;
+        return named_.has_value();
+    }
+
+    /// What an array holds: numbers, or as uint16 the bits of what `dtype` names.
+    std::optional<Type> type_in(const Array& array) const {
+        const bool bits = named_ && *named_ != Type::kFloat32 && array.type() == Numpy::NPY_UINT16_;
+        const std::optional<Type> type = bits ? named_ : type_of(array);
+        return type && named_ && *type != Type::kFloat32 && *type != *named_ ? std::nullopt : type;
+    }
+
+    bool read_tensor(PyObject* object, Array& array, Tensor& to) {
+        array = Array(object);
+        if (!array || array.num_axes() != 4) return false;
+        const std::optional<Type> type = type_in(array);
+        if (!type || !array.readable()) return false;
+        if (*type != Type::kFloat32) {
+            if (half_ && *half_ != *type) return false;
+            half_ = type;
+        }
+        to = tensor(array, *type);
+        read_.push_back(array);
+        return true;
+    }
+
+    /// Keys or values, which may be Quantized.
+    bool read_stored(PyObject* object, Array& array, Tensor& to) {
+        if (!PyTuple_Check(object) || Py_TYPE(object) != Package::get().quantized)
+            return read_tensor(object, array, to);
+        array = Array(PyTuple_GET_ITEM(object, 0));
+        const Array scales(PyTuple_GET_ITEM(object, 1));
+        if (!array || !scales || array.num_axes() != 4 || array.type() != Numpy::NPY_INT8_ ||
+            !array.readable())
+            return false;
+        if (scales.type() != Numpy::NPY_FLOAT32_ ||
+            !scales.is({array.shape(0), array.shape(1), array.shape(2)}) || !scales.readable())
+            return false;
+        to = tensor(array, Type::kInt8);
+        to.scales = view<float>(scales);
+        read_.insert(read_.end(), {array, scales});
+        return true;
+    }
+
+    bool sizes_fit() {
+        Scores& scores = call.scores;
+        scores.batch = query.shape(0);
+        scores.num_heads = query.shape(1);
+        scores.query_len = query.shape(2);
+        scores.head_dim = query.shape(3);
+        scores.num_kv_heads = key.shape(1);
+        scores.key_len = key.shape(2);
+        const bool grouped = scores.num_kv_heads ? scores.num_heads % scores.num_kv_heads == 0
+                                                 : scores.num_heads == 0;
+        return grouped && key.shape(0) == scores.batch && key.shape(3) == scores.head_dim &&
+               scores.head_dim > 0;
+    }
+
+    bool read_value(PyObject* object) {
+        if (!read_stored(object, value, call.value)) return false;
+        call.value_dim = value.shape(3);
+        return value.is({key.shape(0), key.shape(1), key.shape(2), call.value_dim});
+    }
+
+    bool read_numbers(PyObject* mask) {
+        constexpr double kMost = std::numeric_limits<float>::max();
+        Scores& scores = call.scores;
+        PyObject *scale = field(mask, kScale), *softcap = field(mask, kSoftcap);
+        PyObject* causal = field(mask, kCausal);
+        if (causal != Py_True && causal != Py_False) return false;
+        scores.causal = causal == Py_True;
+        scores.scale = static_cast<float>(std::pow(scores.head_dim, -0.5));
+        if (!is_none(scale) && !read_number(scale, -kMost, kMost, scores.scale)) return false;
+        if (!is_none(softcap) &&
+            !read_number(softcap, std::numeric_limits<float>::min(), kMost, scores.softcap))
+            return false;
+        return read_window(field(mask, kWindow));
+    }
+
+    bool read_window(PyObject* given) {
+        if (is_none(given)) return true;
+        if (!PyLong_CheckExact(given)) return false;
+        int overflow = 0;
+        const long long window = PyLong_AsLongLongAndOverflow(given, &overflow);
+        if (overflow < 0 || (!overflow && window < 1)) return false;
+        const int64_t all = call.scores.key_len + call.scores.query_len;  // more hides nothing
+        call.scores.window = overflow ? all : std::min<int64_t>(window, all);
+        return true;
+    }
+
+    bool read_key_mask(PyObject* given) {
+        if (is_none(given)) return true;
+        const Array array(given);
+        if (!array || array.type() != Numpy::NPY_BOOL_ || !array.contiguous() ||
+            !array.is({call.scores.batch, call.scores.key_len}))
+            return false;
+        call.scores.key_mask = array.data<const uint8_t>();
+        read_.push_back(array);
+        return true;
+    }
+
+    bool read_bias(PyObject* given) {
+        if (is_none(given)) return true;
+        const Scores& scores = call.scores;
+        const Array array(given);
+        if (!array || array.type() != Numpy::NPY_FLOAT32_ || !array.whole_strides()) return false;
+        const auto strides =
+            broadcast<4>(array, {scores.batch, scores.num_heads, scores.query_len, scores.key_len});
+        if (!strides) return false;
+        const auto [item, head, row, key] = *strides;
+        call.scores.bias = {{array.data<const float>(), item, head, row}, key};
+        read_.push_back(array);
+        return true;
+    }
+
+    bool read_null_logit(PyObject* given) {
+        if (is_none(given)) return true;
+        const Scores& scores = call.scores;
+        const Array array(given);
+        if (!array || array.type() != Numpy::NPY_FLOAT32_ || !array.whole_strides()) return false;
+        const std::array<int64_t, 3> full{scores.batch, scores.num_heads, scores.query_len};
+        const auto strides = broadcast<3>(array, full);
+        if (!strides) return false;
+        const auto [item, head, row] = *strides;
+        call.null_logit = {array.data<const float>(), item, head, row};
+        for (int64_t b = 0; b < (item ? full[0] : 1); ++b)
+            for (int64_t h = 0; h < (head ? full[1] : 1); ++h)
+                for (int64_t r = 0; r < (row ? full[2] : 1); ++r)
+                    if (!(*call.null_logit.row(b, h, r) <= std::numeric_limits<float>::max()))
+                        return false;
+        read_.push_back(array);
+        return true;
+    }
+
+    bool read_policies(PyObject* policy, PyObject* where) {
+        if (is_none(policy)) return is_none(where);
+        const bool several = PyTuple_CheckExact(policy), each = PyTuple_CheckExact(where);
+        const Py_ssize_t count = several ? PyTuple_GET_SIZE(policy) : 1;
+        if (each ? PyTuple_GET_SIZE(where) != count : count == 0 && !is_none(where)) return false;
+        for (Py_ssize_t i = 0; i < count; ++i)
+            if (!read_policy(several ? PyTuple_GET_ITEM(policy, i) : policy,
+                             each ? PyTuple_GET_ITEM(where, i) : where))
+                return false;
+        return true;
+    }
+
+    bool read_policy(PyObject* policy, PyObject* where) {
+        const Package& package = Package::get();
+        if (!PyObject_TypeCheck(policy, package.reweight)) return false;
+        auto packed = py::reinterpret_steal<py::object>(PyObject_GetAttr(policy, package.packed));
+        if (!packed) throw py::error_already_set();
+        PolicyStep step;
+        Array weight, rows;
+        read_rule(packed.ptr(), step, weight);
+        const auto broadcasts = [](int64_t size, int64_t full) {
+            return size == 1 || size == full;
+        };
+        const int count = static_cast<int>(weight.shape(2));
+        if (!call.policies.empty() && call.num_segments != count) return false;
+        call.num_segments = count;
+        if (!broadcasts(weight.shape(0), call.scores.batch) ||
+            !broadcasts(weight.shape(1), call.scores.num_heads) ||
+            !read_rows(where, call.scores, rows, step))
+            return false;
+        if (rows) read_.push_back(rows);
+        call.policies.push_back(step);
+        kept_.push_back(std::move(packed));
+        return true;
+    }
+
+    bool read_labels(PyObject* segments, PyObject* num_segments) {
+        if (!is_none(segments)) {
+            const Scores& scores = call.scores;
+            const Array array(segments);
+            if (!array || array.type() != Numpy::NPY_UINT8_ || array.num_axes() != 3 ||
+                !array.readable() || array.shape(0) != scores.batch ||
+                array.shape(2) > scores.key_len ||
+                (array.shape(1) != 1 && array.shape(1) != scores.num_heads))
+                return false;
+            call.labels = {array.data<const uint8_t>(), array.stride(0), array.stride(1), 0};
+            call.num_labels = array.shape(2);
+            read_.push_back(array);
+        }
+        if (!call.policies.empty()) return true;
+        if (is_none(num_segments)) {
+            call.find_labels();
+            for (const uint8_t label : call.labelled)
+                call.num_segments = std::max(call.num_segments, label + 1);
+        } else {
+            call.num_segments = static_cast<int>(PyLong_AsLong(num_segments));
+        }
+        return call.num_segments <= kMaxSegments;
+    }
+
+    bool read_names(PyObject* given) {
+        const bool several = PyTuple_CheckExact(given);
+        for (Py_ssize_t i = 0; i < (several ? PyTuple_GET_SIZE(given) : 1); ++i) {
+            PyObject* name = several ? PyTuple_GET_ITEM(given, i) : given;
+            if (!PyUnicode_CheckExact(name)) return false;
+            constexpr std::pair<const char*, Result> kNames[] = {{"masses", kMasses},
+                                                                 {"logsumexp", kLogsumexp},
+                                                                 {"column_sums", kColumnSums},
+                                                                 {"factors", kFactors},
+                                                                 {"changed", kChanged}};
+            const auto* found = std::find_if(std::begin(kNames), std::end(kNames),
+                                             [&](auto each) { return is_text(name, each.first); });
+            if (found == std::end(kNames)) return false;
+            returns |= found->second;
+        }
+        return true;
+    }
+
+    bool read_results(PyObject* request) {
+        if (!read_names(field(request, kReturns))) return false;
+        if ((returns & kColumnSums) && call.null_logit) return false;
+        PyObject *transform = field(request, kTransform), *decided = field(request, kDecided);
+        if (!is_none(transform)) {
+            if (Py_TYPE(transform) != Package::get().transform) return false;
+            const Array numbers(PyTuple_GET_ITEM(transform, 0));
+            call.scores.transform = {view<float>(numbers),
+                                     Array(PyTuple_GET_ITEM(transform, 1)).data<const int64_t>(),
+                                     Array(PyTuple_GET_ITEM(transform, 2)).data<const int64_t>()};
+        }
+        if (!is_none(decided)) call.decided = Array(decided).data<const float>();
+        if (PyObject* given = field(request, kPlain); !is_none(given)) {
+            plain = logsumexp(given);
+            if (!plain) return false;
+        }
+        if (PyObject* instead = field(request, kInstead); !is_none(instead)) {
+            partials = is_text(instead, "partials");
+            no_output = !partials;
+        }
+        return read_heads(field(request, kHeads), call.summed);
+    }
+
+    bool read_out(PyObject* given) {
+        if (is_none(given)) return true;
+        const Scores& scores = call.scores;
+        out = Array(given);
+        if (!out || !out.is({scores.batch, scores.num_heads, scores.query_len, call.value_dim}))
+            return false;
+        const bool own = out.type() == query.type();
+        if ((!own && out.type() != Numpy::NPY_FLOAT32_) || !out.has(Numpy::NPY_ARRAY_WRITEABLE_) ||
+            !out.readable() || overlaps_itself(out))
+            return false;
+        return std::none_of(read_.begin(), read_.end(),
+                            [&](const Array& each) { return may_overlap(out, each); });
+    }
+};
+
+}  // namespace
+}  // namespace reattend

@@ -1,0 +1,47 @@
+"""What a call is given beside its arrays, made once and passed whole: MaskSpec and Request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from reattend.policy import Array, Policy
+
+
+class MaskSpec(NamedTuple):
+    """Which keys a row sees, and how scores are made: the arguments of `attention` of these names.
+
+    The core reads it by position (cpp/bindings/arguments.h).
+    """
+
+    scale: float | None = None
+    causal: bool = False
+    key_mask: Array | None = None
+    bias: Array | None = None
+    window: int | None = None
+    softcap: float | None = None
+    dtype: str | None = None  # of uint16 bits
+
+
+class Request(NamedTuple):
+    """What is asked of one call: arguments of `attention`, and behind them what only we ask for.
+
+    The core reads it by position (cpp/bindings/arguments.h).
+    """
+
+    segments: Array | None = None
+    policy: Policy | Sequence[Policy] | None = None
+    where: Array | Sequence[Array | None] | None = None
+    transform: Any = None  # a Transform; packed, once it is prepared
+    null_logit: Array | None = None
+    returns: str | Sequence[str] = ()
+    out: Array | None = None
+    num_segments: int | None = None  # where no Reweight says it; else what the labels hold
+    heads: Array | None = None  # bool [B, H] whose column sums are wanted; those of others are void
+    decided: Array | None = None  # factors [B, H, N, G] in place of policies
+    plain: Array | None = None  # logsumexp [B, H, N] of plain attention, which `out` holds
+    instead: str | None = None  # of the output: "partials" [B, H, N, G, Dv], or "nothing"
+
+
+NO_MASK = MaskSpec()
+PLAIN = Request()  # most calls: to make one takes a fifth of the time that Python has
