@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -85,6 +85,13 @@ def _end_of_first_run(marks: bytes) -> int:
     return len(marks) if end < 0 else end
 
 
+@dataclass
+class Computed:
+    """What methods have asked a call to compute; a session goes on from what is there."""
+
+    plain: AttentionResult | None = None  # attention without any policy
+
+
 @dataclass(frozen=True)
 class Call:
     """One attention call, as a method sees it.
@@ -109,7 +116,7 @@ class Call:
     states: Array | None = None  # [B, N, C], read it as `hidden_states`
     num_threads: int | None = None
     out: Array | None = None  # where the output goes
-    lone: bool = False  # whether no other method may change what `plain` gives
+    computed: Computed = field(default_factory=Computed, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -333,14 +340,16 @@ class Call:
             counts += seen.sum(1, dtype=np.int32)
         return counts if self.key_mask is None else np.where(self.key_mask, counts, 0)
 
-    @cached_property
+    @property
     def plain(self) -> AttentionResult:
         """Attention without any policy: output [B, H, N, Dv] and logsumexp [B, H, N].
 
         Of a single row also the column sums, which are its weights and cost nothing beside it.
         Whoever reads this pays for the pass, and the session then only corrects what plans change.
         """
-        return self._pass(self.query.shape[2] == 1, None)
+        if self.computed.plain is None:
+            self.computed.plain = self._pass(self.query.shape[2] == 1, None)
+        return self.computed.plain
 
     def _pass(self, summed: bool, heads: Array | None) -> AttentionResult:
         returns = ("logsumexp", "column_sums") if summed else ("logsumexp",)
@@ -377,9 +386,9 @@ class Call:
         valid = None  # only if causal does the core know where a row stands
         if self.key_mask is not None and not self.mask.causal:
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
-        if "plain" not in vars(self) and valid is None:  # both in one pass
+        if self.computed.plain is None and valid is None:  # both in one pass
             # A single row's sums are its weights, of all heads.
-            vars(self)["plain"] = self._pass(True, None if single else heads)
+            self.computed.plain = self._pass(True, None if single else heads)
             return np.asarray(self.plain.column_sums)
         logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
         if sums is not None and single:
@@ -403,9 +412,7 @@ class Call:
                 "read the prompt in one call"
             )
         last = last - self.first_row - start
-        if self.lone and self.query.dtype == np.float32:  # else it would be rounded
-            outputs: Array = self.plain.out[np.arange(self.batch), :, start + last]
-            return outputs
+        # Rows of their own cost less than a plain pass that is corrected afterwards.
         rows = self.query[:, :, start:]
         out = np.empty((*rows.shape[:3], self.value.shape[3]), np.float32)
         mask = self._mask_from(start)

@@ -219,7 +219,7 @@ class Session(Recorded):
             run.prompt = replace(run.prompt, length=key.shape[2])
         call = Call(
             layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
-            num_threads, out, len(self.methods) == 1,
+            num_threads, out,
         )  # fmt: skip
         plans, places, states = [], [], []
         for place, method in enumerate(self.methods):
@@ -230,8 +230,8 @@ class Session(Recorded):
                 places.append(place)
         if plans:
             result = self._intervene(run, call, plans, tuple(places))
-        elif "plain" in vars(call):  # a method has read it
-            result = call.plain.out
+        elif call.computed.plain is not None:
+            result = call.computed.plain.out
         else:
             result = attend(query, key, value, mask, asked, num_threads)
         for place, state in enumerate(states):  # kept once nothing can fail any more
@@ -411,7 +411,9 @@ class Session(Recorded):
         request = Request(plan.segments, plan.policies, plan.wheres, returns=returns, out=call.out)
         if plan.edits:
             request = request._replace(**plan.edits)
-        elif "plain" in vars(call) and all(isinstance(each, Reweight) for each in plan.policies):
+        elif call.computed.plain is not None and all(
+            isinstance(each, Reweight) for each in plan.policies
+        ):
             request = request._replace(out=call.plain.out, plain=call.plain.logsumexp)
         found: AttentionResult = attend(
             call.query, call.key, call.value, call.mask, request, call.num_threads

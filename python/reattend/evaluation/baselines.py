@@ -46,7 +46,7 @@ class OnePassVHR(VHR):
             return super().plan(call, state)
         outputs = {call.layer: _without_image(call)}
         prompt = replace(call.prompt, text_only=None, text_outputs=outputs)
-        return super().plan(replace(call, prompt=prompt, lone=False), state)
+        return super().plan(replace(call, prompt=prompt), state)
 
 
 @dataclass(frozen=True)
