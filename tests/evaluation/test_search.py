@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 pytest.importorskip("scipy")
 
 import search_model
-from reattend import ACT, PASTA, VHR, HeadMask
+from reattend import ACT, PASTA, VHR, HeadMask, Method, Plan, Reweight
 from reattend.evaluation.calibration import (
     Profile,
     PromptScores,
@@ -31,6 +33,18 @@ SWITCHES = {
     "pasta": lambda heads: PASTA(spans=((2, 6),), heads=heads, alpha=0.1),
 }
 CANDIDATES = head_candidates(search_model.LAYERS, search_model.HEADS)
+
+
+@dataclass(frozen=True)
+class _Late(Method):
+    """In chosen heads, rows from the 19th on lose half of what they found."""
+
+    heads: Any = None
+
+    def plan(self, call, state):
+        chosen = np.isin(np.arange(call.num_heads), dict(self.heads).get(call.layer, ()))
+        where = chosen[None, :, None] & (call.rows >= 18)
+        return (Plan(None, Reweight(weight=(0.5,)), where) if chosen.any() else None), None
 
 
 class BruteForce:
@@ -61,9 +75,9 @@ def test_savings_change_no_answer(name, strategy, capsys):
         assert found.heads == brute.heads
     if strategy == "single":
         with capsys.disabled():
-            print(f" {name}: {ours.layer_rows} of {theirs.layer_rows} layer passes, "
+            print(f" {name}: {ours.layer_tokens} of {theirs.layer_tokens} token passes, "
                   f"{half - start:.2f} s of {end - half:.2f} s")  # fmt: skip
-    assert ours.layer_rows < 0.75 * theirs.layer_rows
+    assert ours.layer_tokens < 0.75 * theirs.layer_tokens
 
 
 def test_heads_that_change_nothing_cost_one_layer_each():
@@ -71,10 +85,19 @@ def test_heads_that_change_nothing_cost_one_layer_each():
     found = search_heads(scores, CANDIDATES)
     assert (found.gains == 0).all()
     assert found.heads == {}
-    layers, heads, prompts = search_model.LAYERS, search_model.HEADS, search_model.PROMPTS
-    searched = layers - 3
+    layers, heads = search_model.LAYERS, search_model.HEADS
+    tokens, searched = search_model.PROMPTS * search_model.LENGTH, layers - 3
     # Plain twice and the empty choice; up to the last layer; each candidate and plain, in its own.
-    assert scores.layer_rows <= prompts * (3 * layers + layers + searched * (heads + 1))
+    assert scores.layer_tokens <= tokens * (3 * layers + layers + searched * (heads + 1))
+
+
+def test_only_tokens_from_the_first_changed_one_on_are_run():
+    ours, theirs = (search_model.scores(switch=lambda heads: _Late(heads=heads)) for _ in range(2))
+    found = search_heads(ours, CANDIDATES)
+    brute = search_heads(BruteForce(theirs), CANDIDATES)
+    np.testing.assert_allclose(found.gains, brute.gains, atol=TOLERANCE)
+    assert np.abs(found.gains).min() > 10 * TOLERANCE
+    assert ours.layer_tokens < 0.55 * theirs.layer_tokens
 
 
 def test_groups_are_one_sample_each():

@@ -14,6 +14,8 @@ from reattend.models import Llama
 from reattend.policy import Array
 from reattend.session import Session
 
+_APART = 8  # tokens: first ones that are no further apart begin together
+
 
 class PromptBatch(NamedTuple):
     """Prompts that are read side by side, and how what follows them is scored."""
@@ -31,7 +33,8 @@ class PromptScores:
     computed once for all candidates of l, and once for all layers: the search walks up. Where a
     candidate leaves an item's states behind l as they are, to the bit (a head without a sink, for
     ACT), the rest of the model is not run at all; what is changed, by any candidate of l, goes
-    through the layers above in one batch.
+    through the layers above in one batch. Where the method is at rest above l, tokens before the
+    first changed one are the plain model's in every layer, and only those from it on are run.
 
     Parameters
     ----------
@@ -41,7 +44,8 @@ class PromptScores:
         What is asked.
     switch : callable
         From heads to the method that is switched on in them, such as ``lambda heads:
-        ACT(heads=heads)``. What it does in a layer must depend on the heads of that layer alone.
+        ACT(heads=heads)``. What it does in a layer must depend on the heads of that layer alone,
+        and without any it must do nothing there.
     groups : int array [N], optional
         The sample that each prompt is of, from 0: prompts about one picture are one sample, scored
         by their mean. By default each is its own.
@@ -52,8 +56,8 @@ class PromptScores:
 
     Attributes
     ----------
-    layer_rows : int
-        Prompts times layers that were run so far: what the savings are counted by.
+    layer_tokens : int
+        Tokens times layers that were run so far: what the savings are counted by.
 
     Raises
     ------
@@ -76,7 +80,7 @@ class PromptScores:
     >>> batch = PromptBatch(prompts, None, None, lambda logits, items: logits[:, 3])
     >>> scores = PromptScores(model, [batch], lambda heads: HeadMask(heads=heads))
     >>> found = search_heads(scores, head_candidates(6, 2))
-    >>> found.gains.shape, scores.layer_rows < 4 * 6 * 8
+    >>> found.gains.shape, scores.layer_tokens < 4 * 7 * 6 * 8
     ((6,), True)
     """
 
@@ -103,7 +107,7 @@ class PromptScores:
         self._together, self._identity = together, identity
         self._base: Heads | None = None
         self._layer = 0
-        self.layer_rows = 0
+        self.layer_tokens = 0
 
     def identity(self) -> dict[str, Any] | None:
         """Give what decides the scores, None if nobody said so."""
@@ -142,28 +146,26 @@ class PromptScores:
         float64 array [len(heads), n]
         """
         self._climb(base, layer)
-        found: list[list[Array]] = [[] for _ in heads]
         plain = self._switch(base)
         tried = [
             self._switch({**base, layer: tuple(sorted({*base.get(layer, ()), head}))})
             for head in heads
         ]
+        alike = not any(some for above, some in base.items() if above > layer)
+        parts = []
         for batch, states, scores in zip(self._batches, self._states, self._plain, strict=True):
             after = self._run(plain, batch, states, layer, layer + 1)
-            items: list[Array] = []
-            changed: list[Array] = []
-            for method, of_head in zip(tried, found, strict=True):
-                own = self._run(method, batch, states, layer, layer + 1)
-                some = np.flatnonzero((own != after).any((1, 2)))
-                items.append(some)
-                changed.append(own[some])
-                of_head.append(scores.copy())
-            pool, rows = np.concatenate(changed), np.concatenate(items)
-            ends = np.cumsum([len(some) for some in items])[:-1]
-            new = self._finish(plain, batch, pool, layer + 1, rows)
-            for of_head, some, each in zip(found, items, np.split(new, ends), strict=True):
-                of_head[-1][some] = each
-        return np.stack([self._sampled(each) for each in found])
+            own = np.stack([self._run(each, batch, states, layer, layer + 1) for each in tried])
+            changed = (own != after).any(-1)  # [K, B, P]
+            new = np.repeat(scores[None], len(tried), 0)
+            where = np.nonzero(changed.any(-1))
+            firsts = changed[where].argmax(-1)
+            if alike and len(after) * after.shape[1] < int(firsts.sum()):
+                new[where] = self._behind(batch, after, layer + 1, own[where], where[1], firsts)
+            else:
+                new[where] = self._finish(plain, batch, own[where], layer + 1, where[1])
+            parts.append(new)
+        return np.stack([self._sampled(each) for each in zip(*parts, strict=True)])
 
     def _climb(self, base: Heads, layer: int) -> None:
         """Bring the states that enter a layer up to it."""
@@ -188,24 +190,54 @@ class PromptScores:
         rows = np.arange(len(states)) if items is None else items
         scores = np.empty(len(rows))
         for at in range(0, len(rows), self._together):
-            some = slice(at, at + self._together)
+            some = rows[at : at + self._together]
             mask, image = (
-                None if each is None else each[rows[some]] for each in (batch.key_mask, batch.image)
+                None if each is None else each[some] for each in (batch.key_mask, batch.image)
             )
-            part = PromptBatch(states[some], mask, image, batch.score)
+            part = PromptBatch(states[at : at + self._together], mask, image, batch.score)
             out = self._run(method, part, part.inputs, start, self._model.config.num_layers)
-            scores[some] = batch.score(self._model.logits(out[:, -1]), rows[some])
+            scores[at : at + self._together] = self._score(batch, out, some)
         return scores
 
+    def _behind(
+        self, batch: PromptBatch, plain: Array, start: int, states: Array, items: Array,
+        firsts: Array,
+    ) -> Array:  # fmt: skip
+        """Do as `_finish` where the method is at rest, from the first token that is changed on.
+
+        What stands before it is the plain model's, and so are its keys and values in all layers.
+        """
+        config, length = self._model.config, plain.shape[1]
+        cache = KVCache(config.num_layers, capacity=length)
+        self._run([], batch, plain, start, config.num_layers, cache)
+        scores = np.empty(len(items))
+        firsts = firsts // _APART * _APART
+        for first in np.unique(firsts).tolist():
+            places = np.flatnonzero(firsts == first)
+            for at in range(0, len(places), self._together):
+                some = places[at : at + self._together]
+                known = cache.fork()
+                known.crop(first)
+                known.reorder(items[some])
+                mask = None if batch.key_mask is None else batch.key_mask[items[some]]
+                part = PromptBatch(plain, mask, None, batch.score)
+                out = self._run([], part, states[some, first:], start, config.num_layers, known)
+                scores[some] = self._score(batch, out, items[some])
+        return scores
+
+    def _score(self, batch: PromptBatch, out: Array, items: Array) -> Array:
+        return batch.score(self._model.logits(out[:, -1]), items)
+
     def _run(
-        self, method: Method, batch: PromptBatch, states: Array, start: int, stop: int
-    ) -> Array:
-        config = self._model.config
-        session = Session(method, num_layers=config.num_layers, num_heads=config.num_heads)
-        cache = KVCache(config.num_layers, capacity=states.shape[1])
-        with session.generation(batch.image, prompt_len=states.shape[1]):
+        self, methods: Method | Sequence[Method], batch: PromptBatch, states: Array, start: int,
+        stop: int, cache: KVCache | None = None,
+    ) -> Array:  # fmt: skip
+        config, length = self._model.config, batch.inputs.shape[1]
+        session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
+        cache = KVCache(config.num_layers, capacity=length) if cache is None else cache
+        with session.generation(batch.image, prompt_len=length):
             out = self._model(states, cache, session, batch.key_mask, layers=range(start, stop))
-        self.layer_rows += len(states) * (stop - start)
+        self.layer_tokens += states.shape[0] * states.shape[1] * (stop - start)
         return out
 
     def _sampled(self, scores: Sequence[Array]) -> Array:
