@@ -29,6 +29,7 @@ METHODS = [
         chunks=True,
     ),
     Case(VHR(), neutral=VHR(alpha=1), idle=True, one_pass=True),
+    Case(VHR(heads={0: (1,), 2: (0, 3)}), neutral=VHR(heads={}), idle=True, one_pass=True),
     Case(VHR(alpha=0.5, layers=(0, 2)), neutral=VHR(alpha=1, layers=()), idle=True, one_pass=True),
     Case(ACT(), neutral=ACT(beta=1), conserves=True, idle=True),
     Case(ACT({2: (0, 3), 3: (1,)}, theta=0.13), neutral=ACT({}), conserves=True, idle=True),

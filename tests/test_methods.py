@@ -156,9 +156,11 @@ def test_act_equals_its_formula():
     assert calibrated > 20
 
 
-def test_vhr_equals_its_formula():
+@pytest.mark.parametrize("heads", [None, {1: (0, 1, 2), 3: (), 4: (3,)}])
+def test_vhr_equals_its_formula(heads):
     inputs = sample(0)
-    out = run(VHR(), inputs)
+    out = run(VHR(heads=heads), inputs)
+    allowed = dict.fromkeys((1, 3, 4), (0, 1, 2, 3)) if heads is None else heads
     text = [x.astype(np.float64) for x in inputs.text]
     for layer in range(5):
         for item in range(inputs.batch):
@@ -171,7 +173,8 @@ def test_vhr_equals_its_formula():
             outlier = (vhd > vhd.mean() + vhd.std(ddof=1)) & (ta > ta.mean() + ta.std(ddof=1))
             vhd[outlier] = 0
             chosen = vhd > np.median(vhd)
-            if layer in (1, 3, 4) and inputs.image[item].any():
+            chosen &= np.isin(range(4), allowed.get(layer, ()))
+            if inputs.image[item].any():
                 expected[chosen] *= 2
             assert np.abs(out[layer, item] - expected).max() < TOLERANCE
 

@@ -17,7 +17,8 @@ import numpy as np
 from reattend.border.config import __version__
 from reattend.cli.arguments import at_least
 from reattend.cli.command import Command, Options, Several
-from reattend.cli.evaluate_data import data_options, evaluate_data
+from reattend.cli.data import data_options
+from reattend.cli.evaluate_data import answer_options, evaluate_data
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.evaluation.calibration.strengths import tune
 from reattend.evaluation.datasets.easy_vqa import KINDS, read_questions, run_questions, write_table
@@ -145,6 +146,7 @@ _add = click.option
 )
 @model_options
 @data_options
+@answer_options
 @_add("--json", is_flag=True, help="print the results as JSON")
 def command(**chosen: Any) -> int:
     """Measure what each method does to made-up words, on many scenes or on data of your own.

@@ -6,32 +6,28 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from reattend.cli.command import Options, Several
+from reattend.cli.command import Options
+from reattend.cli.data import chosen_dataset, read_transformers
 from reattend.cli.model_options import load_chosen
 from reattend.evaluation.baselines import Brighten
-from reattend.evaluation.datasets import DataError, Dataset, load_dataset, registered_datasets
-from reattend.evaluation.datasets.pope import SAMPLING
-from reattend.evaluation.metrics.pope import RULES
+from reattend.evaluation.datasets import DataError, Dataset
 from reattend.evaluation.report.score_tables import FORMS, write_scores
 from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import (
     Answerer,
     FileAnswerer,
     RecordedAnswerer,
-    TransformersAnswerer,
     VisionLanguageAnswerer,
 )
 from reattend.evaluation.runner.evaluate import evaluate
 from reattend.evaluation.settings import PLAIN, SETTINGS
 from reattend.method import Method, registered
 from reattend.models.vision_language import SHIPPED
-from reattend.optional import demand
 from reattend.terminal import CommandError
 
 Progress = Any
@@ -40,8 +36,8 @@ _METHODS = "var,vhr,act,brighten"
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "html": ".html"}
 
 
-def data_options(callback: Callback) -> Callback:
-    """Add the options that say which files are evaluated on, and what answers.
+def answer_options(callback: Callback) -> Callback:
+    """Add the options that say what answers, and how scores are written.
 
     Parameters
     ----------
@@ -50,28 +46,11 @@ def data_options(callback: Callback) -> Callback:
     """
     add = click.option
     for each in reversed((
-        add("--data", cls=Several, type=Path, metavar="FILE",
-            help="a data set of your own, instead of drawn scenes: a POPE file, or what else "
-            "--kind says, such as COCO's instances_*.json"),
-        add("--kind", type=click.Choice([*registered_datasets()]),
-            help="what --data is (default: pope); emoji-world, emoji-world-questions and easy-vqa "
-            "need no file"),
-        add("--images", type=Path, metavar="DIR", help="the folder of its pictures"),
-        add("--captions", cls=Several, type=Path, metavar="FILE",
-            help="for chair: COCO's captions_*.json"),
         add("--methods", metavar="LIST",
             help="compared with plain attention: some of "
             f"{', '.join(map(str.lower, registered()))}, and brighten, the baseline that raises "
             f"image keys in all heads (default: {_METHODS})"),
         add("--answers", type=Path, metavar="FILE", help="score answers that were made elsewhere"),
-        add("--rule", type=click.Choice([*RULES]), default="official",
-            help="how yes and no are read"),
-        add("--sampling", type=click.Choice([*SAMPLING]),
-            help="for questions that are drawn: which absent things are asked for"),
-        add("--drop-unfinished", is_flag=True,
-            help="leave out a description's last sentence if it has no end"),
-        add("--skip-problems", is_flag=True,
-            help="leave out entries with a problem, and count them, instead of stopping"),
         add("--form", type=click.Choice([*FORMS]), default="markdown", help="of the table"),
     )):  # fmt: skip
         callback = each(callback)
@@ -84,7 +63,7 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     Parameters
     ----------
     options : Namespace
-        Of `add_data_options`, and of the command.
+        Of `data_options` and `answer_options`, and of the command.
     progress : callable
         Called with how many of how many batches are done.
 
@@ -94,7 +73,7 @@ def evaluate_data(options: Options, progress: Progress) -> int:
         If files have problems, or methods are not there.
     """
     try:
-        data = _dataset(options)
+        data = chosen_dataset(options)
         answerer, settings = _answering(options, data)
         found = evaluate(
             data, answerer, settings, _beside(options.out, ".jsonl"), batch=options.batch,
@@ -117,30 +96,6 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     return 0
 
 
-def _dataset(options: Options) -> Dataset:
-    """Load the data, with those options that its loader takes; others must not have been given."""
-    kind = options.kind or "pope"
-    takes = signature(registered_datasets()[kind]).parameters
-    given: dict[str, Any] = {
-        "images": options.images, "captions": options.captions, "sampling": options.sampling,
-        "skip_problems": options.skip_problems, "drop_unfinished": options.drop_unfinished,
-    }  # fmt: skip
-    given = {name: value for name, value in given.items() if value}
-    if "rule" in takes:
-        given["rule"] = options.rule
-    if options.data:
-        if len(options.data) > 1 and kind != "chair":
-            raise CommandError(f"--data must be one file for {kind}, got {len(options.data)}")
-        given["data"] = options.data if kind == "chair" else options.data[0]
-    elif "data" in takes:
-        raise CommandError(f"--kind {kind} needs --data")
-    if options.scenes is not None:
-        given["scenes" if "scenes" in takes else "pictures"] = options.scenes
-    if unknown := [name for name in given if name not in takes]:
-        raise CommandError(f"--{unknown[0].replace('_', '-')} is nothing that --kind {kind} takes")
-    return load_dataset(kind, **given)
-
-
 def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, Sequence[Method]]]:
     if options.answers is not None:
         return FileAnswerer(options.answers, data.cases), {PLAIN: []}
@@ -153,7 +108,7 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
         known = {name.lower(): method for name, method in registered().items()}
         known["brighten"] = Brighten
         _check_known(names, known)
-        answerer = _read_transformers(str(options.model))
+        answerer = read_transformers(str(options.model))
         return answerer, {PLAIN: [], **{name: [known[name]()] for name in names}}
     _check_known(names, SETTINGS)
     loaded = load_chosen(options)
@@ -167,16 +122,6 @@ def _check_known(names: Sequence[str], known: Mapping[str, Any]) -> None:
         raise CommandError(
             f"--methods must be some of {', '.join(known)}, got {', '.join(unknown)}"
         )
-
-
-def _read_transformers(model: str) -> TransformersAnswerer:
-    hf = demand("transformers")
-    try:
-        processor = hf.AutoProcessor.from_pretrained(model)
-        read = hf.AutoModelForImageTextToText.from_pretrained(model).eval()
-        return TransformersAnswerer(read, processor)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--model {model} cannot be read: {error}") from error
 
 
 def _beside(stem: Path, suffix: str) -> Path:

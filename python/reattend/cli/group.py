@@ -8,7 +8,7 @@ import click
 
 from reattend.border.config import __version__
 
-_COMMANDS = ("demo", "evaluate", "compare", "generate", "report", "config")
+_COMMANDS = ("demo", "evaluate", "calibrate", "compare", "generate", "report", "config")
 
 
 class Commands(click.Group):

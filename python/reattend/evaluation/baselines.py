@@ -35,7 +35,7 @@ class OnePassVHR(VHR):
     Examples
     --------
     >>> OnePassVHR(alpha=1.5)
-    OnePassVHR(alpha=1.5, layers=None)
+    OnePassVHR(alpha=1.5, layers=None, heads=None)
     """
 
     needs_text_only: ClassVar[bool] = False

@@ -10,6 +10,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.deprecated import renamed_method
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.measures.readings import head_divergence
 from reattend.method import Method, integers, number
 from reattend.plan import Plan
@@ -51,6 +52,7 @@ class VHR(Method):
 
     alpha: float = 2.0  # what multiplies a chosen head's output
     layers: tuple[int, ...] | None = None  # None: the second and the last 14 of 32, in proportion
+    heads: Any = None  # those that may be reinforced, a mapping layer -> heads; None: all of layers
 
     def __post_init__(self) -> None:
         if not np.isfinite(number(self, "alpha")):
@@ -60,9 +62,11 @@ class VHR(Method):
             if layers and layers[0] < 0:
                 raise ValueError(f"layers must be from 0, got {layers}")
             object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse layers that the model does not have."""
+        """Refuse layers and heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
         self.layers_for(num_layers)
 
     reinforced = renamed_method("reinforced", "layers_for")
@@ -91,6 +95,8 @@ class VHR(Method):
                     f"layers must be below {num_layers}, the model's number, got {self.layers[-1]}"
                 )
             return self.layers
+        if self.heads is not None:
+            return tuple(layer for layer, some in self.heads if some)
         last = max(1, 14 * num_layers // 32)
         return tuple(sorted({min(1, num_layers - 1), *range(num_layers - last, num_layers)}))
 
@@ -110,6 +116,7 @@ class VHR(Method):
             )
         found = head_divergence(call.head_outputs, call.text_outputs)
         chosen = found.chosen if with_image is None else found.chosen & with_image[:, None]
+        chosen = chosen & heads_of_layer(self.heads, call.layer, call.num_heads)
         plan = None
         if call.layer in self.layers_for(call.num_layers) and chosen.any():
             gate = np.where(chosen, self.alpha, 1).astype(np.float32)  # [B, H]

@@ -1,10 +1,12 @@
 """Calibrating a model: the heads and the strengths at which a method helps, kept as a profile."""
 
+from reattend.evaluation.calibration.answer_descriptions import AnswerDescriptions
 from reattend.evaluation.calibration.answer_scores import (
     AnswerScores,
     question_scores,
     right_log_probability,
 )
+from reattend.evaluation.calibration.held_out import hold_out
 from reattend.evaluation.calibration.model_sinks import find_sink_dims
 from reattend.evaluation.calibration.profiles import search_profile, tuning_profile
 from reattend.evaluation.calibration.prompt_scores import PromptBatch, PromptScores
@@ -21,6 +23,7 @@ from reattend.fingerprint import fingerprint
 from reattend.profile import Profile, ProfileError
 
 __all__ = [
+    "AnswerDescriptions",
     "AnswerScores",
     "Described",
     "HeadScores",
@@ -36,6 +39,7 @@ __all__ = [
     "find_sink_dims",
     "fingerprint",
     "head_candidates",
+    "hold_out",
     "holm",
     "mean_interval",
     "parameter_grid",
