@@ -393,6 +393,7 @@ class Call:
         logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
         if sums is not None and single:
             return np.asarray(sums if valid is None else np.where(valid, sums, np.float32(0)))
+        assert logsumexp is not None
         if valid is not None:  # -inf is a row that sees no key
             logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))
         return sums_of(self.query, self.key, logsumexp, self.mask, heads, self.num_threads)

@@ -104,6 +104,7 @@ class Recorder:
             call.query[:, :, last : last + 1], key, value,
             returns="column_sums", num_threads=call.num_threads, **mask._asdict(),
         )  # fmt: skip
+        assert found.column_sums is not None
         return np.asarray(found.column_sums[self.item])
 
 

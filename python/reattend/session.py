@@ -400,8 +400,10 @@ class Session(Recorded):
             edited = tuple(each.edited_rows(rows) for each in plan.plans)
         if call.prefill:
             valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
+            assert result.changed is not None
             tally.add_prompt(result.changed, valid, edited)
         else:
+            assert result.masses is not None
             tally.add_rows(places, plan, result.masses, edited)
         return np.asarray(result.out)
 

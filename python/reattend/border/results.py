@@ -17,11 +17,11 @@ class AttentionResult(NamedTuple):
     """
 
     out: Array  # [B, H, N, Dv]
-    masses: Any = None  # [B, H, N, G], the share of each row that each segment got
-    logsumexp: Any = None  # [B, H, N], natural logarithm; -inf where a row sees no key
-    column_sums: Any = None  # [B, H, M], the attention each key received
-    factors: Any = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
-    changed: Any = None  # bool [B, H, N], the rows with a factor that is not 1
+    masses: Array | None = None  # [B, H, N, G], the share of each row that each segment got
+    logsumexp: Array | None = None  # [B, H, N], natural logarithm; -inf where a row sees no key
+    column_sums: Array | None = None  # [B, H, M], the attention each key received
+    factors: Array | None = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
+    changed: Array | None = None  # bool [B, H, N], the rows with a factor that is not 1
 
     def __repr__(self) -> str:
         return _shapes(self)

@@ -117,6 +117,6 @@ class WatchedAnswer(Observer):
         on_image = look.labels == _IMAGE
         for masses, noted in zip((look.before, look.after), self._masses, strict=True):
             noted[layer] += masses[0, :, 0, on_image].sum(0)
-        weights = call.plain.column_sums[0].mean(0)  # [M]
+        weights = call.column_sums()[0].mean(0)  # [M]
         self._keys[layer] += weights[: len(self._keys[layer])]
         self._rows[layer] += 1
