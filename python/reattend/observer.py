@@ -57,5 +57,6 @@ class Observer(Session):
             policy=both.policies, where=both.wheres, returns=("masses", "factors"),
             num_threads=call.num_threads, **call.mask._asdict(), **both.edits,
         )  # fmt: skip
-        assert result.masses is not None and result.factors is not None
+        assert result.masses is not None
+        assert result.factors is not None
         return Look(both.labels[0], result.masses, result.masses * result.factors)
