@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -92,6 +92,7 @@ class Session(Recorded):
         *,
         prompt_len: int | None = None,
         text_only: Array | None = None,
+        text_outputs: Mapping[int, Array] | None = None,
     ) -> Iterator[None]:
         """Open a generation: one prompt, in one call a layer or in chunks, then its decoding steps.
 
@@ -105,6 +106,9 @@ class Session(Recorded):
             Length P of the prompt, where it comes in chunks and there is no image mask to tell.
         text_only : array of bool [B], optional
             Rows that are the same prompts without their image, of the unmarked rows, in order.
+        text_outputs : mapping of int to array [B, H, Dv], optional
+            Each layer's head outputs at the last row of the same prompts without their image,
+            where a run of one's own has found them and not `text_only`.
 
         Raises
         ------
@@ -117,7 +121,8 @@ class Session(Recorded):
         --------
         See the example of the class.
         """
-        run = _Run(Prompt(prompt_len, image, text_only, self._text_outputs))
+        texts = self._text_outputs if text_outputs is None else dict(text_outputs)
+        run = _Run(Prompt(prompt_len, image, text_only, texts))
         self._open(run)
         self._warned = self._warned or warn_without_image(self.methods, run.prompt, 3)
         self._text_outputs = None  # used up

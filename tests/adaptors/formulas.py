@@ -29,39 +29,56 @@ class WrittenOut:
         self.unsunk: list[np.ndarray] = []  # [B, H, N, Dv], before a learned sink takes its share
         self.changed: dict[str, int] = dict.fromkeys(methods, 0)
         self.text: dict[int, Any] = {}
+        self.valid: Any = None  # bool [B, P], the prompt's rows that are no padding; None: all
 
     def __call__(self, module, query, key, value, attention_mask, **options):  # type: ignore[no-untyped-def]
-        layer = module.layer_idx
         q, k, v = (x.detach().double().numpy() for x in (query, key, value))
+        visible = (attention_mask[..., : k.shape[2]] > -1e30).numpy()
+        sink = options.get("s_aux")
+        out = self.computed(
+            module.layer_idx, q, k, v, visible, scale=options["scaling"],
+            softcap=options.get("softcap"),
+            sink=None if sink is None else sink.detach().double().numpy(),
+        )  # fmt: skip
+        self.records.append(out.swapaxes(1, 2))
+        return torch.from_numpy(out.swapaxes(1, 2).copy()).to(query.dtype), None
+
+    def computed(  # type: ignore[no-untyped-def]
+        self, layer, q, k, v, visible, *, scale, softcap=None, sink=None, bias=0.0, plain=False
+    ):
+        """Compute a layer's output [B, H, N, Dv]; `plain` leaves the methods out."""
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat(group, 1), v.repeat(group, 1)
-        scores = q @ k.swapaxes(-1, -2) * options["scaling"]
-        if options.get("softcap"):
-            scores = np.tanh(scores / options["softcap"]) * options["softcap"]
-        visible = np.broadcast_to((attention_mask[..., : k.shape[2]] > -1e30).numpy(), scores.shape)
-        weights = np.exp(np.where(visible, scores, -np.inf) - scores.max(-1, keepdims=True))
+        scores = q @ k.swapaxes(-1, -2) * scale
+        if softcap:
+            scores = np.tanh(scores / softcap) * softcap
+        scores = scores + bias
+        visible = np.broadcast_to(visible, scores.shape)
+        most = np.where(visible, scores, -np.inf).max(-1, keepdims=True)
+        most = np.where(np.isfinite(most), most, 0)
+        weights = np.exp(np.where(visible, scores, -np.inf) - most)
         total = weights.sum(-1, keepdims=True)
         left = np.ones_like(total)
-        if options.get("s_aux") is not None:  # in the denominator only
-            sink = options["s_aux"].detach().double().numpy()[:, None, None]
-            left = total / (total + np.exp(sink - scores.max(-1, keepdims=True)))
+        if sink is not None:  # in the denominator only
+            left = total / (total + np.exp(sink[:, None, None] - most))
         weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+        if plain:
+            self.unsunk.append(weights @ v)
+            return weights @ v * left
         if q.shape[2] > 1:
             self.kept[layer] = {"keys": 0}
         kept = self.kept[layer]
         kept["keys"] += q.shape[2]
         kept["first_row"] = kept["keys"] - q.shape[2]
         kept["dropped"] = kept["keys"] - k.shape[2]  # by a sliding cache
-        scale = np.ones((*q.shape[:2], 1, 1))
+        factor = np.ones((*q.shape[:2], 1, 1))
         for name, how in self.methods.items():
             if name == "VHR":
-                scale = self.vhr(layer, kept, weights @ v, **how)
+                factor = self.vhr(layer, kept, weights @ v, **how)
             else:
                 weights = getattr(self, name.lower())(layer, kept, weights, visible[:, 0], **how)
         self.unsunk.append(weights @ v)
-        out = torch.from_numpy((weights @ v * left * scale).swapaxes(1, 2).copy())
-        self.records.append(out.numpy())
-        return out.to(query.dtype), None
+        return weights @ v * left * factor
 
     def var(self, layer, kept, weights, visible, *, sink_dims, tau, p, rho, image_mass):  # type: ignore[no-untyped-def]
         if not 2 <= layer < self.num_layers - 1 or self.image is None:
@@ -112,19 +129,24 @@ class WrittenOut:
         sums, counts = np.zeros((batch, heads, total)), np.zeros((batch, total))
         sums[..., : total - weights.shape[2]] = kept.get("sums", 0)
         counts[:, : total - weights.shape[2]] = kept.get("counts", 0)
-        sums[..., dropped:] += weights.sum(2)
-        counts[:, dropped:] += visible.sum(1)
+        valid = np.ones((batch, weights.shape[2]), bool)
+        if weights.shape[2] > 1 and self.valid is not None:  # a row of padding is none
+            valid = self.valid
+        sums[..., dropped:] += (weights * valid[:, None, :, None]).sum(2)
+        counts[:, dropped:] += (visible & valid[:, :, None]).sum(1)
         kept["sums"], kept["counts"] = sums, counts
         kept.setdefault("first", visible.any(1).argmax(-1))  # the first key that is no padding
         sink = (sums / np.maximum(counts, 1)[:, None] > theta)[..., dropped:]  # [B, H, M]
         for b, first in enumerate(kept["first"]):
             if first >= dropped:
                 sink[b, :, first - dropped] = False
-        on = (weights * sink[:, :, None]).sum(-1, keepdims=True)
+        on, rest = (
+            (weights * part[:, :, None]).sum(-1, keepdims=True) for part in (sink, ~sink)
+        )  # one by one: 1 - on has no digits left where sinks have all
         self.changed["ACT"] += int(sink.sum())
-        rest = weights * (1 + (1 - beta) * on / np.maximum(1 - on, 1e-12))
-        changed = np.where(sink[:, :, None], beta * weights, rest)
-        return np.where(1 - on > 1e-9, changed, weights)
+        other = weights * (1 + (1 - beta) * on / np.maximum(rest, 1e-30))
+        changed = np.where(sink[:, :, None], beta * weights, other)
+        return np.where(rest > 1e-30, changed, weights)
 
     def vhr(self, layer, kept, out, *, alpha, layers):  # type: ignore[no-untyped-def]
         if self.image is None or layer not in layers:
@@ -137,6 +159,7 @@ class WrittenOut:
                 x > x.mean(-1, keepdims=True) + x.std(-1, ddof=1, keepdims=True) for x in (vhd, ta)
             ]
             vhd = np.where(high[0] & high[1], 0, vhd)
+            kept["vhd"] = vhd
             kept["heads"] = vhd > np.median(vhd, -1, keepdims=True)
             kept["heads"] &= self.image.any(-1)[:, None]
             self.changed["VHR"] += int(kept["heads"].sum())

@@ -5,12 +5,13 @@ import pytest
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
+from given import prompts  # noqa: E402
 from models import MODELS, UNUSUAL, Model  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.adaptors.transformers.interface import NAME  # noqa: E402
 from reattend.methods import ACT, VHR  # noqa: E402
 from runs import KINDS, METHODS, generate, tokens  # noqa: E402
-from sweep import PAGE, families, model_of, prompts, swept  # noqa: E402
+from tiny import model_of  # noqa: E402
 
 STEPS = 8
 LLAMA = MODELS[0]
@@ -125,7 +126,8 @@ def test_a_text_only_run_of_a_padded_batch_is_each_prompt_alone(family):
     image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
     image[:, -9:-2] = True
     keep = inputs["attention_mask"][1].bool()
-    alone = {"input_ids": inputs["input_ids"][1:, keep], "attention_mask": torch.ones(1, 14).long()}
+    ids = inputs["input_ids"][1:, keep]
+    alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     found = []
     for how, where in ((inputs, image), (alone, image[1:, keep])):
         with attached(model, VHR(), image=where) as session:
@@ -167,19 +169,3 @@ def test_keys_that_are_no_tokens_and_layers_that_differ(family):
     else:
         with attached(model, ACT(theta=0.01, beta=0.4)):
             assert not torch.equal(plain.logits[0], generate(model, inputs, 1).logits[0])
-
-
-@pytest.mark.parametrize("family", ["cohere2", "deepseek_v3", "diffllama", "falcon", "minimax"])
-def test_the_page_of_models_is_what_the_sweep_finds(family):
-    page = PAGE.read_text()
-    if f"of transformers {hf.__version__}:" not in page:
-        pytest.skip("the page was written with another transformers")
-    assert f"| {family} | {swept(family).result} |" in page
-
-
-def test_the_page_of_models_has_each_family_and_none_is_wrong():
-    page = PAGE.read_text()
-    if f"of transformers {hf.__version__}:" not in page:
-        pytest.skip("the page was written with another transformers")
-    assert [name for name in families() if f"| {name} |" not in page] == []
-    assert "| wrong |" not in page

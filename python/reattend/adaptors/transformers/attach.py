@@ -72,6 +72,13 @@ def attached(
     structure = examined(model, processor)
     if flat and structure.no_methods is not None:
         raise NotImplementedError(structure.no_methods)
+    streams = getattr(structure.config, "hc_mult", 1)
+    wanting = sorted({type(m).__name__ for m in flat if hasattr(m, "sink_dims")})
+    if wanting and streams > 1:
+        raise NotImplementedError(
+            f"{type(model).__name__} carries {streams} streams of hidden states, and "
+            f"{', '.join(wanting)} does not say in which of them sinks are: attach it without"
+        )
     heads = getattr(structure.config, "num_attention_heads", None)
     fitted(
         flat,

@@ -15,7 +15,6 @@ from reattend.adaptors.transformers.verify import Asked, Check
 from reattend.attention import attention
 from reattend.optional import demand
 from reattend.policy import Array
-from reattend.session import Session
 
 
 @dataclass(eq=False)
@@ -26,7 +25,7 @@ class Forward:
     rows: int = 0  # tokens that are read; a layer may be asked about the last of them only
     prompt: Prompt | None = None  # None: no methods, or the text-only branch
     text: bool = False  # whether it is the text-only branch, or the search for sink dimensions
-    text_session: Session | None = None
+    text_outputs: dict[int, Array] | None = None  # where its last rows go, [B, H, Dv]
     check: Check | None = None  # holds attention against the model's own
     before: str = ""  # the implementation that the model had
     states: Any = None  # tensor that entered the layer that runs
@@ -75,7 +74,7 @@ def attend(
     length = total - dropped  # static caches have empty slots behind
     if slots > length and mask is not None and _shown(mask[..., length:]).any():
         length = slots  # no empty slots, but keys that are no tokens (DeepSeek V4)
-    methods = forward.prompt is not None or forward.text_session is not None
+    methods = forward.prompt is not None or forward.text_outputs is not None
     if length > total and methods:
         raise NotImplementedError(
             f"{type(module).__name__} attends to keys that are no tokens, of which methods know "
@@ -100,7 +99,7 @@ def attend(
         "num_threads": demand("torch").get_num_threads(), "dtype": dtype, **form.arguments(),
     }  # fmt: skip
 
-    session = forward.prompt.session if forward.prompt is not None else forward.text_session
+    session = forward.prompt.session if forward.prompt is not None else None
     checked = forward.check is not None and forward.check.due(asked, form)
     unchanged, room, logsumexp = tensor, out, None
     if session is not None and (checked or sink is not None):
@@ -120,11 +119,13 @@ def attend(
         if dropped:
             key_, value_ = _behind(key_, dropped), _behind(value_, dropped)
             how.update(form.behind(dropped).arguments())
-        if forward.prompt is not None and forward.states is not None:
+        if forward.states is not None:
             how["hidden_states"] = floats(forward.states)
         found = session.attend(module.layer_idx, query_, key_, value_, out=out, **how)
         if found is not out:
             out[...] = found
+    if forward.text_outputs is not None:  # of rows as they are before a learned sink takes its own
+        forward.text_outputs[module.layer_idx] = floats(tensor[:, -1]).copy()
     if sink is not None and logsumexp is not None:
         # A learned sink is a key without a value: it takes its share of each row. Methods change
         # how a row shares out what is left; that share itself is not theirs.

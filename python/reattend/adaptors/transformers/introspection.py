@@ -73,6 +73,11 @@ def examined(model: Any, processor: Any = None) -> Structure:
     for path, module in decoder.named_modules():
         if not _is_attention(module, config):
             continue
+        if "Merged" in type(module).__name__:
+            raise NotImplementedError(
+                f"{name} attends to its own past and to an encoder in one softmax "
+                f"({type(module).__name__}), which reattend does not support"
+            )
         if _is_cross(path, module):
             no_methods = no_methods or (
                 f"{name} has cross-attention ({type(module).__name__}), and methods are for models "

@@ -13,7 +13,7 @@ HONOURED = {
 _PASSING = {
     "cu_seq_lens_k", "cu_seq_lens_q", "labels", "logits_to_keep", "max_length_k", "max_length_q",
     "mm_token_type_ids", "num_items_in_batch", "output_hidden_states", "output_router_logits",
-    "position_ids", "return_dict", "seq_idx", "token_type_ids", "use_cache",
+    "image_sizes", "position_ids", "return_dict", "seq_idx", "token_type_ids", "use_cache",
 }  # fmt: skip
 
 

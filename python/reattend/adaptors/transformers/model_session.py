@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
-from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -186,6 +185,11 @@ class ModelSession:
         inputs: Any = kwargs.get("inputs_embeds")
         if inputs is None:
             inputs = kwargs.get("input_ids", args[0] if args else None)
+        if inputs is None:
+            raise NotImplementedError(
+                f"{type(module).__name__} was called without input_ids and inputs_embeds, which "
+                "reattend does not support"
+            )
         cache = cache_of(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         ids, self._ids = self._ids, None
@@ -215,8 +219,7 @@ class ModelSession:
         if getattr(states, "ndim", 3) == 4:  # several streams of states
             states = None if active is None else states[active]
         if self._probe is not None and forward.text and states is not None:
-            mask = self._padding
-            dims = sink_dims(floats(states), mask)  # [B, C]
+            dims = sink_dims(floats(states))  # [B, C]
             self._probe.append(np.flatnonzero(dims.any(0)))
         if forward.prompt is None or forward.past >= forward.prompt.length:
             return
@@ -278,9 +281,9 @@ class ModelSession:
             keep = np.ones((batch, length), bool) if image is None else ~image
             keep = keep if padding is None else keep & padding[:, :length]
             begun = time.perf_counter()
-            with session.text_only() if for_text else nullcontext():
-                self._run_text(inputs, keep, session if for_text else None, probe)
+            found = self._run_text(inputs, ids, keep, probe)
             if for_text:
+                prompt.text_outputs = found
                 prompt.text_seconds = time.perf_counter() - begun
                 prompt.text_tokens = int(keep.sum())
             if probe:
@@ -317,8 +320,14 @@ class ModelSession:
             )
         return prompt
 
-    def _run_text(self, inputs: Any, keep: Array, session: Session | None, probe: bool) -> None:
-        """Run the decoder on a prompt without its images, packed to the right."""
+    def _run_text(
+        self, inputs: Any, ids: Array | None, keep: Array, probe: bool
+    ) -> dict[int, Array]:
+        """Run the decoder on prompts without their images; gives each layer's last rows [B, H, Dv].
+
+        Prompts of one length run together and without padding: families differ in what padding
+        does to positions and masks, and each must be what the model gives it alone.
+        """
         torch = demand("torch")
         decoder = self.structure.decoder
         if not keep.any(1).all():
@@ -326,31 +335,31 @@ class ModelSession:
                 "every prompt must have text beside its image: without it there is no text-only "
                 "branch, nor a first token to find sink dimensions on"
             )
-        states = inputs if inputs.ndim == 3 else decoder.get_input_embeddings()(inputs)
-        length = int(keep.sum(1).max())
-        packed = states.new_zeros((len(keep), length, states.shape[-1]))
-        mask = np.zeros((len(keep), length), bool)
-        for item, kept in enumerate(keep):
-            count = int(kept.sum())
-            packed[item, length - count :] = states[item, torch.from_numpy(kept)]
-            mask[item, length - count :] = True
+        by_ids = ids is not None and hasattr(decoder, "get_per_layer_inputs")  # a second embedding
+        tokens = torch.from_numpy(ids) if by_ids else inputs
+        name = "input_ids" if tokens.ndim == 2 else "inputs_embeds"
+        lengths = keep.sum(1)
+        outputs: dict[int, Array] = {}
         saved = self._forward, self._padding
-        self._forward = Forward(rows=length, text=True, text_session=session)
-        self._padding = mask
         self._probe = [] if probe else None
+        self._padding = None
         try:
-            attended = torch.from_numpy(mask).long()
-            placed = {}
-            if not mask.all() and "position_ids" in signature(decoder.forward).parameters:
-                # Learned positions count from the first token: padding must not move them.
-                placed["position_ids"] = (attended.cumsum(-1) - 1).clamp(min=0)
-            with torch.no_grad():
-                decoder(inputs_embeds=packed, attention_mask=attended, use_cache=False, **placed)
+            for length in np.unique(lengths):
+                items = np.flatnonzero(lengths == length)
+                packed = torch.stack([tokens[item, torch.from_numpy(keep[item])] for item in items])
+                found: dict[int, Array] = {}
+                self._forward = Forward(rows=int(length), text=True, text_outputs=found)
+                with torch.no_grad():
+                    decoder(**{name: packed}, use_cache=False)
+                for layer, last in found.items():
+                    room = outputs.setdefault(layer, np.zeros((len(keep), *last.shape[1:]), "f4"))
+                    room[items] = last
             if self._probe is not None:
                 _sink_dims[decoder] = tuple(sorted({int(d) for x in self._probe for d in x}))
         finally:
             self._forward, self._padding = saved
             self._probe = None
+        return outputs
 
 
 def _refuse_generate(model: Any, kwargs: dict[str, Any]) -> None:

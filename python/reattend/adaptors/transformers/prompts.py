@@ -21,13 +21,15 @@ class Prompt:
     session: Session
     length: int
     image: Array | None  # bool [B, P]
+    text_outputs: dict[int, Array] | None = None  # [B, H, Dv], of the text-only branch
     text_seconds: float | None = None  # what the text-only branch cost
     text_tokens: int = 0
     _open: ExitStack = field(default_factory=ExitStack)
 
     def begin(self) -> None:
         """Open the session's generation."""
-        self._open.enter_context(self.session.generation(self.image, prompt_len=self.length))
+        how: Any = {"prompt_len": self.length, "text_outputs": self.text_outputs}
+        self._open.enter_context(self.session.generation(self.image, **how))
 
     def end(self) -> None:
         """Close it; its report can still be read."""

@@ -1,0 +1,95 @@
+"""A part of the sweep over transformers' families, and what it found once."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+hf = pytest.importorskip("transformers")
+
+from beside import Beside, beside  # noqa: E402
+from given import given  # noqa: E402
+from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.methods import ACT, VAR, VHR  # noqa: E402
+from runs import generate  # noqa: E402
+from sweep import difference, swept  # noqa: E402
+from tiny import model_of  # noqa: E402
+
+EXACT = {
+    "diffllama": "", "gemma3n_text": "", "minimax": "", "olmo_hybrid": "",
+    "chameleon": "square", "cohere2_vision": "square, with its size",
+    "gemma4": "patches with their places", "granite4_vision": "tiles and an overview",
+    "idefics2": "parts", "lfm2_vl": "patches in their own shape",
+    "minicpmv4_6": "patches in a strip", "molmo2": "crops, pooled", "ovis2": "square",
+    "paligemma": "square", "qwen3_5": "patches",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_families_are_exact_with_and_without_methods(family):
+    row = swept(family, ("static cache",))
+    expected = "exact without methods" if family == "diffllama" else "exact"
+    assert (row.result, row.picture) == (expected, EXACT[family]), row
+
+
+def test_a_formula_that_is_not_held_is_said(monkeypatch):
+    """The sweep itself can fail: a method that computes something else is found out."""
+    from reattend.methods import act
+
+    monkeypatch.setattr(act.ACT, "_policy", act.Reweight(weight=(1, 0.41), to=(act.REST,)))
+    row = swept("llama", ())
+    assert row.result == "wrong"
+    assert "ACT, dynamic cache: a layer is" in row.why
+
+
+def test_a_kosmos_and_a_paligemma_read_a_text_of_a_padded_batch_as_alone():
+    """One counts positions from its padding token, the other reads a prompt in both directions."""
+    for family in ("kosmos-2", "paligemma"):
+        row = swept(family, ())
+        assert row.result == "exact", row
+
+
+def test_act_moves_logits_of_chameleon():
+    """It bars image tokens by the lowest float: a largest logit is nothing to compare with."""
+    model = model_of("chameleon")
+    what = given(model)
+    plain = generate(model, what.inputs, 4)
+    assert plain.logits[0].min() < -1e30
+    with attached(model, ACT(theta=0.03)) as session:
+        changed = generate(model, what.inputs, 4)
+    assert session.report().idle == ()
+    assert difference(plain, changed) > 1e-4
+
+
+def test_var_has_nothing_to_do_in_a_tiny_idefics2():
+    """Nor has its formula on the full matrix: it was no fault that no logit moved."""
+    model, how = model_of("idefics2"), {"sink_dims": (3, 7), "tau": 0.15, "image_mass": 0.02}
+    what = given(model)
+    block = attached(model, VAR(**how))
+    oracle = Beside(model, block.structure, {"VAR": {**how, "p": 0.6, "rho": 0.5}}, what.image)
+    oracle.one_valid = what.inputs["attention_mask"].bool().numpy()
+    with block as session, beside(oracle):
+        generate(model, what.inputs, 4)
+    assert oracle.changed["VAR"] == 0
+    assert oracle.off < 5e-5
+    assert session.report().idle == ("VAR",)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    ("family", "sentence"),
+    [
+        ("t5gemma2", "attends to its own past and to an encoder in one softmax"),
+        ("diffusion_gemma", "was called without input_ids and inputs_embeds"),
+    ],
+)
+def test_families_that_are_refused(family, sentence):
+    model = model_of(family)
+    what = given(model)
+    with pytest.raises(NotImplementedError, match=sentence), attached(model):
+        generate(model, what.inputs, 2)
+
+
+def test_states_in_streams_have_no_sinks_to_look_for():
+    model = model_of("hy_v4")
+    with pytest.raises(NotImplementedError, match=r"HYV4ForCausalLM carries 4 streams .*VAR does"):
+        attached(model, ACT(), VAR(tau=0.3))
+    attached(model, ACT(), VHR())
