@@ -28,7 +28,7 @@ PYTHON_LAYERS = [
     ["sinks", "call", "text_branch", "measures"],
     ["method", "head_set"],
     ["methods", "report", "recording", "fitting"],
-    ["recorder"],
+    ["recorder", "named_methods"],
     ["session"],
     ["observer"],
     ["models", "adaptors"],

@@ -141,7 +141,7 @@ def test_report_is_drawn(model, tmp_path, method, suffix):
     ("words", "says"),
     [
         (["--method", "var"], "needs an image"),
-        (["--method", "foo"], "is not one of"),
+        (["--method", "pai"], "needs an image"),
         (["--temperature", "-1"], "must be at least 0"),
         (["--temperature", "nan"], "must be at least 0"),
         (["--temperature", "warm"], "must be a number, got warm"),
@@ -202,9 +202,9 @@ def test_heads_are_read_as_layers_and_heads():
     heads = generate._heads("3-4, 9.0,9.4")
     assert heads == [(3, None), (4, None), (9, 0), (9, 4)]
     config = SimpleNamespace(num_layers=10, num_heads=5)
-    method = generate._with_heads(reattend.ACT, heads, config)
+    method = generate._with_heads(reattend.ACT(), heads, config)
     assert method == reattend.ACT(heads={3: range(5), 4: range(5), 9: (0, 4)})
-    assert generate._with_heads(reattend.ACT, None, config) == reattend.ACT()
+    assert generate._with_heads(reattend.ACT(theta=0.2), None, config) == reattend.ACT(theta=0.2)
 
 
 def test_missing_packages_are_one_sentence(monkeypatch, capsys):

@@ -109,5 +109,5 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, coco, capsys):
         '{"question_id": 1, "text": "?", "image": "COCO_val2014_000000000001.jpg", "label": "no"}\n'
     )
     assert main(["evaluate", "--data", f"{pope}", *images, *model, *out]) == 1
-    assert "--methods must be some of" in capsys.readouterr().err
+    assert "--method must be one of" in capsys.readouterr().err
     assert not (tmp_path / "run.json").exists()

@@ -13,6 +13,7 @@ import click
 
 from reattend.cli.command import Options
 from reattend.cli.data import chosen_dataset, read_transformers
+from reattend.cli.method_argument import make_chosen, method_help
 from reattend.cli.model_options import load_chosen
 from reattend.evaluation.baselines import Brighten
 from reattend.evaluation.datasets import DataError, Dataset
@@ -26,7 +27,7 @@ from reattend.evaluation.runner.answerers import (
 )
 from reattend.evaluation.runner.evaluate import evaluate
 from reattend.evaluation.settings import PLAIN, SETTINGS
-from reattend.method import Method, registered
+from reattend.method import Method
 from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError
 
@@ -48,7 +49,7 @@ def answer_options(callback: Callback) -> Callback:
     for each in reversed((
         add("--methods", metavar="LIST",
             help="compared with plain attention: some of "
-            f"{', '.join(map(str.lower, registered()))}, and brighten, the baseline that raises "
+            f"{method_help()}, and brighten, the baseline that raises "
             f"image keys in all heads (default: {_METHODS})"),
         add("--answers", type=Path, metavar="FILE", help="score answers that were made elsewhere"),
         add("--form", type=click.Choice([*FORMS]), default="markdown", help="of the table"),
@@ -105,23 +106,15 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
         raise CommandError("--data needs --images, the folder of its pictures, or --answers")
     names = [name.strip() for name in (options.methods or _METHODS).split(",")]
     if options.model is not None and options.model.suffix != ".gguf":
-        known = {name.lower(): method for name, method in registered().items()}
-        known["brighten"] = Brighten
-        _check_known(names, known)
+        made = {name: Brighten() if name == "brighten" else make_chosen(name) for name in names}
         answerer = read_transformers(str(options.model))
-        return answerer, {PLAIN: [], **{name: [known[name]()] for name in names}}
-    _check_known(names, SETTINGS)
+        return answerer, {PLAIN: [], **{name: [method] for name, method in made.items()}}
+    own = {name: make_chosen(name) for name in names if name not in SETTINGS}
     loaded = load_chosen(options)
     weights = options.weights or SHIPPED
     ours = VisionLanguageAnswerer(loaded.model, hashlib.sha256(weights.read_bytes()).hexdigest())
-    return ours, {PLAIN: [], **{name: loaded.methods(name) for name in names}}
-
-
-def _check_known(names: Sequence[str], known: Mapping[str, Any]) -> None:
-    if unknown := [name for name in names if name not in known]:
-        raise CommandError(
-            f"--methods must be some of {', '.join(known)}, got {', '.join(unknown)}"
-        )
+    settings = {name: [own[name]] if name in own else loaded.methods(name) for name in names}
+    return ours, {PLAIN: [], **settings}
 
 
 def _beside(stem: Path, suffix: str) -> Path:

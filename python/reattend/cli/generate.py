@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -16,14 +17,12 @@ import numpy as np
 from reattend import models
 from reattend.cli.arguments import at_least, picture_path, share
 from reattend.cli.command import Command, Options
-from reattend.method import Method, registered
-from reattend.methods import ACT
+from reattend.cli.method_argument import MethodName, make_chosen, method_help
+from reattend.method import Method
 from reattend.optional import demand
 from reattend.plot import sink_rates as picture
 from reattend.session import Session
 from reattend.terminal import CLEAR_LINE, INTERRUPTED, CommandError, progress
-
-_TEXT_METHODS = ("act",)  # those that need no image
 
 
 def _heads(text: str) -> list[tuple[int, int | None]]:
@@ -58,15 +57,17 @@ _add = click.option
 @_add(
     "--method",
     default="none",
-    type=click.Choice(["none", *map(str.lower, registered())]),
-    help="what happens to attention",
+    type=MethodName(),
+    metavar="NAME",
+    help=f"what happens to attention: none, {method_help()}",
 )
 @_add(
     "--heads",
     type=_heads,
     metavar="LIST",
-    help="heads that --method act calibrates: layers, or layer.head, such as 3-9,12.0,12.4 "
-    "(default: all, which few models bear: ACT is made for heads that a search has found)",
+    help="heads that the method is for, such as those that act calibrates: layers, or layer.head, "
+    "such as 3-9,12.0,12.4 (default: all, which few models bear: ACT is made "
+    "for heads that a search has found)",
 )
 @_add("--max-new-tokens", type=at_least(int, 1), default=256, metavar="N", help="longest answer")
 @_add(
@@ -163,24 +164,27 @@ def command(**chosen: Any) -> int:
     return INTERRUPTED if interrupted else 0
 
 
-def _method(options: Options) -> type[Method] | None:
-    if options.heads is not None and options.method != "act":
-        raise click.UsageError("--heads needs --method act")
+def _method(options: Options) -> Method | None:
     if options.method == "none":
+        if options.heads is not None:
+            raise click.UsageError("--heads needs --method act, or another with heads")
         return None
-    if options.method not in _TEXT_METHODS:
+    method = make_chosen(options.method)
+    if method.needs_image:
         raise click.UsageError(
             f"--method {options.method} needs an image, and generate reads text only: "
-            f"choose none or {' or '.join(_TEXT_METHODS)}"
+            "reattend describe takes a picture"
         )
-    return {name.lower(): method for name, method in registered().items()}[options.method]
+    if options.heads is not None and not hasattr(method, "heads"):
+        raise click.UsageError(f"--heads needs --method act, or another with heads, not {method}")
+    return method
 
 
 def _with_heads(
-    method: type[Method], chosen: list[tuple[int, int | None]] | None, config: models.Config
+    method: Method, chosen: list[tuple[int, int | None]] | None, config: models.Config
 ) -> Method:
     if chosen is None:
-        return method()
+        return method
     heads: dict[int, set[int]] = {}
     for layer, head in chosen:
         if layer >= config.num_layers or (head or 0) >= config.num_heads:
@@ -189,7 +193,7 @@ def _with_heads(
                 f"(heads) for this model, got {layer}" + ("" if head is None else f".{head}")
             )
         heads.setdefault(layer, set()).update(range(config.num_heads) if head is None else [head])
-    return ACT(heads=heads)
+    return dataclasses.replace(method, heads=heads)  # type: ignore[type-var]
 
 
 def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:

@@ -8,7 +8,10 @@ import click
 
 from reattend.border.config import __version__
 
-_COMMANDS = ("demo", "evaluate", "calibrate", "compare", "generate", "report", "config")
+_COMMANDS = (
+    *("demo", "describe", "generate", "evaluate", "calibrate", "compare", "report", "bench"),
+    "config",
+)
 
 
 class Commands(click.Group):

@@ -38,6 +38,7 @@ class ADHH(Method):
     ADHH(heads=((5, (0, 3)),), threshold=0.4)
     """
 
+    needs_image: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("text after the image", "others")
 
     heads: Any = ()  # the hallucination heads, a mapping layer -> heads; None: all heads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class PAI(Method):
     >>> PAI(alpha=0.2).boosted(32) == tuple(range(2, 32))
     True
     """
+
+    needs_image: ClassVar[bool] = True
 
     alpha: float = 0.5  # how much of a score's size is added to it; 0 changes nothing
     layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion

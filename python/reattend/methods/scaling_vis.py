@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class ScalingVis(Method):
     >>> ScalingVis.adapted(0.2), ScalingVis.adapted(0.9)
     (ScalingVis(w=0.5), ScalingVis(w=1.2))
     """
+
+    needs_image: ClassVar[bool] = True
 
     w: float = 0.5  # what multiplies the scores; 1 leaves them
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class SPIN(Method):
     >>> SPIN(r=0.8, gamma=0.1)
     SPIN(r=0.8, gamma=0.1)
     """
+
+    needs_image: ClassVar[bool] = True
 
     r: float = 0.95  # the share of heads that is kept; for POPE 0.8
     gamma: float = 0.08  # what multiplies the others; for POPE 0.1

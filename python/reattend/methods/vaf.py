@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class VAF(Method):
     >>> VAF().changed(32)
     (9, 10, 11, 12, 13, 14)
     """
+
+    needs_image: ClassVar[bool] = True
 
     enhance: float = 1.15  # what multiplies the scores of the image; 1 leaves them
     suppress: float = 0.95  # what multiplies those of the keys before it

@@ -25,6 +25,7 @@ import numpy as np
 
 from reattend import reference
 from reattend.method import Method, paper
+from reattend.optional import MissingPackageError
 from reattend.plan import compose
 from reattend.policy import Array
 from reattend.session import Session
@@ -120,8 +121,7 @@ def parametrize_with_checks(methods: Sequence[Case | Method]) -> Any:
     ... def test_laws(method, check):
     ...     check(method)
     """
-    import pytest
-
+    pytest = _pytest()
     cases = [method if isinstance(method, Case) else Case(method) for method in methods]
     return pytest.mark.parametrize(
         ("method", "check"),
@@ -131,12 +131,41 @@ def parametrize_with_checks(methods: Sequence[Case | Method]) -> Any:
 
 def _law(check: Callable[[Case], None]) -> Check:
     def law(method: Case | Method) -> None:
-        check(method if isinstance(method, Case) else Case(method))
+        case = method if isinstance(method, Case) else Case(method)
+        _require(
+            isinstance(case.method, Method),
+            f"must be made from a class derived from reattend.Method, got {case.method!r}",
+        )
+        try:
+            check(case)
+        except (AssertionError, SkipTest):
+            raise
+        except Exception as error:  # whatever a method of others raises
+            what = (check.__doc__ or "").splitlines()[0].rstrip(".")
+            raise AssertionError(
+                f"{case.name} fails where this is checked: {what}: {type(error).__name__}: {error}"
+            ) from error
 
     law.__name__ = law.__qualname__ = check.__name__.lstrip("_")
     law.__doc__ = check.__doc__
     _laws.append(law)
     return law
+
+
+def _pytest() -> Any:
+    try:
+        import pytest
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "pytest is not installed; install it by: pip install pytest, or call each function of "
+            "reattend.testing.checks() with the method"
+        ) from error
+    return pytest
+
+
+def _fields(method: Any) -> Sequence[Any]:
+    _require(dataclasses.is_dataclass(method), "must be a dataclass: @dataclass(frozen=True)")
+    return dataclasses.fields(method)
 
 
 def _close(actual: Array, expected: Array, tolerance: float, law: str) -> None:
@@ -337,7 +366,7 @@ def _is_frozen(case: Case) -> None:
 def _is_printable(case: Case) -> None:
     """Printed, it shows its name and its fields."""
     text = repr(case.method)
-    for item in dataclasses.fields(case.method):  # type: ignore[arg-type]
+    for item in _fields(case.method):
         _require(f"{item.name}=" in text, f"repr must show {item.name}, got {text}")
     _require(text.startswith(case.name), f"repr must begin with its name, got {text}")
 
@@ -371,7 +400,7 @@ def _documents_its_fields(case: Case) -> None:
     """Each field has a comment beside it, or an entry in the docstring."""
     method = type(case.method)
     source = inspect.getsource(method)
-    for item in dataclasses.fields(case.method):  # type: ignore[arg-type]
+    for item in _fields(case.method):
         comment = re.search(rf"^ +{item.name}:.*#", source, re.MULTILINE)
         entry = re.search(rf"^ *{item.name} : ", method.__doc__ or "", re.MULTILINE)
         _require(comment or entry, f"field {item.name} must have a comment that says what it is")
