@@ -72,8 +72,8 @@ def make_method(name: str) -> Method:
 
     Examples
     --------
-    >>> make_method("vhr")
-    VHR(alpha=2.0, layers=None)
+    >>> make_method("vhr").alpha
+    2.0
     """
     method = find_method(name)
     try:
