@@ -38,7 +38,13 @@ double per_second(double seconds, const Work& work) {
 
 double matmul_rate(int64_t rows, int64_t cols, int64_t depth, bool bfloat16, double seconds) {
     constexpr int kTimes = 16;
-    const MatmulShape shape{rows, cols, depth, depth, cols, cols, false, bfloat16};
+    const MatmulShape shape{.rows = rows,
+                            .cols = cols,
+                            .depth = depth,
+                            .a_stride = depth,
+                            .b_stride = cols,
+                            .c_stride = cols,
+                            .bfloat16 = bfloat16};
     if (!matmul_is_fast(shape)) return 0;
     const size_t a = padded(rows * depth), c = padded(rows * cols);
     const size_t b = padded(PackedPairs::size(static_cast<int>(depth), static_cast<int>(cols)));

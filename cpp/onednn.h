@@ -13,8 +13,10 @@ namespace reattend {
 /// it, and c has no gaps between its rows.
 struct MatmulShape {
     int64_t rows, cols, depth;
-    int64_t a_stride, b_stride, c_stride;
-    bool accumulate;  // add to c
+    int64_t a_stride;
+    int64_t b_stride = 0;  // of bfloat16: PackedPairs has none
+    int64_t c_stride;
+    bool accumulate = false;  // add to c
     bool bfloat16 = false;
 
     bool operator==(const MatmulShape&) const = default;

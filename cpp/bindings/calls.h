@@ -5,6 +5,7 @@
 #include <new>
 
 #include "bindings/arguments.h"
+#include "bindings/find_sinks.h"
 #include "bindings/process.h"
 
 namespace reattend {
@@ -148,10 +149,11 @@ py::object explain(PyObject* const* arguments) {
 
 /// An entry as Python calls it without a tuple or a dictionary of arguments: pybind11's own
 /// conversions take longer than reading the arguments.
-template <py::object (*kEntry)(PyObject* const*)>
+template <py::object (*kEntry)(PyObject* const*), Py_ssize_t kCount>
 PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count) noexcept {
     try {
-        if (count != 6) throw std::invalid_argument("6 arguments are expected");
+        if (count != kCount)
+            throw std::invalid_argument(std::to_string(kCount) + " arguments are expected");
         return kEntry(arguments).release().ptr();
     } catch (py::error_already_set& error) {
         error.restore();
@@ -174,9 +176,10 @@ void add_calls(const py::module_& module) {
                            reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)),
                            METH_FASTCALL, nullptr};
     };
-    static PyMethodDef methods[] = {define("attention", &entry<&attention>),
-                                    define("column_sums", &entry<&column_sums>),
-                                    define("explain", &entry<&explain>),
+    static PyMethodDef methods[] = {define("attention", &entry<&attention, 6>),
+                                    define("column_sums", &entry<&column_sums, 6>),
+                                    define("explain", &entry<&explain, 6>),
+                                    define("column_sinks", &entry<&column_sinks, 7>),
                                     {nullptr, nullptr, 0, nullptr}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include "bindings/calls.h"
-#include "bindings/find_sinks.h"
 #include "dispatch.h"
 #include "machine.h"
 #include "onednn.h"
@@ -35,7 +34,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
     m.def("narrow", &reattend::narrow);
     m.def("sink_tokens", &reattend::sink_tokens);
-    m.def("column_sinks", &reattend::column_sinks);
     m.def("matmul_rate", &reattend::matmul_rate);
     m.def("read_bandwidth", &reattend::read_bandwidth);
     m.def("max_threads", &omp_get_max_threads);

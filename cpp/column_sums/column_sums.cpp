@@ -58,8 +58,13 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
         } else {
             const Rows query = scores.query.rows(item, head, row, rows, buffer);
             if (all && query.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
-                matmul({kRows, kKeys, dim, query.stride, kKeys, kKeys, false}, query.data, operand,
-                       weights);
+                matmul({.rows = kRows,
+                        .cols = kKeys,
+                        .depth = dim,
+                        .a_stride = query.stride,
+                        .b_stride = kKeys,
+                        .c_stride = kKeys},
+                       query.data, operand, weights);
             else
                 kernels().scores(query.data, query.stride, operand, kKeys, weights, kKeys, rows,
                                  count, dim, visible);

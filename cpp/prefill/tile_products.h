@@ -101,8 +101,13 @@ public:
                 scores.packed_keys(place_.item, kv_head, key, count, packed, kTileKeys);
             });
         if (!visible && count == kTileKeys && place_.rows == kTileRows)
-            matmul({kTileRows, kTileKeys, dim, query_ld_, kTileKeys, kTileKeys, false}, query_,
-                   packed, to);
+            matmul({.rows = kTileRows,
+                    .cols = kTileKeys,
+                    .depth = dim,
+                    .a_stride = query_ld_,
+                    .b_stride = kTileKeys,
+                    .c_stride = kTileKeys},
+                   query_, packed, to);
         else
             kernels().scores(query_, query_ld_, packed, kTileKeys, to, kTileKeys, place_.rows,
                              count, dim, visible);
@@ -117,8 +122,14 @@ public:
         const bool full =
             !visible && count == kTileRows && columns.end - columns.begin == kTileKeys;
         if (full && values_.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
-            matmul({kTileRows, dim, kTileKeys, kTileKeys, values_.stride, out_ld, true}, weights,
-                   values_.data, out);
+            matmul({.rows = kTileRows,
+                    .cols = dim,
+                    .depth = kTileKeys,
+                    .a_stride = kTileKeys,
+                    .b_stride = values_.stride,
+                    .c_stride = out_ld,
+                    .accumulate = true},
+                   weights, values_.data, out);
         else
             kernels().accumulate(weights + rows.begin * kTileKeys, kTileKeys, values_.data,
                                  values_.stride, out + rows.begin * out_ld, out_ld, count, columns,
@@ -227,12 +238,22 @@ private:
         return round_up(static_cast<int>(scores.head_dim), PackedPairs::kDepth);
     }
     static MatmulShape score_shape(const Scores& scores, int64_t rows, int64_t columns) {
-        return {rows, columns, scores.head_dim, query_ld(scores), 0, columns, false, true};
+        return {.rows = rows,
+                .cols = columns,
+                .depth = scores.head_dim,
+                .a_stride = query_ld(scores),
+                .c_stride = columns,
+                .bfloat16 = true};
     }
     static MatmulShape value_shape(const Attention& call, int64_t rows) {
         const auto columns = static_cast<int64_t>(padded(call.value_dim));
-        return {rows, columns, kernels().value_depth, kernels().value_depth, 0, columns,
-                true, true};
+        return {.rows = rows,
+                .cols = columns,
+                .depth = kernels().value_depth,
+                .a_stride = kernels().value_depth,
+                .c_stride = columns,
+                .accumulate = true,
+                .bfloat16 = true};
     }
     // Of a tile's keys, and of the values of one product.
     static int64_t key_size(const Attention& call) {

@@ -35,15 +35,15 @@ def sink_tokens(
     states: _Float, dims: NDArray[np.bool_], tau: float, epsilon: float, found: NDArray[np.bool_], /
 ) -> None: ...
 def column_sinks(
-    sums: _Float,
-    counts: NDArray[np.int64],
-    chosen: _Bytes | None,
-    first: NDArray[np.int64],
-    before: _Float | None,
+    sums: object,
+    counts: object,
+    chosen: object,
+    first: object,
+    before: object,
     theta: float,
-    known: _Bytes | None,
+    known: object,
     /,
-) -> tuple[_Float, NDArray[np.uint8] | None]: ...
+) -> tuple[_Float, NDArray[np.uint8] | None] | None: ...  # None: refused
 def explain(
     query: object,
     key: object,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from reattend.policy import Array
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
 _ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of it
+_SUMMED = Request(returns=("logsumexp", "column_sums"))
+_UNSUMMED = Request(returns=("logsumexp",))
 _FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
 
 
@@ -63,7 +65,7 @@ class Prompt:
         object.__setattr__(self, "text_only", marked)
         object.__setattr__(self, "length", length)
 
-    @property
+    @cached_property
     def batch(self) -> int | None:
         """Number of items, where it is known."""
         known = self.image if self.image is not None else self.text_only
@@ -75,6 +77,18 @@ class Prompt:
         if self.image is None:
             return None
         return np.array([_end_of_first_run(item.tobytes()) for item in self.image], np.int64)
+
+
+@lru_cache(maxsize=16)  # all layers ask for the same
+def _ones(batch: int, key_len: int) -> Array:
+    return np.ndarray((batch, key_len), np.int64, _ONE, strides=(0, 0))
+
+
+@lru_cache(maxsize=16)
+def _zeros(batch: int) -> Array:
+    zeros = np.zeros(batch, np.int64)
+    zeros.flags.writeable = False
+    return zeros
 
 
 def _end_of_first_run(marks: bytes) -> int:
@@ -92,7 +106,7 @@ class Computed:
     plain: AttentionResult | None = None  # attention without any policy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Call:
     """One attention call, as a method sees it.
 
@@ -117,46 +131,42 @@ class Call:
     num_threads: int | None = None
     out: Array | None = None  # where the output goes
     computed: Computed = field(default_factory=Computed, repr=False, compare=False)
+    batch: int = field(init=False, repr=False)  # B
+    num_heads: int = field(init=False, repr=False)  # H, of the query
+    num_kv_heads: int = field(init=False, repr=False)  # H_kv, of keys and values
+    key_len: int = field(init=False, repr=False)  # M, how many keys there are so far
+    first_row: int = field(init=False, repr=False)  # its position
+    num_prompt: int = field(init=False, repr=False)  # P, the prompt's length
+    prefill: bool = field(init=False, repr=False)  # whether rows of the prompt are among these
+    last_chunk: bool = field(init=False, repr=False)  # whether the prompt's last row is
 
-    @property
-    def batch(self) -> int:
-        """Number of items B."""
-        return int(self.query.shape[0])
-
-    @property
-    def num_heads(self) -> int:
-        """Number of query heads H."""
-        return int(self.query.shape[1])
-
-    @property
-    def num_kv_heads(self) -> int:
-        """Number of key and value heads H_kv."""
-        return int(self.key.shape[1])
-
-    @property
-    def key_len(self) -> int:
-        """Number of keys M that there are so far."""
-        return int(self.key.shape[2])
-
-    @property
-    def first_row(self) -> int:
-        """Position of the first row."""
-        return int(self.key.shape[2] - self.query.shape[2])
-
-    @property
-    def num_prompt(self) -> int:
-        """Length of the prompt P."""
-        return self.key_len if self.prompt.length is None else self.prompt.length
-
-    @property
-    def prefill(self) -> bool:
-        """Whether rows of the prompt are among these; False for a decoding step."""
-        return self.first_row < self.num_prompt
-
-    @property
-    def last_chunk(self) -> bool:
-        """Whether the prompt's last row is among these."""
-        return self.first_row < self.num_prompt <= self.key_len
+    def __init__(
+        self,
+        layer: int,
+        num_layers: int,
+        query: Array,
+        key: Array,
+        value: Array,
+        prompt: Prompt,
+        mask: MaskSpec = NO_MASK,
+        states: Array | None = None,
+        num_threads: int | None = None,
+        out: Array | None = None,
+        computed: Computed | None = None,
+    ) -> None:
+        batch, num_heads, num_rows, _ = query.shape
+        _, num_kv_heads, key_len, _ = key.shape
+        num_prompt = key_len if prompt.length is None else prompt.length
+        prefill = key_len - num_rows < num_prompt
+        # At once: a frozen dataclass's own sets one by one, which takes 1 us of a layer's step.
+        self.__dict__.update(
+            layer=layer, num_layers=num_layers, query=query, key=key, value=value, prompt=prompt,
+            mask=mask, states=states, num_threads=num_threads, out=out,
+            computed=computed or Computed(), batch=batch,
+            num_heads=num_heads, num_kv_heads=num_kv_heads, key_len=key_len,
+            first_row=key_len - num_rows, num_prompt=num_prompt, prefill=prefill,
+            last_chunk=prefill and num_prompt <= key_len,
+        )  # fmt: skip
 
     @cached_property
     def rows(self) -> Array:
@@ -258,7 +268,7 @@ class Call:
     def first_key(self) -> Array:
         """Position of each item's first key that is no padding, int [B]; M while there is none."""
         if self.key_mask is None:
-            return np.zeros(self.batch, dtype=np.intp)
+            return _zeros(self.batch)
         return np.where(self.key_mask.any(-1), self.key_mask.argmax(-1), self.key_len)
 
     @cached_property
@@ -298,7 +308,7 @@ class Call:
             return self._row_counts_under(hides)
         window = self.mask.window
         if self.query.shape[2] == 1 and window is None and self.key_mask is None:
-            return np.ndarray((self.batch, self.key_len), np.int64, _ONE, strides=(0, 0))
+            return _ones(self.batch, self.key_len)
         column = np.arange(self.key_len)
         window = self.key_len + 1 if window is None else window
         causal = bool(self.mask.causal)
@@ -352,9 +362,10 @@ class Call:
         return self.computed.plain
 
     def _pass(self, summed: bool, heads: Array | None) -> AttentionResult:
-        returns = ("logsumexp", "column_sums") if summed else ("logsumexp",)
-        heads = None if heads is None else heads[None].repeat(self.batch, axis=0)
-        request = Request(returns=returns, out=self.out, heads=heads)
+        request = _SUMMED if summed else _UNSUMMED
+        if heads is not None or self.out is not None:
+            heads = None if heads is None else heads[None].repeat(self.batch, axis=0)
+            request = request._replace(out=self.out, heads=heads)
         found: AttentionResult = attend(
             self.query, self.key, self.value, self.mask, request, self.num_threads
         )

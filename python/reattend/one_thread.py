@@ -27,13 +27,18 @@ class OneThread:
         self._lock = RLock()
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                f"this {self._name} is in use by another thread: give each thread its own"
-            )
+        self.enter()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def enter(self) -> Callable[[], None]:
+        """Enter; give what leaves. A ``with`` takes three calls of Python."""
+        if not self._lock.acquire(False):
+            raise RuntimeError(
+                f"this {self._name} is in use by another thread: give each thread its own"
+            )
+        return self._lock.release
 
     def __reduce__(self) -> tuple[Any, ...]:  # a lock is not copied
         return type(self), (self._name,)
@@ -66,7 +71,10 @@ def alone(
 
     @wraps(method)
     def inside(self: User, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with self._use:
+        leave = self._use.enter()
+        try:
             return method(self, *args, **kwargs)
+        finally:
+            leave()
 
     return inside

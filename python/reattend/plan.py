@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from reattend.border.request import Request
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
 from reattend.transform import Transform
 
 
-class Composition(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Composition:
     """Several plans as one: what `attention` takes, and what each part was to each plan."""
 
     segments: Array | None  # uint8 [B, 1 or H, M'], the common refinement
@@ -22,6 +25,20 @@ class Composition(NamedTuple):
     plans: tuple[Plan, ...]  # what was composed
     transform: Transform | None = None
     null_logit: Array | None = None
+
+    def request(
+        self, returns: str, out: Array | None = None, plain: Array | None = None
+    ) -> Request:
+        """Give what is asked of the core; with ``plain``, ``out`` holds attention without it."""
+        return Request(
+            self.segments, self.policies, self.wheres, self.transform, self.null_logit, returns,
+            out, plain=plain,
+        )  # fmt: skip
+
+    @cached_property
+    def of_step(self) -> Request:
+        """What is asked in every step: the same object as long as no plan changes."""
+        return self.request("masses")
 
     @property
     def edits(self) -> dict[str, Any]:
@@ -190,8 +207,8 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     wheres = tuple(plan.where for plan in plans)
     if known is not None and known.serves(plans):
         transform, null_logit = edits
-        return known._replace(
-            wheres=wheres, plans=tuple(plans), transform=transform, null_logit=null_logit
+        return replace(
+            known, wheres=wheres, plans=tuple(plans), transform=transform, null_logit=null_logit
         )
     labelled = [plan for plan in plans if plan.segments is not None]
     if len(plans) == 1 or not labelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +16,10 @@ from reattend.plan import Composition
 from reattend.policy import MAX_SEGMENTS, Array
 from reattend.reading import Reading
 
-_PENDING = 64  # steps kept as they are before they are added up: adding up one costs as much as 64
+# Steps are kept as they are before they are added up, since to add up one costs as much as some
+# hundred; so many at most, and numbers of masses.
+_MOST_STEPS = 256
+_MOST_NUMBERS = 1 << 17
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +122,8 @@ class Tally:
     prompt_rows: int = 0
     prompt_changed: int = 0
     _sums: dict[int, _Sums] = field(default_factory=dict)  # by the method's place
-    _pending: list[_Step] = field(default_factory=list)
+    _pending: list[_Steps] = field(default_factory=list)
+    _waiting: int = 0  # steps in them
 
     def add_prompt(
         self, changed: Array, valid: Array | None, edited: tuple[Array | None, ...] = ()
@@ -143,13 +148,21 @@ class Tally:
         edited: tuple[Array | None, ...] = (),
     ) -> None:
         """Note the rows of a decoding step: masses [B, H, N, G] on the parts of the plan."""
-        self._pending.append(_Step(places, plan, masses, edited))
-        if len(self._pending) >= _PENDING:
+        last = self._pending[-1] if self._pending else None
+        if (
+            last is None or last.plan is not plan or edited or last.edited
+            or last.places != places or last.batch != len(masses)
+        ):  # fmt: skip
+            last = _Steps(places, plan, len(masses), [], edited)
+            self._pending.append(last)
+        last.masses.append(masses)
+        self._waiting += 1
+        if self._waiting >= _MOST_STEPS or self._waiting * masses.size >= _MOST_NUMBERS:
             self.fold()
 
     def fold(self) -> dict[int, _Sums]:
         """Add up what waits, and give the sums by the method's place."""
-        steps, self._pending = self._pending, []
+        steps, self._pending, self._waiting = self._pending, [], 0
         start = 0
         for end in range(1, len(steps) + 1):
             if end == len(steps) or not steps[end].joins(steps[start]):
@@ -157,20 +170,24 @@ class Tally:
                 start = end
         return self._sums
 
-    def _add(self, steps: Sequence[_Step]) -> None:
+    def _add(self, steps: Sequence[_Steps]) -> None:
         first = steps[0].plan
-        left = np.concatenate([step.masses for step in steps], axis=2).astype(np.float64)
+        masses = [each for some in steps for each in some.masses]
+        left = np.concatenate(masses, axis=2).astype(np.float64)
         for index, (place, policy) in enumerate(zip(steps[0].places, first.policies, strict=True)):
             factors = policy(left)
-            rows = np.concatenate([step.where(index) for step in steps], axis=2)
-            factors = np.where(rows[..., None], factors, 1)
+            if any(some.plan.wheres[index] is not None for some in steps):
+                rows = np.concatenate([some.where(index) for some in steps], axis=2)
+                factors = np.where(rows[..., None], factors, 1)
+            changed = (factors != 1).any(-1)
+            if any(some.edited for some in steps):
+                changed |= np.concatenate([some.edits(index) for some in steps], axis=2)
             before, left = left, left * factors
             labels = first.labels[index]
             sums = self._sums.setdefault(place, _Sums(left.shape[1]))
             sums.count = max(sums.count, int(labels.max()) + 1)
             sums.rows += left.shape[0] * left.shape[2]
-            edited = np.concatenate([step.edits(index) for step in steps], axis=2)
-            sums.changed += ((factors != 1).any(-1) | edited).sum((0, 2))
+            sums.changed += changed.sum((0, 2))
             for part, label in enumerate(labels):
                 sums.before[:, label] += before[..., part].sum((0, 2))
                 sums.after[:, label] += left[..., part].sum((0, 2))
@@ -186,29 +203,37 @@ class _Sums:
         self.before, self.after = np.zeros((2, heads, MAX_SEGMENTS))
 
 
-class _Step(NamedTuple):
+class _Steps(NamedTuple):
+    """Steps under one and the same plan."""
+
     places: tuple[int, ...]  # of the methods that had a plan
     plan: Composition
-    masses: Array  # [B, H, N, G]
-    edited: tuple[Array | None, ...] = ()  # of each plan, the rows whose scores it edited
+    batch: int
+    masses: list[Array]  # of each step [B, H, N, G]
+    edited: tuple[Array | None, ...] = ()  # of each plan, the rows whose scores it edited: one step
 
     def edits(self, index: int) -> Array:
-        """Give the rows whose scores a plan edited, bool [B, H, N]."""
-        rows = self.edited[index] if self.edited else None
-        return np.broadcast_to(False if rows is None else rows, self.masses.shape[:3])
+        """Give the rows whose scores a plan edited, bool [B, H, rows of all steps]."""
+        return self._rows(self.edited[index] if self.edited else np.False_)
 
     def where(self, index: int) -> Array:
-        """Give the rows that a policy is meant for, bool [B, H, N]."""
+        """Give the rows that a policy is meant for, bool [B, H, rows of all steps]."""
         where = self.plan.wheres[index]
-        return np.broadcast_to(True if where is None else where, self.masses.shape[:3])
+        return self._rows(np.True_ if where is None else where)
 
-    def joins(self, other: _Step) -> bool:
+    def _rows(self, marked: Any) -> Array:
+        marked = np.asarray(False if marked is None else marked)
+        each = [masses.shape[:3] for masses in self.masses]
+        if marked.ndim == 0 or marked.shape[-1] == 1:  # of any number of rows
+            return np.broadcast_to(marked, (*each[0][:2], sum(shape[2] for shape in each)))
+        return np.concatenate([np.broadcast_to(marked, shape) for shape in each], axis=2)
+
+    def joins(self, other: _Steps) -> bool:
         """Whether both can be added up at once: the same policies, by identity, and batch."""
-        same = len(self.plan.policies) == len(other.plan.policies) and all(
-            a is b for a, b in zip(self.plan.policies, other.plan.policies, strict=True)
-        )
-        batch = self.masses.shape[:2] == other.masses.shape[:2]
-        return same and batch and self.places == other.places
+        if self.batch != other.batch or self.places != other.places:
+            return False
+        ours, theirs = self.plan.policies, other.plan.policies
+        return len(ours) == len(theirs) and all(map(operator.is_, ours, theirs))
 
 
 def reading(layer: int, method: Method, sums: _Sums | None, found: Mapping[str, Any]) -> Reading:

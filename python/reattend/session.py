@@ -222,6 +222,10 @@ class Session(Recorded):
             return np.asarray(result)
         if run.prompt.length is None:  # the first call tells the prompt's length
             run.prompt = replace(run.prompt, length=key.shape[2])
+        if not self.methods and self._recorder is None:
+            result = attend(query, key, value, mask, asked, num_threads)
+            run.seen[layer], run.batch = key.shape[2], query.shape[0]
+            return np.asarray(result)
         call = Call(
             layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
             num_threads, out,
@@ -234,14 +238,14 @@ class Session(Recorded):
                 plans.append(plan)
                 places.append(place)
         if plans:
-            result = self._intervene(run, call, plans, tuple(places))
+            result = self._intervene(run, call, tuple(plans), tuple(places))
         elif call.computed.plain is not None:
             result = call.computed.plain.out
         else:
             result = attend(query, key, value, mask, asked, num_threads)
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
-        run.seen[layer], run.batch = call.key_len, query.shape[0]
+        run.seen[layer], run.batch = call.key_len, call.batch
         if self._recorder is not None:
             self._recorder.note(call)
         return np.asarray(result)
@@ -358,29 +362,30 @@ class Session(Recorded):
         """Check what methods read before attention() checks the rest."""
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"layer must be from 0 to {self.num_layers - 1}, got {layer}")
-        if query.ndim != 4 or key.ndim != 4 or query.shape[2] > key.shape[2]:
+        shape, key_shape = query.shape, key.shape
+        if len(shape) != 4 or len(key_shape) != 4 or shape[2] > key_shape[2]:
             raise ValueError(
                 "query and key must be [B, H, N, D] and [B, H_kv, M, D] with N <= M, "
-                f"got shapes {query.shape} and {key.shape}"
+                f"got shapes {shape} and {key_shape}"
             )
-        if self.num_heads is not None and query.shape[1] != self.num_heads:
-            raise ValueError(f"query must have {self.num_heads} heads, got {query.shape[1]}")
-        first_row, seen = key.shape[2] - query.shape[2], run.seen.get(layer, 0)
+        if self.num_heads is not None and shape[1] != self.num_heads:
+            raise ValueError(f"query must have {self.num_heads} heads, got {shape[1]}")
+        first_row, seen = key_shape[2] - shape[2], run.seen.get(layer, 0)
         if first_row < seen:
             raise ValueError(
                 f"layer {layer}: rows before {seen} were seen already, got rows from {first_row}; "
                 "a generation cannot go back, open a new one"
             )
-        if run.prompt.batch not in (None, query.shape[0]):
+        batch = run.prompt.batch
+        if batch is not None and batch != shape[0]:
             raise ValueError(
-                f"query must have the batch size of the prompt, {run.prompt.batch}, "
-                f"got {query.shape[0]}"
+                f"query must have the batch size of the prompt, {batch}, got {shape[0]}"
             )
         if hidden_states is not None and (
-            hidden_states.ndim != 3 or hidden_states.shape[:2] != query.shape[::2]
+            hidden_states.ndim != 3 or hidden_states.shape[:2] != shape[::2]
         ):
             raise ValueError(
-                f"hidden_states must be [B, N, C] with B, N = {query.shape[::2]}, "
+                f"hidden_states must be [B, N, C] with B, N = {shape[::2]}, "
                 f"got shape {hidden_states.shape}"
             )
         if key_mask is not None and (
@@ -392,15 +397,18 @@ class Session(Recorded):
             )
 
     def _intervene(
-        self, run: _Run, call: Call, plans: list[Plan], places: tuple[int, ...]
+        self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]
     ) -> Array:
         plan = run.composed.get(call.layer)
-        if plan is None or plan.plans != tuple(plans):  # mostly they are the very same
+        if plan is None or plan.plans != plans:  # mostly they are the very same
             plan = run.composed[call.layer] = compose(plans, plan)
-        result = self._carry_out(call, plan)
-        tally = run.tallies.setdefault(call.layer, Tally())
+        edits_scores = plan.transform is not None or plan.null_logit is not None
+        result = self._carry_out(call, plan, edits_scores)
+        tally = run.tallies.get(call.layer)
+        if tally is None:
+            tally = run.tallies[call.layer] = Tally()
         edited: tuple[Array | None, ...] = ()
-        if plan.edits:
+        if edits_scores:
             rows = np.arange(call.first_row, call.key_len)
             edited = tuple(each.edited_rows(rows) for each in plan.plans)
         if call.prefill:
@@ -410,18 +418,22 @@ class Session(Recorded):
         else:
             assert result.masses is not None
             tally.add_rows(places, plan, result.masses, edited)
-        return np.asarray(result.out)
+        return result.out
 
     @staticmethod
-    def _carry_out(call: Call, plan: Composition) -> AttentionResult:
-        returns = ("changed",) if call.prefill else ("masses",)
-        request = Request(plan.segments, plan.policies, plan.wheres, returns=returns, out=call.out)
-        if plan.edits:
-            request = request._replace(**plan.edits)
-        elif call.computed.plain is not None and all(
-            isinstance(each, Reweight) for each in plan.policies
+    def _carry_out(call: Call, plan: Composition, edits_scores: bool) -> AttentionResult:
+        returns = "changed" if call.prefill else "masses"
+        plain = call.computed.plain
+        if (
+            plain is not None
+            and not edits_scores
+            and all(isinstance(each, Reweight) for each in plan.policies)
         ):
-            request = request._replace(out=call.plain.out, plain=call.plain.logsumexp)
+            request = plan.request(returns, plain.out, plain.logsumexp)
+        elif call.prefill or call.out is not None:
+            request = plan.request(returns, call.out)
+        else:
+            request = plan.of_step
         found: AttentionResult = attend(
             call.query, call.key, call.value, call.mask, request, call.num_threads
         )

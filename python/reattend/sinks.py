@@ -231,9 +231,16 @@ def update_column_sinks(
     >>> labels.tolist()
     [[[0, 1, 1]]]
     """
-    received, labels = _core.column_sinks(
-        column_sums, row_counts, heads, first_key, before, theta, known
-    )
+    found = _core.column_sinks(column_sums, row_counts, heads, first_key, before, theta, known)
+    if found is None:  # not as the core reads it
+        first_key, row_counts = (np.ascontiguousarray(x, np.int64) for x in (first_key, row_counts))
+        sums = np.ascontiguousarray(column_sums, np.float32)
+        heads = None if heads is None else np.ascontiguousarray(heads, bool)
+        before = None if before is None else np.ascontiguousarray(before, np.float32)
+        known = None if known is None else np.ascontiguousarray(known, np.uint8)
+        found = _core.column_sinks(sums, row_counts, heads, first_key, before, theta, known)
+        assert found is not None
+    received, labels = found
     if labels is None:
         assert known is not None
         labels = known

@@ -336,6 +336,8 @@ def threads(num_threads: int | None) -> int:
     """Check the number of threads; the default where it is None."""
     if num_threads is None:
         return config.num_threads()
+    if type(num_threads) is int and 1 <= num_threads <= MAX_THREADS:
+        return num_threads
     num_threads = integer("num_threads", num_threads)
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads}")
