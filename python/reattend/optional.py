@@ -18,6 +18,7 @@ _EXTRAS = {  # of others: demo
     "click": "cli",
     "rich": "cli",
     "spacy": "amber",
+    "distributed": "dask",
 }
 
 

@@ -6,6 +6,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +28,11 @@ from reattend.evaluation.runner.answerers import (
     RecordedAnswerer,
     VisionLanguageAnswerer,
 )
-from reattend.evaluation.runner.evaluate import evaluate
+from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
+from reattend.evaluation.runner.executors import dask, processes
 from reattend.evaluation.settings import PLAIN, SETTINGS
 from reattend.method import Method
+from reattend.models import VisionLanguage, read_vision_language
 from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError
 
@@ -51,6 +56,9 @@ def answer_options(callback: Callback) -> Callback:
             help="compared with plain attention: some of "
             f"{method_help()}, and brighten, the baseline that raises "
             f"image keys in all heads (default: {_METHODS})"),
+        add("--dask", metavar="ADDRESS",
+            help="answer on a Dask cluster: its scheduler's address or file (without it "
+            "--workers answer, on this machine)"),
         add("--answers", type=Path, metavar="FILE", help="score answers that were made elsewhere"),
         add("--form", type=click.Choice([*FORMS]), default="markdown", help="of the table"),
     )):  # fmt: skip
@@ -76,12 +84,18 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     try:
         data = chosen_dataset(options)
         answerer, settings = _answering(options, data)
-        found = evaluate(
-            data, answerer, settings, _beside(options.out, ".jsonl"), batch=options.batch,
-            progress=progress,
-        )  # fmt: skip
+        with _executor(options) as executor:
+            found = evaluate(
+                data, answerer, settings, _beside(options.out, ".jsonl"), batch=options.batch,
+                executor=executor, progress=progress,
+            )  # fmt: skip
     except DataError as error:
         raise CommandError(str(error)) from error
+    except BrokenExecutor as error:
+        raise CommandError(
+            "a worker process has ended before it had answered, for want of memory perhaps: "
+            "the same command goes on from here"
+        ) from error
     scores = score(found)
     table = write_scores(scores, options.form)
     written = [_beside(options.out, ".json"), _beside(options.out, _ENDINGS[options.form])]
@@ -107,14 +121,39 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
     names = [name.strip() for name in (options.methods or _METHODS).split(",")]
     if options.model is not None and options.model.suffix != ".gguf":
         made = {name: Brighten() if name == "brighten" else make_chosen(name) for name in names}
-        answerer = read_transformers(str(options.model))
+        answerer = _spread(options, partial(read_transformers, str(options.model)))
         return answerer, {PLAIN: [], **{name: [method] for name, method in made.items()}}
     own = {name: make_chosen(name) for name in names if name not in SETTINGS}
     loaded = load_chosen(options)
-    weights = options.weights or SHIPPED
-    ours = VisionLanguageAnswerer(loaded.model, hashlib.sha256(weights.read_bytes()).hexdigest())
+    ours: Answerer = _answerer_of(loaded.model, options.weights)
+    if _is_spread(options):
+        ours = AnswererOf(partial(_read_ours, options.weights, options.model), ours.identity())
     settings = {name: [own[name]] if name in own else loaded.methods(name) for name in names}
     return ours, {PLAIN: [], **settings}
+
+
+def _is_spread(options: Options) -> bool:
+    return options.dask is not None or options.workers > 1
+
+
+def _spread(options: Options, read: Callable[[], Answerer]) -> Answerer:
+    """Give what is read, or a way to read it in each process."""
+    return AnswererOf(read) if _is_spread(options) else read()
+
+
+def _read_ours(weights: Path | None, language: Path | None) -> Answerer:
+    return _answerer_of(read_vision_language(weights, language), weights)
+
+
+def _answerer_of(model: VisionLanguage, weights: Path | None) -> Answerer:
+    checksum = hashlib.sha256((weights or SHIPPED).read_bytes()).hexdigest()
+    return VisionLanguageAnswerer(model, checksum)
+
+
+def _executor(options: Options) -> AbstractContextManager[Executor | None]:
+    if options.dask is not None:
+        return dask(options.dask)
+    return processes(options.workers) if options.workers > 1 else nullcontext()
 
 
 def _beside(stem: Path, suffix: str) -> Path:

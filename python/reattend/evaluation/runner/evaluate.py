@@ -31,13 +31,19 @@ class AnswererOf:
     ----------
     read : callable
         Gives the answerer; a function that pickle knows by name, or a partial of one.
+    identity : mapping, optional
+        What the answerer's ``identity`` will give; without it this process reads it as well.
     """
 
-    def __init__(self, read: Callable[[], Answerer]) -> None:
-        self._read = read
+    def __init__(
+        self, read: Callable[[], Answerer], identity: Mapping[str, Any] | None = None
+    ) -> None:
+        self._read, self._identity = read, identity
 
     def identity(self) -> dict[str, Any]:
         """Give that of what is read."""
+        if self._identity is not None:
+            return dict(self._identity)
         return _read_once(self._read).identity()
 
     def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
@@ -45,7 +51,7 @@ class AnswererOf:
         return _read_once(self._read)(cases, methods)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return AnswererOf, (self._read,)
+        return AnswererOf, (self._read, self._identity)
 
 
 def evaluate(
@@ -74,9 +80,9 @@ def evaluate(
     batch : int, optional
         Cases side by side.
     executor : concurrent.futures.Executor, optional
-        Where batches are answered: processes of this machine, or a Dask cluster
-        (``client.get_executor()``). The answerer goes there, so it must be one that pickle takes,
-        such as `AnswererOf`.
+        Where batches are answered: `processes` of this machine, the workers of a `dask` cluster,
+        or any other. The answerer goes there, so it must be one that pickle takes, such as
+        `AnswererOf`.
     progress : callable, optional
         Called with how many of how many batches are done.
 
