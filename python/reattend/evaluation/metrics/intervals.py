@@ -66,7 +66,13 @@ def intervals(pictures: int, measures: Measures, *, seed: int = 0) -> list[Estim
     return found
 
 
-def p_value(first: Array, second: Array, measure: Callable[[Array], Array], seed: int = 0) -> float:
+def p_value(
+    first: Array,
+    second: Array,
+    measure: Callable[[Array], Array],
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+) -> float:
     """Test whether two settings differ, picture by picture (`scipy.stats.permutation_test`).
 
     If they do not, it makes no difference which of both gave which picture's counts.
@@ -79,6 +85,8 @@ def p_value(first: Array, second: Array, measure: Callable[[Array], Array], seed
         Takes sums [c, R] and gives a measure [R].
     seed : int, optional
         Of the permutations.
+    permutations : int, optional
+        How many; all of them if there are fewer.
 
     Returns
     -------
@@ -105,7 +113,7 @@ def p_value(first: Array, second: Array, measure: Callable[[Array], Array], seed
         return np.nan
     found = demand("scipy.stats").permutation_test(
         (places, places + pictures), difference, permutation_type="samples", vectorized=True,
-        n_resamples=PERMUTATIONS, batch=_BATCH, axis=-1, rng=np.random.default_rng(seed),
+        n_resamples=permutations, batch=_BATCH, axis=-1, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(found.pvalue)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.evaluation.metrics.intervals import p_value
+from reattend.evaluation.metrics.intervals import PERMUTATIONS, p_value
 from reattend.evaluation.metrics.measures import Measures
 from reattend.evaluation.report.scores import UNSURE, measure
 from reattend.policy import Array
@@ -23,6 +23,7 @@ def compare(
     second_setting: str | None = None,
     *,
     seed: int = 0,
+    permutations: int = PERMUTATIONS,
 ) -> dict[str, Any]:
     """Compare two runs on the same cases, pair by pair.
 
@@ -36,6 +37,8 @@ def compare(
         Which of the second; the same by default.
     seed : int, optional
         Of the bootstrap and the permutations.
+    permutations : int, optional
+        Of the test; 0 for none.
 
     Returns
     -------
@@ -67,14 +70,14 @@ def compare(
             raise ValueError(f"setting must be one of {', '.join(there)}, got {name!r}")
     ours = second, names[1]
     baselines = {
-        name: _compared(measures, (run, name), ours, seed)
+        name: _compared(measures, (run, name), ours, seed, permutations)
         for name in BASELINES
         for run in (first, second)
         if name in run["counts"] and name != names[1]
     }
     return {
         "compared": list(names),
-        **_compared(measures, (first, names[0]), ours, seed),
+        **_compared(measures, (first, names[0]), ours, seed, permutations),
         "baselines": baselines,
         "missing": [name for name in BASELINES if not any(name in there for there in held)],
         "numbers": first["numbers"],
@@ -105,6 +108,7 @@ def _compared(
     base: tuple[Mapping[str, Any], str],
     ours: tuple[Mapping[str, Any], str],
     seed: int,
+    permutations: int,
 ) -> dict[str, Any]:
     other, own = (
         {name: np.array(values) for name, values in run["counts"][setting].items()}
@@ -117,7 +121,7 @@ def _compared(
         "measures": {
             name: {
                 "difference": values,
-                "p": _p_value(measures, name, other, own, seed),
+                "p": _p_value(measures, name, other, own, seed, permutations),
                 "verdict": verdict(values),
             }
             for name, values in found["difference"].items()
@@ -130,13 +134,16 @@ def _compared(
 
 
 def _p_value(
-    measures: Measures, name: str, other: Mapping[str, Array], own: Mapping[str, Array], seed: int
-) -> float | None:
+    measures: Measures, name: str, other: Mapping[str, Array], own: Mapping[str, Array], seed: int,
+    permutations: int,
+) -> float | None:  # fmt: skip
+    if not permutations:
+        return None
     needed = dict.fromkeys(measures.counts(name))
     first, second = (np.stack([each[count] for count in needed]) for each in (other, own))
 
     def of_sums(sums: Array) -> Array:
         return measures.of(name, dict(zip(needed, sums, strict=True)))
 
-    found = p_value(first, second, of_sums, seed)
+    found = p_value(first, second, of_sums, seed, permutations)
     return None if np.isnan(found) else round(found, 4)

@@ -1,0 +1,1 @@
+"""Regression tests of a model: what it makes up and where it attends, against a stored baseline."""

@@ -1,0 +1,43 @@
+"""Stored baselines: where they are, and what is said if there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+UPDATE = "call it with update=True"
+
+
+class Regression:
+    """Holds what a model does against a file.
+
+    Parameters
+    ----------
+    path : path
+        Of the baseline.
+    update : bool, optional
+        Whether it is written anew instead.
+    how_to_update : str, optional
+        What to do for that, as messages say it.
+    """
+
+    def __init__(self, path: Path, update: bool = False, how_to_update: str = UPDATE) -> None:
+        self.path, self.update, self.how_to_update = Path(path), update, how_to_update
+
+    def _demand(self) -> None:
+        if not self.path.is_file():
+            raise AssertionError(
+                f"there is no baseline {self.path} to hold this against: {self.how_to_update} "
+                "to write it"
+            )
+
+    def _write(self, write: Callable[[Path], None]) -> None:
+        """Write the baseline, in full or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{os.getpid()}-{self.path.name}")
+        try:
+            write(partial)
+            partial.replace(self.path)
+        finally:
+            partial.unlink(missing_ok=True)
