@@ -148,3 +148,26 @@ def test_order_matters(inputs):
     session.record(7)
     with pytest.raises(ValueError, match="item must be below the batch size, 3, got 7"):
         run((), inputs, session=session)
+
+
+def test_a_report_of_a_recorded_generation_is_a_page(inputs, tmp_path):
+    pytest.importorskip("plotly")
+    session = Session(VAR(tau=0.3), num_layers=5)
+    with pytest.raises(RuntimeError, match=r"needs session\.record"):
+        session.report().to_html(tmp_path / "run.html")
+    session.record()
+    run((), inputs, session=session)
+    report = session.report()
+    rows, tokens = len(session.recording().attention), int(session.recording().image.sum())
+    grid = (1, tokens)
+    report.to_html(tmp_path / "run.html", words=["<b>"] * rows, grid=grid)
+    page = (tmp_path / "run.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "\\u003cb>" in page  # words are no markup
+    with pytest.raises(ValueError, match="words must be one for each"):
+        report.to_html(tmp_path / "other.html", words=["one"], grid=grid)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.html"]
+    shown = session._repr_html_()
+    assert shown == report._repr_html_()
+    assert shown.count("<tr>") == 1 + len(report.readings)
+    assert "visual sinks" in shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,15 @@ class Recorded:
         --------
         See the example of `record`.
         """
-        if self._recorder is None:
+        recorded = self._recorded()
+        if recorded is None:
             raise RuntimeError("recording() needs session.record() before the generation")
+        return recorded()
+
+    def _recorded(self) -> Callable[[], Recording] | None:
+        """Give what gives the recording when it is asked for; None: `record` was not called."""
+        recorder = self._recorder
+        if recorder is None:
+            return None
         settings = {"methods": [repr(method) for method in self.methods]}
-        return self._recorder.recording(self.report().to_dict(), settings)
+        return lambda: recorder.recording(self.report().to_dict(), settings)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +36,8 @@ class Report:
 
     readings: tuple[Reading, ...]
     prompt_changed: Mapping[int, float]  # by layer: the share of the prompt's rows, over all heads
+    # Gives what `Session.record` noted of the generation; None: it was not asked to.
+    recorded: Callable[[], Recording] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         methods = ", ".join(dict.fromkeys(reading.method for reading in self.readings))
@@ -90,6 +94,66 @@ class Report:
             for g, segment in enumerate(r.segments)
         ]  # fmt: skip
         return demand("pandas").DataFrame(rows, columns=columns)
+
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        words: Sequence[str] = (),
+        picture: Array | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        """Write what was recorded as one HTML page, as ``reattend report`` does.
+
+        Parameters
+        ----------
+        path : path
+            Where to, as .html.
+        words, picture, grid
+            As for `Recording.with_words`: what the session does not know.
+
+        Raises
+        ------
+        RuntimeError
+            If `Session.record` was not called before the generation.
+        ValueError
+            If the path ends otherwise, or what is given does not fit.
+        MissingPackageError
+            If plotly (extra `reattend[report]`) is not installed.
+
+        Examples
+        --------
+        >>> Report((), {}).to_html("run.html")
+        Traceback (most recent call last):
+        ...
+        RuntimeError: to_html() needs session.record() before the generation
+        """
+        if self.recorded is None:
+            raise RuntimeError("to_html() needs session.record() before the generation")
+        recording = self.recorded()
+        if words or picture is not None or grid is not None:
+            recording = recording.with_words(words, picture=picture, grid=grid)
+        # Drawing comes with an extra, so it is asked for as packages of extras are.
+        demand("reattend.plot.page").write_page(recording, path)
+
+    def _repr_html_(self) -> str:
+        """Give the table that a notebook shows."""
+        if not self.readings:
+            return "<p>No layer was changed.</p>"
+        names = ("layer", "method", "prompt", "rows", "changed", "attention, before &rarr; after")
+        head = "".join(f"<th>{name}" for name in names)
+        lines = []
+        for reading in self.readings:
+            share = self.prompt_changed.get(reading.layer)
+            cells = [reading.layer, escape(reading.method), "" if share is None else f"{share:.1%}"]
+            cells += [reading.rows, "", ""]
+            if reading.rows:
+                cells[4] = f"{reading.changed.mean():.1%}"
+                masses = zip(reading.segments, reading.before.mean(0), reading.after.mean(0),
+                             strict=True)  # fmt: skip
+                cells[5] = ", ".join(f"{escape(n)} {a:.3f} &rarr; {b:.3f}" for n, a, b in masses)
+            lines.append("".join(f"<td>{cell}" for cell in cells))
+        return f"<table><tr>{head}<tr>{'<tr>'.join(lines)}</table>"
 
     def __str__(self) -> str:
         if not self.readings:

@@ -320,7 +320,11 @@ class Session(Recorded):
             if added is None and not found:
                 continue
             readings.append(reading(layer, method, added, found))
-        return Report(tuple(readings), shares)
+        return Report(tuple(readings), shares, self._recorded())
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows: what the methods did."""
+        return self.report()._repr_html_()
 
     def describe(self) -> list[str]:
         """Say in a few clauses what each method did in the open generation, or in the last one.

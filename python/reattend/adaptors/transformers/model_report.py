@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from reattend.policy import Array
 from reattend.reading import Reading
 from reattend.report import Report
 
@@ -46,6 +49,21 @@ class ModelReport:
     def to_pandas(self) -> Any:
         """Give a pandas table, as `Report.to_pandas`."""
         return self.methods.to_pandas()
+
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        words: Sequence[str] = (),
+        picture: Array | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        """Write what was recorded as one HTML page, as `Report.to_html`."""
+        self.methods.to_html(path, words=words, picture=picture, grid=grid)
+
+    def _repr_html_(self) -> str:
+        """Give the table that a notebook shows."""
+        return self.methods._repr_html_()
 
     def __str__(self) -> str:
         lines = [str(self.methods)]
