@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Report:
 
     readings: tuple[Reading, ...]
     prompt_changed: Mapping[int, float]  # by layer: the share of the prompt's rows, over all heads
-    # Gives what `Session.record` noted of the generation; None: it was not asked to.
-    recorded: Callable[[], Recording] | None = field(default=None, compare=False)
+    # Gives the `Recording` that `Session.record` asked for; None: it was not asked to.
+    recorded: Callable[[], Any] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         methods = ", ".join(dict.fromkeys(reading.method for reading in self.readings))
