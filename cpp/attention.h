@@ -206,8 +206,9 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
 
 /// The same as attend() where `out` holds plain attention already, with this logsumexp [batch,
 /// num_heads, query_len]: only what the policies change is computed, where they concern few keys.
-/// Gives masses, factors and changed, beside out (correction.cpp).
-void apply_policy(Attention& call, const float* plain_logsumexp);
+/// Gives masses, factors and changed, beside out (correction.cpp). `weights` [batch, num_heads,
+/// key_len]: of a single row what each key received from it; null: not known.
+void apply_policy(Attention& call, const float* plain_logsumexp, const float* weights);
 
 /// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp
 /// [batch, num_heads, query_len]. Heads [batch, num_heads] that are 0 are left 0; null: all. Rows

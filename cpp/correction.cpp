@@ -3,6 +3,7 @@
 //
 //     out' = sum_g factor_g partial_g = factor_0 out + sum_{g > 0} (factor_g - factor_0) partial_g
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "attention.h"
@@ -84,7 +85,75 @@ public:
         for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
     }
 
+    /// The only row of a head, whose weights [key_len] are known: no score is computed. False: it
+    /// lost digits, nothing is written.
+    bool run_weighed(const float* weights) {
+        const int num_segments = call_.num_segments;
+        const bool scaled = call_.value.type == Type::kInt8;
+        out_row_ = Scratch::of_thread().floats((num_segments + 1) * partial_ld_ +
+                                               (scaled ? scores_.key_len : 0));
+        values_ = out_row_ + partial_ld_;  // the next segment's partial
+        weights_ = out_row_ + (num_segments + 1) * partial_ld_;
+        float* mass = mass_[0];
+        std::fill_n(mass, kMaxSegments, 0.0f);
+        const Interval seen = scores_.visible(row_, scores_.keys_of_item(item_));
+        const int64_t last = std::min(seen.end, call_.labels ? call_.num_labels : 0);
+        const uint8_t* label = call_.labels ? call_.labels.row(item_, head_, 0) : nullptr;
+        for (int64_t key = seen.begin, end; key < seen.end; key = end) {
+            end = key < last ? end_of_run(label, key, last) : seen.end;
+            if (key < last && label[key]) {
+                add_run(label[key], {key, end}, weights);
+                continue;
+            }
+            // Keys beyond the labels are summed with those before: the same bytes, wherever other
+            // items' labels end.
+            if (end == last) end = seen.end;
+            const Range columns{static_cast<int32_t>(key), static_cast<int32_t>(end)};
+            kernels().sum_rows(weights, scores_.key_len, 1, columns, mass, kMaxSegments);
+        }
+        float factor[kMaxSegments];
+        call_.factors_of(item_, head_, row_, mass, factor);
+        float total = 0;
+        for (int g = 0; g < num_segments; ++g) total += factor[g] * mass[g];
+        // What multiplies the rounding of the output; NaN fails as well.
+        if (call_.changes(factor) && !(std::abs(factor[0]) * kLeastRest <= total)) return false;
+        if (logsumexp_[0] == kNoKey)
+            call_.finish_empty(item_, head_, row_);
+        else
+            write(0, mass, factor);
+        return true;
+    }
+
 private:
+    /// Mass and partial of keys, but for those that are masked: their values may be anything.
+    void add_run(int segment, Interval keys, const float* weights) {
+        const int64_t kv_head = scores_.kv_head(head_);
+        const Tensor& value = call_.value;
+        if (!partial_[segment]) {
+            partial_[segment] = values_;
+            std::fill_n(values_, partial_ld_, 0.0f);
+            values_ += partial_ld_;
+        }
+        for (int64_t key = keys.begin, end; key < keys.end; key = end) {
+            end = key + 1;
+            if (scores_.masked(item_, key)) continue;
+            while (end < keys.end && !scores_.masked(item_, end)) ++end;
+            const int count = static_cast<int>(end - key);
+            const float* some = weights + key;
+            kernels().sum_rows(some, scores_.key_len, 1, {0, count}, &mass_[0][segment],
+                               kMaxSegments);
+            if (value.scales) {
+                std::copy_n(some, count, weights_);
+                kernels().multiply(value.scales.row(item_, kv_head, key), weights_, count);
+                some = weights_;
+            }
+            kernels().accumulate_few(some, scores_.key_len, value.row(item_, kv_head, key),
+                                     value.type, value.row_stride, partial_[segment], partial_ld_,
+                                     1, count, static_cast<int>(call_.value_dim),
+                                     fetched_ahead(1, false));
+        }
+    }
+
     /// Mass and partial of a segment.
     void add(int segment, const std::vector<int64_t>& positions) {
         const int count = static_cast<int>(positions.size()),
@@ -219,14 +288,30 @@ private:
     int num_again_ = 0;
 };
 
+/// apply_policy() for the only row of each head, whose weights are known: of the values, only those
+/// of keys with a label are read again, however many these are.
+void apply_to_row(const Attention& call, const float* plain_logsumexp, const float* weights) {
+    const Scores& scores = call.scores;
+    const int64_t heads = scores.batch * scores.num_heads;
+    const int threads = scores.threads_for(heads * call.num_labels * call.value_dim);
+    parallel_for(heads, threads, [&](int64_t unit) {
+        const int64_t item = unit / scores.num_heads, head = unit % scores.num_heads;
+        Revision revision(call, plain_logsumexp, item, head, 0, 1);
+        // Of a row that stands at padding no key received anything.
+        if (scores.padding_row(item, 0) || !revision.run_weighed(weights + unit * scores.key_len))
+            attend_row(call, item, head, 0);
+    });
+}
+
 }  // namespace
 
-void apply_policy(Attention& call, const float* plain_logsumexp) {
+void apply_policy(Attention& call, const float* plain_logsumexp, const float* weights) {
     const Scores& scores = call.scores;
     const int64_t heads = scores.batch * scores.num_heads;
     const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
     call.find_labels();
     call.check_labels();
+    if (weights) return apply_to_row(call, plain_logsumexp, weights);
     std::vector<FewKeys> keys;
     for (int64_t i = 0; i < heads; ++i) {
         keys.emplace_back(call, i / scores.num_heads, i % scores.num_heads);

@@ -5,6 +5,8 @@ import pytest
 import reattend as ra
 from reattend import reference
 from reattend.border import arguments
+from reattend.border.core_call import attend
+from reattend.border.request import MaskSpec, Request
 
 TOLERANCE = 5e-6  # a few float32 roundings of outputs near 1, and of 1 - (sum of the sinks' masses)
 
@@ -134,3 +136,59 @@ def test_unaligned_arrays_are_copied(rng):
     assert np.array_equal(ra.attention(*shifted), expected.out)
     sums = ra.column_sums(shifted[0], shifted[1], expected.logsumexp)
     assert np.array_equal(sums, ra.column_sums(aligned[0], aligned[1], expected.logsumexp))
+
+
+@pytest.mark.parametrize("name", [*MASKS, "not causal, padding"])
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("labelled", [3, 150, 290, 300])
+@pytest.mark.parametrize("to", [(0,), (2,), ()])
+def test_a_row_whose_weights_are_known(rng, name, kind, labelled, to):
+    """What a session asks for in a step: no key is read again, and values only of labelled keys."""
+    query, key, value = inputs(rng, query_len=1)
+    mask = mask_of("padding", rng, 1, 300) if "not" in name else mask_of(name, rng, 1, 300)
+    mask["causal"] = "not" not in name
+    stored, exact = (key, value), (key, value)
+    if kind == "float16":
+        stored = exact = tuple(x.astype(np.float16) for x in stored)
+    if kind == "int8":
+        stored = tuple(map(ra.quantize, stored))
+        exact = tuple(x.to_float32() for x in stored)
+    labels = np.zeros((2, 4, 300), np.uint8)
+    for item, head in np.ndindex(2, 4):
+        some = rng.permutation(300)[: labelled + item - head]
+        labels[item, head, some] = rng.integers(1, 3, len(some))
+    labels[1, 2] = 0
+    where = rng.random((2, 4, 1)) < 0.8
+    policies = (ra.Reweight((1, 0.4, 0.7), to), ra.Reweight(rng.random((4, 3)) + 0.5))
+    spec = MaskSpec(**mask)
+    plain = attend(query, *stored, spec, Request(returns=("logsumexp", "column_sums")), None)
+    known = {"out": plain.out, "plain": plain.logsumexp, "weights": plain.column_sums}
+    asked = ("masses", "factors", "changed")
+    request = Request(labels, policies, (where, None), returns=asked, **known)
+    found = attend(query, *stored, spec, request, None)
+    assert found.out is plain.out
+    how = {"segments": labels, "policy": policies, "where": (where, None), "returns": asked}
+    expected = reference.attention(query, *exact, **how, **mask)
+    np.testing.assert_array_equal(found.changed, (found.factors != 1).any(-1))
+    for each in ("out", "masses", "factors"):
+        np.testing.assert_allclose(
+            getattr(found, each), getattr(expected, each), atol=TOLERANCE, rtol=TOLERANCE * 10
+        )
+
+
+def test_a_row_whose_weights_are_known_reads_no_masked_value(rng):
+    query, key, value = inputs(rng, query_len=1)
+    shown = rng.random((2, 300)) < 0.7
+    shown[0, -1] = False  # a row that stands at padding: no key received anything
+    value[~shown[:, None].repeat(2, 1)] = np.nan
+    labels = rng.integers(0, 3, (2, 1, 300)).astype(np.uint8)
+    policy = ra.Reweight((1, 0.4, 0.7), to=(0,))
+    mask = MaskSpec(causal=True, key_mask=shown)
+    plain = attend(query, key, value, mask, Request(returns=("logsumexp", "column_sums")), None)
+    request = Request(
+        labels, policy, out=plain.out, plain=plain.logsumexp, weights=plain.column_sums
+    )
+    found = attend(query, key, value, mask, request, None)
+    how = {"segments": labels, "policy": policy, "causal": True, "key_mask": shown}
+    expected = reference.attention(query, key, np.nan_to_num(value), **how)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)

@@ -28,6 +28,7 @@ enum RequestField {
     kHeads,
     kDecided,
     kPlain,
+    kWeights,
     kInstead,
     kRequestFields
 };
@@ -117,11 +118,12 @@ class Arguments {
 public:
     Attention call;
     Array query, key, value;
-    Array out;                     // false: a new one is wanted
-    const float* plain = nullptr;  // logsumexp of plain attention, which `out` holds
-    unsigned returns = 0;          // bits of Result
-    bool partials = false;         // in place of an output
-    bool no_output = false;        // and nothing in its place
+    Array out;                       // false: a new one is wanted
+    const float* weights = nullptr;  // of its only row
+    const float* plain = nullptr;    // logsumexp of plain attention, which `out` holds
+    unsigned returns = 0;            // bits of Result
+    bool partials = false;           // in place of an output
+    bool no_output = false;          // and nothing in its place
 
     /// False: refused. Nothing is written yet.
     bool read(PyObject* query_, PyObject* key_, PyObject* value_, PyObject* mask, PyObject* request,
@@ -401,6 +403,15 @@ private:
         if (PyObject* given = field(request, kPlain); !is_none(given)) {
             plain = logsumexp(given);
             if (!plain) return false;
+        }
+        if (PyObject* given = field(request, kWeights); !is_none(given) && plain) {
+            const Scores& scores = call.scores;
+            const Array array(given);
+            if (!array || array.type() != Numpy::NPY_FLOAT32_ || !array.contiguous() ||
+                scores.query_len != 1 ||
+                !array.is({scores.batch, scores.num_heads, scores.key_len}))
+                return false;
+            weights = array.data<const float>();
         }
         if (PyObject* instead = field(request, kInstead); !is_none(instead)) {
             partials = is_text(instead, "partials");

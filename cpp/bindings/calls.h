@@ -100,7 +100,7 @@ py::object attention(PyObject* const* arguments) {
         if (heads * call.scores.query_len == 0) {
             if (call.column_sums) std::fill_n(call.column_sums, heads * call.scores.key_len, 0.0f);
         } else if (given.plain) {
-            apply_policy(call, given.plain);
+            apply_policy(call, given.plain, given.weights);
         } else {
             attend(call);
         }

@@ -26,13 +26,19 @@ class Composition:
     transform: Transform | None = None
     null_logit: Array | None = None
 
-    def request(
-        self, returns: str, out: Array | None = None, plain: Array | None = None
-    ) -> Request:
-        """Give what is asked of the core; with ``plain``, ``out`` holds attention without it."""
+    def request(self, returns: str, out: Array | None = None) -> Request:
+        """Give what is asked of the core."""
         return Request(
-            self.segments, self.policies, self.wheres, self.transform, self.null_logit, returns,
-            out, plain=plain,
+            self.segments, self.policies, self.wheres, self.transform, self.null_logit, returns, out
+        )  # fmt: skip
+
+    def request_after(
+        self, returns: str, out: Array, logsumexp: Array, weights: Array | None
+    ) -> Request:
+        """Give what is asked where ``out`` holds plain attention, of one row with its weights."""
+        return Request(
+            self.segments, self.policies, self.wheres, None, None, returns, out, None, None, None,
+            logsumexp, weights,
         )  # fmt: skip
 
     @cached_property

@@ -433,7 +433,9 @@ class Session(Recorded):
             and not edits_scores
             and all(isinstance(each, Reweight) for each in plan.policies)
         ):
-            request = plan.request(returns, plain.out, plain.logsumexp)
+            assert plain.logsumexp is not None
+            weights = plain.column_sums if call.query.shape[2] == 1 else None
+            request = plan.request_after(returns, plain.out, plain.logsumexp, weights)
         elif call.prefill or call.out is not None:
             request = plan.request(returns, call.out)
         else:

@@ -40,6 +40,7 @@ class Request(NamedTuple):
     heads: Array | None = None  # bool [B, H] whose column sums are wanted; those of others are void
     decided: Array | None = None  # factors [B, H, N, G] in place of policies
     plain: Array | None = None  # logsumexp [B, H, N] of plain attention, which `out` holds
+    weights: Array | None = None  # attention [B, H, M] of its only row, if known
     instead: str | None = None  # of the output: "partials" [B, H, N, G, Dv], or "nothing"
 
 
