@@ -38,7 +38,7 @@ def test_examples_run(path, tmp_path, monkeypatch):
     names = {"np": np, "ra": ra, "__name__": "manual"}
     if "model.generate" in path.read_text("utf-8"):
         pytest.importorskip("transformers")
-        from tiny_llava import tiny_llava
+        from reattend.testing.tiny_llava import tiny_llava
 
         model, processor = tiny_llava()
         picture = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)

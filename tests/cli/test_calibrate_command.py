@@ -103,7 +103,7 @@ def test_a_transformers_model_and_pope(run, tmp_path):
     pytest.importorskip("transformers")
     from reattend.adaptors.transformers import attached
     from reattend.testing.coco_folder import write_coco_folder
-    from tiny_llava import tiny_llava
+    from reattend.testing.tiny_llava import tiny_llava
 
     coco = write_coco_folder(tmp_path / "coco", pictures=6)
     model, processor = tiny_llava()

@@ -23,7 +23,7 @@ def picture(tmp_path, rng):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     pytest.importorskip("transformers")
-    from tiny_llava import tiny_llava
+    from reattend.testing.tiny_llava import tiny_llava
 
     folder = tmp_path_factory.mktemp("llava")
     for part in tiny_llava():

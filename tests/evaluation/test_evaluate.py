@@ -27,7 +27,7 @@ from reattend.evaluation.runner.answerers import (
 from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
 from reattend.evaluation.runner.journal import JournalError
 from reattend.testing.coco_folder import write_coco_folder
-from tiny_llava import tiny_llava
+from reattend.testing.tiny_llava import tiny_llava
 
 SETTINGS = {"plain": [], "var": [VAR(sink_dims=(3,), tau=1.0)], "vhr": [VHR()], "act": [ACT()]}
 

@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 
 from reattend.cli import main
 from reattend.testing.coco_folder import write_coco_folder
-from tiny_llava import tiny_llava
+from reattend.testing.tiny_llava import tiny_llava
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,12 @@ def test_data_that_needs_no_file_and_verdicts_that_were_made(tmp_path, model, ca
     assert "--kind mme needs --data" in capsys.readouterr().err
     assert main([*mme, "--sampling", "popular"]) == 1
     assert "--sampling is nothing that --kind mme takes" in capsys.readouterr().err
+
+
+def test_a_method_that_does_not_fit_the_model_is_said_in_a_line(tmp_path, model, capsys):
+    scenes = ["evaluate", "--kind", "emoji-world", "--scenes", "1", "--out", f"{tmp_path / 'run'}"]
+    assert main([*scenes, "--model", f"{model}", "--methods", "var"]) == 1
+    assert "reattend: tau must be below sqrt(C) = 8" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said_in_a_line(tmp_path, coco, capsys):

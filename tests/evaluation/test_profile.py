@@ -90,7 +90,7 @@ def test_attaching_compares_the_weights(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from reattend.adaptors.transformers import attached
-    from tiny_llava import tiny_llava
+    from reattend.testing.tiny_llava import tiny_llava
 
     model, _ = tiny_llava()
     own = fingerprint(model)
@@ -194,7 +194,7 @@ def test_answerers_give_the_states_that_enter_each_layer(tiny_model):
     import torch
     from reattend.evaluation.datasets import Case
     from reattend.evaluation.runner.answerers import TransformersAnswerer, VisionLanguageAnswerer
-    from tiny_llava import tiny_llava
+    from reattend.testing.tiny_llava import tiny_llava
 
     pixels = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
     case = Case("1", "Is there a cat in the image ?", pixels, "a")

@@ -19,7 +19,7 @@ from reattend.cli.data import chosen_dataset, read_transformers
 from reattend.cli.method_argument import make_chosen, method_help
 from reattend.cli.model_options import load_chosen
 from reattend.evaluation.baselines import Brighten
-from reattend.evaluation.datasets import DataError, Dataset
+from reattend.evaluation.datasets import Dataset
 from reattend.evaluation.report.score_tables import FORMS, write_scores
 from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import (
@@ -89,7 +89,7 @@ def evaluate_data(options: Options, progress: Progress) -> int:
                 data, answerer, settings, _beside(options.out, ".jsonl"), batch=options.batch,
                 executor=executor, progress=progress,
             )  # fmt: skip
-    except DataError as error:
+    except ValueError as error:  # files with problems, a method that does not fit the model
         raise CommandError(str(error)) from error
     except BrokenExecutor as error:
         raise CommandError(

@@ -1,8 +1,10 @@
 """A tiny LLaVA with random weights, and a processor whose tokens are words."""
 
-import torch
-import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers
+from __future__ import annotations
+
+from typing import Any
+
+from reattend.optional import demand
 
 _TEXT = (
     "<pad> <unk> <s> </s> <image> USER: ASSISTANT: Yes No yes no Is there a an in the image ? "
@@ -16,8 +18,16 @@ TEMPLATE = (
 )
 
 
-def tiny_llava():
-    """Give model and processor; answers are words of WORDS."""
+def tiny_llava() -> tuple[Any, Any]:
+    """Give a model and its processor, which any test can hold; answers are words of `WORDS`.
+
+    Raises
+    ------
+    MissingPackageError
+        If torch, transformers or tokenizers is not installed.
+    """
+    torch, hf, tokenizers = demand("torch"), demand("transformers"), demand("tokenizers")
+    models, pre_tokenizers = tokenizers.models, tokenizers.pre_tokenizers
     torch.manual_seed(0)
     vision = hf.CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -30,7 +40,9 @@ def tiny_llava():
     )  # fmt: skip
     config = hf.LlavaConfig(vision_config=vision, text_config=text, image_token_id=4)
     model = hf.LlavaForConditionalGeneration(config).eval()
-    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, "<unk>"))
+    words = tokenizers.Tokenizer(
+        models.WordLevel({word: n for n, word in enumerate(WORDS)}, "<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("?", "isolated")]
     )
