@@ -2,6 +2,7 @@
 
 python benchmarks/overhead.py               SmolLM2's 9 of 3 heads, one row, 64 keys
 python benchmarks/overhead.py --no-count    time alone: Callgrind takes a minute
+python benchmarks/overhead.py --steps       steps of methods: 256 keys, of which an image is 138
 
 `core` is the compiled call that `attention` hands its arguments to. What `attention` and
 `Session.attend` take beyond it is the overhead. Instructions do not depend on what else the machine
@@ -21,24 +22,36 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+from cases import SINK_DIM, Arrays, Case, make
 
 CALLS = ("core", "attention", "session")
 COUNTED = 1500  # calls that two runs differ by: what importing takes differs by millions
 TIMED = 2000  # calls in a turn
 TURNS = 15
+STEP = Case(
+    "step", 9, 3, query_len=1, key_len=256, head_dim=64, prompt_len=200, image=(22, 160),
+    hidden_size=576,
+)  # fmt: skip
+NUM_LAYERS, LAYER = 40, 30
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-count", action="store_true", help="leave out the instructions")
+    parser.add_argument("--steps", action="store_true", help="steps of methods")
+    parser.add_argument("--rounds", type=int, default=300, help="short turns of each step; 300")
     parser.add_argument("--call", choices=CALLS, help=argparse.SUPPRESS)
     parser.add_argument("--times", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.call:
         repeat(calls()[options.call], options.times)
+        return
+    if options.steps:
+        show_steps(options.rounds)
         return
     counts: dict[str, float] = {}
     if not options.no_count and shutil.which("valgrind") is None:
@@ -86,6 +99,61 @@ def calls() -> dict[str, Callable[[], object]]:
         "attention": lambda: reattend.attention(query, key, value, causal=True, num_threads=1),
         "session": step,
     }
+
+
+def show_steps(rounds: int) -> None:
+    """Print what a step takes beyond plain attention, the least of many turns of 20 calls."""
+    ready = steps()
+    least = dict.fromkeys(ready, np.inf)
+    for _ in range(rounds):
+        for name, call in ready.items():
+            begin = time.perf_counter()
+            repeat(call, 20)
+            least[name] = min(least[name], 1e6 * (time.perf_counter() - begin) / 20)
+    print("| step | us | beyond attention, us | times attention |")
+    print("| --- | --- | --- | --- |")
+    plain = least["attention"]
+    for name, own in least.items():
+        print(f"| {name} | {own:.1f} | {own - plain:.1f} | {own / plain:.2f} |")
+
+
+def steps() -> dict[str, Callable[[], object]]:
+    """Give a step of attention, of a session without methods and with some, ready to be made."""
+    import reattend as ra
+
+    arrays = make(STEP)
+    var = ra.VAR(sink_dims=(SINK_DIM,), tau=20 / 64)
+    vhr, act = ra.VHR(layers=tuple(range(NUM_LAYERS))), ra.ACT()
+    methods: dict[str, list[ra.Method]] = {
+        "session": [], "VAR": [var], "VHR": [vhr], "ACT": [act], "VAR, ACT": [var, act],
+        "VAR, VHR, ACT": [var, vhr, act],
+    }  # fmt: skip
+    query, key, value = arrays.query, arrays.key, arrays.value
+    ready: dict[str, Callable[[], object]] = {
+        "attention": lambda: ra.attention(query, key, value, causal=True, num_threads=1)
+    }
+    return ready | {name: step_of(arrays, some) for name, some in methods.items()}
+
+
+def step_of(arrays: Arrays, methods: list[Any]) -> Callable[[], object]:
+    """Read the prompt with methods, and give the step behind it, which can be made again."""
+    import reattend as ra
+
+    session = ra.Session(methods, num_layers=NUM_LAYERS)
+    query, key, value = arrays.query, arrays.key, arrays.value
+    assert arrays.image is not None
+    whole = arrays.prompt, *(x[:, :, : STEP.prompt_len] for x in (key, value))
+    with session.text_only():
+        session.attend(LAYER, *(x[:, :, ~arrays.image[0]] for x in whole))
+    generation = session.generation(arrays.image)
+    generation.__enter__()
+    session.attend(LAYER, *whole, hidden_states=arrays.hidden_states)
+
+    def step(open_: object = generation) -> object:  # it ends when nobody holds it
+        session._run.seen.clear()  # or the same row would not be taken again
+        return session.attend(LAYER, query, key, value, num_threads=1)
+
+    return step
 
 
 def repeat(call: Callable[[], object], times: int) -> None:
