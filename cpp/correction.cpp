@@ -85,73 +85,106 @@ public:
         for (int i = 0; i < num_again_; ++i) attend_row(call_, item_, head_, row_ + again_[i]);
     }
 
-    /// The only row of a head, whose weights [key_len] are known: no score is computed. False: it
-    /// lost digits, nothing is written.
+    /// The only row of a head, whose weights [key_len] are known: no score is computed, and since
+    /// weights alone give masses and factors,
+    ///
+    ///     out' = factor_0 out + sum_{labelled j} (factor_{label j} - factor_0) A_j V_j
+    ///
+    /// in one sum. False: it would lose digits, nothing is written.
     bool run_weighed(const float* weights) {
-        const int num_segments = call_.num_segments;
-        const bool scaled = call_.value.type == Type::kInt8;
-        out_row_ = Scratch::of_thread().floats((num_segments + 1) * partial_ld_ +
-                                               (scaled ? scores_.key_len : 0));
-        values_ = out_row_ + partial_ld_;  // the next segment's partial
-        weights_ = out_row_ + (num_segments + 1) * partial_ld_;
-        float* mass = mass_[0];
-        std::fill_n(mass, kMaxSegments, 0.0f);
         const Interval seen = scores_.visible(row_, scores_.keys_of_item(item_));
-        const int64_t last = std::min(seen.end, call_.labels ? call_.num_labels : 0);
         const uint8_t* label = call_.labels ? call_.labels.row(item_, head_, 0) : nullptr;
-        for (int64_t key = seen.begin, end; key < seen.end; key = end) {
-            end = key < last ? end_of_run(label, key, last) : seen.end;
-            if (key < last && label[key]) {
-                add_run(label[key], {key, end}, weights);
-                continue;
-            }
-            // Keys beyond the labels are summed with those before: the same bytes, wherever other
-            // items' labels end.
-            if (end == last) end = seen.end;
-            const Range columns{static_cast<int32_t>(key), static_cast<int32_t>(end)};
-            kernels().sum_rows(weights, scores_.key_len, 1, columns, mass, kMaxSegments);
-        }
-        float factor[kMaxSegments];
+        const std::vector<Interval> labelled =
+            labelled_keys(label, seen.begin, std::min(seen.end, label ? call_.num_labels : 0));
+        float* mass = mass_[0];
+        find_masses(weights, label, seen, labelled);
+        float factor[kMaxSegments], total = 0, added[kMaxSegments];
         call_.factors_of(item_, head_, row_, mass, factor);
-        float total = 0;
-        for (int g = 0; g < num_segments; ++g) total += factor[g] * mass[g];
+        for (int g = 0; g < call_.num_segments; ++g) {
+            total += factor[g] * mass[g];
+            added[g] = factor[g] - factor[0];
+        }
         // What multiplies the rounding of the output; NaN fails as well.
         if (call_.changes(factor) && !(std::abs(factor[0]) * kLeastRest <= total)) return false;
-        if (logsumexp_[0] == kNoKey)
+        if (logsumexp_[0] == kNoKey) {
             call_.finish_empty(item_, head_, row_);
-        else
-            write(0, mass, factor);
+            return true;
+        }
+        weights_ = Scratch::of_thread().floats(scores_.key_len + partial_ld_);
+        out_row_ = weights_ + scores_.key_len;
+        write(0, mass, factor, [&](float* out) {
+            if (factor[0] != 1) kernels().scaled(out, factor[0], out, call_.value_dim);
+            for (const Interval& keys : labelled) {
+                for (int64_t key = keys.begin; key < keys.end; ++key)
+                    weights_[key] = added[label[key]] * weights[key];
+                add_values(keys, out);
+            }
+        });
         return true;
     }
 
 private:
-    /// Mass and partial of keys, but for those that are masked: their values may be anything.
-    void add_run(int segment, Interval keys, const float* weights) {
-        const int64_t kv_head = scores_.kv_head(head_);
-        const Tensor& value = call_.value;
-        if (!partial_[segment]) {
-            partial_[segment] = values_;
-            std::fill_n(values_, partial_ld_, 0.0f);
-            values_ += partial_ld_;
-        }
-        for (int64_t key = keys.begin, end; key < keys.end; key = end) {
-            end = key + 1;
-            if (scores_.masked(item_, key)) continue;
-            while (end < keys.end && !scores_.masked(item_, end)) ++end;
-            const int count = static_cast<int>(end - key);
-            const float* some = weights + key;
-            kernels().sum_rows(some, scores_.key_len, 1, {0, count}, &mass_[0][segment],
-                               kMaxSegments);
-            if (value.scales) {
-                std::copy_n(some, count, weights_);
-                kernels().multiply(value.scales.row(item_, kv_head, key), weights_, count);
-                some = weights_;
+    /// The runs of keys that have a label and are not masked.
+    std::vector<Interval> labelled_keys(const uint8_t* label, int64_t begin, int64_t last) const {
+        std::vector<Interval> found;
+        for (int64_t key = begin; key < last;) {
+            if (!label[key]) {
+                key = end_of_run(label, key, last);
+                continue;
             }
-            kernels().accumulate_few(some, scores_.key_len, value.row(item_, kv_head, key),
-                                     value.type, value.row_stride, partial_[segment], partial_ld_,
-                                     1, count, static_cast<int>(call_.value_dim),
-                                     fetched_ahead(1, false));
+            const int64_t first = key;
+            while (key < last && label[key] && !scores_.masked(item_, key)) ++key;
+            if (first < key)
+                found.push_back({first, key});
+            else
+                ++key;  // masked
         }
+        return found;
+    }
+
+    /// Sums a row's weights, segment by segment. What is left has no label, wherever labels end:
+    /// the same bytes beside items whose labels end elsewhere.
+    void find_masses(const float* weights, const uint8_t* label, Interval seen,
+                     const std::vector<Interval>& labelled) {
+        constexpr int64_t kSome = 64;  // added one by one: more would cost digits
+        float* mass = mass_[0];
+        std::fill_n(mass, kMaxSegments, 0.0f);
+        for (const Interval& keys : labelled)
+            for (int64_t key = keys.begin; key < keys.end;) {
+                float some[kMaxSegments] = {};
+                const int64_t end = std::min(key + kSome, keys.end);
+                for (; key < end; ++key) some[label[key]] += weights[key];
+                for (int g = 1; g < call_.num_segments; ++g) mass[g] += some[g];
+            }
+        float rest = 1;
+        for (int g = 1; g < call_.num_segments; ++g) rest -= mass[g];
+        mass[0] = rest;
+        if (rest >= kLeastRest) return;
+        mass[0] = 0;
+        int64_t begin = seen.begin;
+        const auto add_until = [&](int64_t end) {
+            const Range columns{static_cast<int32_t>(begin), static_cast<int32_t>(end)};
+            if (begin < end)
+                kernels().sum_rows(weights, scores_.key_len, 1, columns, mass, kMaxSegments);
+        };
+        for (const Interval& keys : labelled) {
+            add_until(keys.begin);
+            begin = keys.end;
+        }
+        add_until(seen.end);
+    }
+
+    /// out += weights_ * values, of keys that the row sees.
+    void add_values(Interval keys, float* out) {
+        const Tensor& value = call_.value;
+        const int64_t kv_head = scores_.kv_head(head_);
+        const int count = static_cast<int>(keys.size());
+        float* some = weights_ + keys.begin;
+        if (value.scales)
+            kernels().multiply(value.scales.row(item_, kv_head, keys.begin), some, count);
+        kernels().accumulate_few(some, scores_.key_len, value.row(item_, kv_head, keys.begin),
+                                 value.type, value.row_stride, out, partial_ld_, 1, count,
+                                 static_cast<int>(call_.value_dim), fetched_ahead(1, false));
     }
 
     /// Mass and partial of a segment.
@@ -253,6 +286,21 @@ private:
     }
 
     void write(int r, const float* mass, const float* factor) {
+        write(r, mass, factor, [&](float* out) {
+            float keep = factor[0];
+            for (int g = 1; g < call_.num_segments; ++g) {
+                if (!partial_[g] || factor[g] == factor[0]) continue;
+                kernels().mix(partial_[g] + r * partial_ld_, factor[g] - factor[0], out, keep,
+                              call_.value_dim);
+                keep = 1;
+            }
+            if (keep != 1) kernels().scaled(out, keep, out, call_.value_dim);
+        });
+    }
+
+    /// Reports a row, and has its output changed where factors change it.
+    template <class Change>
+    void write(int r, const float* mass, const float* factor, const Change& change) {
         const int num_segments = call_.num_segments;
         const int64_t row = row_ + r;
         const int64_t index = scores_.row_index(item_, head_, row);
@@ -262,14 +310,7 @@ private:
         const Output& written = call_.out;
         float* out = written.direct() ? written.direct_row(item_, head_, row) : out_row_;
         if (!written.direct()) written.rows(item_, head_, row, 1, out);
-        float keep = factor[0];
-        for (int g = 1; g < num_segments; ++g) {
-            if (!partial_[g] || factor[g] == factor[0]) continue;
-            kernels().mix(partial_[g] + r * partial_ld_, factor[g] - factor[0], out, keep,
-                          call_.value_dim);
-            keep = 1;
-        }
-        if (keep != 1) kernels().scaled(out, keep, out, call_.value_dim);
+        change(out);
         if (!written.direct()) written.store(item_, head_, row, out);
     }
 
