@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from reattend.models.vision import blankest_patches
+from reattend.models.vision_weights import read_arrays
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -195,10 +196,10 @@ class Network(nn.Module):
 
 def read_network(language: Path, weights: Path, dtype: torch.dtype = torch.float32) -> Network:
     """Read a trained model, with its registers if it has any."""
-    with np.load(weights) as file:
-        registers = len(file["registers"]) if "registers" in file else 0
-        network = Network(read_language(language), 0, dtype, registers)
-        network.restore(file)
+    arrays = read_arrays(weights)
+    registers = len(arrays["registers"]) if "registers" in arrays else 0
+    network = Network(read_language(language), 0, dtype, registers)
+    network.restore(arrays)
     return network.eval()
 
 

@@ -20,6 +20,7 @@ import torch
 from network import Network, random_language, read_language
 from reattend.evaluation.datasets.emoji_world.world import VERSION
 from reattend.models import ModelFile, Tokenizer, find_smollm2
+from reattend.models.vision_weights import read_arrays
 from reattend.optional import demand
 from samples import Texts
 from scoring import score
@@ -49,8 +50,7 @@ class Run:
         start: dict[str, Any] = {}
         if arguments.start:
             self.stages = (ShapeStage,) if arguments.shapes else (RegisterStage,)
-            with np.load(arguments.start) as file:
-                start = dict(file)
+            start = read_arrays(arguments.start)
         registers = arguments.registers or len(start.get("registers", ()))
         self.network = Network(language, self.seed, registers=registers)
         if start:

@@ -39,7 +39,7 @@ def pixels(scenes):
 
 
 def test_they_are_small_and_of_this_world(model):
-    assert SHIPPED.stat().st_size < 6e6
+    assert SHIPPED.stat().st_size < 3.8e6  # so that a wheel stays below 5 MB
     assert model.metadata["world"] == VERSION
     scores = model.metadata["scores"]
     assert [name for name in scores if scores[name]["chair_i"] > 0.4] == ["hard"]

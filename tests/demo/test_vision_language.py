@@ -24,6 +24,7 @@ from reattend.models import (
 from reattend.models.vision_weights import (
     WeightsFile,
     merge_changes,
+    read_arrays,
     read_encoder,
     read_projector,
     read_registers,
@@ -138,8 +139,7 @@ def test_smollm2_takes_the_same_steps_as_transformers(twins, rng, tmp_path, pixe
     if not path.is_file():
         real = {"layers": 30, "heads": 9, "kv_heads": 3, "dim": 64, "change": 0.02, **REAL}
         path = tiny_vision.write(tmp_path / "random.npz", tiny_vision.arrays(rng, **real))
-    with np.load(path) as file:
-        learnt = {name: file[name] for name in file.files if name != "metadata"}
+    learnt = {name: array for name, array in read_arrays(path).items() if name != "metadata"}
     llama, weights = read_llama(language), WeightsFile(path)
     theirs = twins.as_transformers(llama)
     twins.add_changes(theirs, learnt)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_llama as tiny
 from reattend.models import ModelFile, ModelFileError, Tokenizer, read_llama
-from reattend.models.vision_weights import WeightsFile
+from reattend.models.vision_weights import WeightsFile, planes
 
 pytestmark = pytest.mark.skipif(not tiny.installed("gguf"), reason="needs the extra demo")
 
@@ -231,6 +231,15 @@ def test_arrays_that_lie_are_refused(tmp_path, member, says):
         file.writestr("scale.npy", member)
     with pytest.raises(ModelFileError, match=r"weights\.npz.*" + says):
         WeightsFile(path)
+
+
+def test_planes_of_bytes_are_the_numbers_they_were(rng, tmp_path):
+    numbers = rng.standard_normal((3, 5)).astype(np.float16)
+    path = npz(tmp_path / "weights.npz", **{"scale.planes": planes(numbers)})
+    assert np.array_equal(WeightsFile(path).take("scale", 3, 5), numbers.astype(np.float32))
+    for wrong in (np.ones(3, np.uint8), np.ones((2, 3), np.uint16), np.uint8(2)):
+        with pytest.raises(ModelFileError, match=r"planes must be uint8 \[2, ...\]"):
+            WeightsFile(npz(path, **{"scale.planes": wrong}))
 
 
 def test_odd_zip_files_are_refused(tmp_path):
