@@ -11,7 +11,7 @@ from types import ModuleType
 import click
 from docutils import nodes
 from reattend.cli.group import commands
-from reattend.method import paper, registered
+from reattend.method import registered
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -57,7 +57,6 @@ class MethodFacts(SphinxDirective):
         if method.needs_text_only:
             needs.append("the same prompt without its image, once for each prompt")
         lines += ["", f"Needs: {' and '.join(needs) or 'nothing but attention itself'}.", ""]
-        lines += [f"Paper: {paper(method)}", ""]
         return self.parse_text_to_nodes("\n".join(lines))
 
 
