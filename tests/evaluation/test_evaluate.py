@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from reattend import ACT, VAR, VHR
 from reattend.adaptors.transformers import attached
 from reattend.evaluation.datasets import Answer, DataError, load_dataset
+from reattend.evaluation.datasets.counting import summed
 from reattend.evaluation.report.comparison import compare, verdict
 from reattend.evaluation.report.score_tables import write_comparison, write_scores
-from reattend.evaluation.report.scores import score, summed
+from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import (
     FileAnswerer,
     FunctionAnswerer,
@@ -278,6 +280,22 @@ def test_descriptions_are_compared_where_as_much_is_said(tmp_path, coco):
 def data_cat(data):
     (mention,) = data.naming.mentions("A cat")
     return mention.noun
+
+
+def test_what_was_found_so_far_is_told_with_its_interval(tmp_path, coco):
+    data, told = pope(coco), []
+
+    def progress(done, whole, so_far):
+        told.append((done, whole, so_far()))
+
+    settings = {"plain": [], "same": [VHR()]}
+    found = evaluate(data, saying(7), settings, tmp_path / "run.jsonl", batch=6, progress=progress)
+    whole = 2 * -(-len(data.cases) // 6)
+    assert [each[:2] for each in told] == [(n, whole) for n in range(1, whole + 1)]
+    assert re.fullmatch(r"f1: plain \d+\.\d( \[[\d.]+, [\d.]+\])?", told[0][2])
+    last = score(found)["settings"]["plain"]["measures"]["f1"]
+    shown = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * each for each in last))
+    assert told[-1][2] == f"f1: plain {shown}, same {shown}"
 
 
 def test_tables_in_three_languages(tmp_path, coco):

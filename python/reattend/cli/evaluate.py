@@ -30,6 +30,7 @@ from reattend.evaluation.report.forest import draw_differences
 from reattend.evaluation.report.summary import summarise
 from reattend.evaluation.report.tables import write_groups, write_tables
 from reattend.evaluation.runner.journal import Journal, JournalError, differences
+from reattend.evaluation.runner.progress import ProgressBar
 from reattend.evaluation.runner.run import Clock, batches, collect, head_agreement, run_settings
 from reattend.evaluation.runner.workers import Workers
 from reattend.evaluation.settings import PLAIN, SETTINGS, UNSURE, default_strengths
@@ -170,7 +171,7 @@ def _evaluate(options: Options) -> int:
         demand("easy_vqa")  # say so now, not after the model is read
     try:
         if options.data or options.kind:
-            return evaluate_data(options, _Bar(options.out.name))
+            return evaluate_data(options, ProgressBar(options.out.name))
         if options.pool:
             return _pool(options)
         read = _read_rounded if options.matrices == "bfloat16" else read_vision_language

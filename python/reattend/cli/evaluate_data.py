@@ -30,13 +30,13 @@ from reattend.evaluation.runner.answerers import (
 )
 from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
 from reattend.evaluation.runner.executors import dask, processes
+from reattend.evaluation.runner.progress import Progress
 from reattend.evaluation.settings import PLAIN, SETTINGS
 from reattend.method import Method
 from reattend.models import VisionLanguage, read_vision_language
 from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError
 
-Progress = Any
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 _METHODS = "var,vhr,act,brighten"
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "html": ".html"}

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from reattend.evaluation.datasets.counting import summed
 from reattend.evaluation.datasets.dataset import Answer, Dataset
 from reattend.evaluation.metrics.certainty import sure_words, without_unsure
-from reattend.evaluation.metrics.counts import Estimate, Word, columns, matched_measure
+from reattend.evaluation.metrics.counts import Estimate, Word, matched_measure
 from reattend.evaluation.metrics.intervals import intervals
 from reattend.evaluation.metrics.measures import Measures
 from reattend.evaluation.runner.evaluate import Evaluation
@@ -131,32 +132,6 @@ def measure(
     if matched:
         entry["matched"] = dict(zip(matched, found[2 * len(names) :], strict=True))
     return entry
-
-
-def summed(data: Dataset, answers: Sequence[Answer]) -> dict[str, Array]:
-    """Sum the counts of each picture's cases, by name.
-
-    Parameters
-    ----------
-    data : Dataset
-        What was asked.
-    answers : sequence of Answer
-        One for each case, in their order.
-    """
-    groups: dict[str, list[int]] = {}
-    for place, case in enumerate(data.cases):
-        groups.setdefault(case.group, []).append(place)
-    rows = []
-    for places in groups.values():
-        row: dict[str, float] = {}
-        for place in places:
-            for name, value in data.count(data.cases[place], answers[place]).items():
-                row[name] = row.get(name, 0.0) + value
-        if data.count_group is not None:
-            some = [data.cases[place] for place in places], [answers[place] for place in places]
-            row |= data.count_group(*some)
-        rows.append(row)
-    return columns(rows)
 
 
 def _words(data: Dataset, answers: Sequence[Answer]) -> list[list[list[float]]] | None:

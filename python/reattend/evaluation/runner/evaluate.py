@@ -12,6 +12,8 @@ from reattend.border.config import __version__
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
 from reattend.evaluation.runner.answerers import Answerer
 from reattend.evaluation.runner.journal import Journal
+from reattend.evaluation.runner.progress import Progress, silent
+from reattend.evaluation.runner.running import running_estimate
 from reattend.method import Method
 
 
@@ -62,7 +64,7 @@ def evaluate(
     *,
     batch: int = 8,
     executor: Executor | None = None,
-    progress: Callable[[int, int], None] = lambda done, whole: None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Let every setting answer every case.
 
@@ -129,18 +131,27 @@ def evaluate(
     def work(name: str, start: int) -> tuple[Answerer, Sequence[Case], Sequence[Method]]:
         return answerer, dataset.cases[start : start + batch], settings[name]
 
+    def read(name: str) -> list[tuple[Case, Answer]]:
+        """Give the cases that a setting has answered, with the answers."""
+        return [
+            (case, Answer.from_json(values))
+            for start in starts
+            if [named[name], start] in book
+            for case, values in zip(
+                dataset.cases[start : start + batch], book.get([named[name], start]), strict=True
+            )
+        ]
+
+    def so_far() -> str:
+        return running_estimate(dataset, {name: read(name) for name in settings})
+
     for (name, start), answers in _answered(left, work, executor):
         key = [named[name], start]
         if key not in book:  # two settings may be the same methods
             book.add(key, [answer.to_json() for answer in answers])
         done += 1
-        progress(done, len(whole))
-    found = {
-        name: [
-            Answer.from_json(each) for start in starts for each in book.get([named[name], start])
-        ]
-        for name in settings
-    }
+        progress(done, len(whole), so_far)
+    found = {name: [answer for _, answer in read(name)] for name in settings}
     return Evaluation(dataset, found, run, named)
 
 
