@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
-from reattend.border.arguments import integer
 from reattend.border.core_call import attend
 from reattend.border.keywords import refuse
 from reattend.border.quantized import Quantized
 from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult, SegmentState
+from reattend.checks import integer
 from reattend.policy import MAX_SEGMENTS, Array, Policy
 from reattend.transform import Transform
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
+from reattend.checks import as_array, integer, listed, marks, numbers
 from reattend.policy import Array
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
@@ -36,12 +37,15 @@ class Prompt:
     length: int | None = None  # P; None until the first call, which then holds all of it
     image: Array | None = None  # bool [B, P]
     text_only: Array | None = None  # bool [B], the text-only branch of the other rows, in order
-    text_outputs: dict[int, Array] | None = None  # layer -> [B, H, Dv], of a run of its own
+    text_outputs: Mapping[int, Array] | None = None  # layer -> [B, H, Dv], of a run of its own
 
     def __post_init__(self) -> None:
-        image, marked, length = self.image, self.text_only, self.length
+        image, marked = self.image, self.text_only
+        length = None if self.length is None else integer("prompt_len", self.length)
+        if self.text_outputs is not None:
+            object.__setattr__(self, "text_outputs", _outputs(self.text_outputs))
         if image is not None:
-            image = np.asarray(image)
+            image = as_array("image", image)
             if image.dtype != bool or image.ndim != 2:
                 raise ValueError(f"image must be bool [B, P], got {image.dtype} {image.shape}")
             length = image.shape[1] if length is None else length
@@ -52,7 +56,7 @@ class Prompt:
         if length is not None and length < 1:
             raise ValueError(f"prompt_len must be at least 1, got {length}")
         if marked is not None:
-            marked = np.asarray(marked)
+            marked = as_array("text_only", marked)
             if marked.dtype != bool or marked.ndim != 1:
                 raise ValueError(f"text_only must be bool [B], got {marked.dtype} {marked.shape}")
             if image is not None and len(image) != len(marked):
@@ -60,7 +64,9 @@ class Prompt:
                     f"text_only must have the batch size of image, {len(image)}, got {len(marked)}"
                 )
             if self.text_outputs is not None:
-                raise ValueError("text_only must be None after a text-only run, got both")
+                raise ValueError(
+                    "text_only must be None beside text_outputs or after a text-only run, got both"
+                )
         object.__setattr__(self, "image", image)
         object.__setattr__(self, "text_only", marked)
         object.__setattr__(self, "length", length)
@@ -89,6 +95,23 @@ def _zeros(batch: int) -> Array:
     zeros = np.zeros(batch, np.int64)
     zeros.flags.writeable = False
     return zeros
+
+
+def _outputs(given: Any) -> dict[int, Array]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"text_outputs must map layers to [B, H, Dv], got {type(given).__name__}")
+    return {
+        integer("text_outputs", layer): numbers("text_outputs", found, "[B, H, Dv]")
+        for layer, found in given.items()
+    }
+
+
+def _spans(given: Any) -> list[tuple[int, int]]:
+    what = "pairs of where a span begins and ends"
+    pairs = [listed("spans", pair, what) for pair in listed("spans", given, what)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"spans must be {what}, got {given!r}")
+    return [(integer("spans", start), integer("spans", end)) for start, end in pairs]
 
 
 def _end_of_first_run(marks: bytes) -> int:
@@ -199,7 +222,7 @@ class Call:
         """
         place = np.arange(self.key_len) - self.first_key[:, None]
         inside = np.zeros(place.shape, bool)
-        for start, end in spans:
+        for start, end in _spans(spans):
             inside |= (place >= start) & (place < end)
         return inside & (np.arange(self.key_len) < self.num_prompt)
 
@@ -217,8 +240,9 @@ class Call:
 
         Raises
         ------
-        ValueError
-            With a softcap or a bias, under which scores are no products.
+        TypeError, ValueError
+            If keys or rows do not fit; with a softcap or a bias, under which scores are no
+            products.
 
         Examples
         --------
@@ -232,7 +256,9 @@ class Call:
                 f"layer {self.layer}: sums of scores need scores without softcap and bias"
             )
         dtype, scale = self.mask.dtype, self.mask.scale
-        window, group = self.mask.window, self.num_heads // self.num_kv_heads
+        window, group = self._window, self.num_heads // self.num_kv_heads
+        keys = marks("keys", keys, "[B, M]", (self.batch, self.key_len))
+        rows = marks("rows", rows, "[N]", self.query.shape[2:3])
         seen = keys if self.key_mask is None else keys & self.key_mask
         query = to_float32(self.query[:, :, rows], dtype).astype(np.float64)  # [B, H, R, D]
         query *= query.shape[3] ** -0.5 if scale is None else scale
@@ -297,6 +323,12 @@ class Call:
             )
         return self.states
 
+    @property
+    def _window(self) -> int | None:
+        """The window, no wider than what it slides over: a sum with it stays within int64."""
+        window = self.mask.window
+        return None if window is None else min(window, self.key_len + 1)
+
     @cached_property
     def row_counts(self) -> Array:
         """How many of these rows may attend to each key, int [B, M], as the mask says.
@@ -306,7 +338,7 @@ class Call:
         bias = self.mask.bias
         if bias is not None and (hides := np.asarray(bias) == -np.inf).any():
             return self._row_counts_under(hides)
-        window = self.mask.window
+        window = self._window
         if self.query.shape[2] == 1 and window is None and self.key_mask is None:
             return _ones(self.batch, self.key_len)
         column = np.arange(self.key_len)
@@ -335,7 +367,7 @@ class Call:
                 "counted, got heads that see different keys"
             )
         column = np.arange(self.key_len)
-        window, causal = self.mask.window, bool(self.mask.causal)
+        window, causal = self._window, bool(self.mask.causal)
         counts = np.zeros((self.batch, self.key_len), dtype=np.int64)
         for start in range(0, len(self.rows), _FEW_ROWS):
             row = self.rows[start : start + _FEW_ROWS, None]
@@ -394,6 +426,8 @@ class Call:
         [[[1.5, 0.5]]]
         """
         single = self.query.shape[2] == 1
+        if heads is not None:
+            heads = marks("heads", heads, "[H]", (self.num_heads,))
         valid = None  # only if causal does the core know where a row stands
         if self.key_mask is not None and not self.mask.causal:
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]

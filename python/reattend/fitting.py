@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reattend.call import Prompt
+from reattend.checks import listed
 from reattend.method import Method
 
 
@@ -37,7 +38,9 @@ def fitted(
     ()
     """
     # A class is no sequence either, and is named as what it is.
-    found = (methods,) if isinstance(methods, (Method, type)) else tuple(methods)
+    single = isinstance(methods, (Method, type))
+    what = "Method instances"
+    found = (methods,) if single else listed("methods", methods, what)
     for method in found:
         if not isinstance(method, Method):
             raise TypeError(f"methods must be Method instances, got {method!r}")

@@ -73,7 +73,10 @@ class Method:
         Returns
         -------
         plan : Plan or None
-            None means plain attention.
+            None means plain attention. The very object of the last call says that nothing has
+            changed: what was prepared for it is used again. So neither a plan nor an array in it
+            is ever written to once it was returned, and one that changes is a new one. Where plans
+            are new but hold the same arrays, by identity, only what differs is prepared anew.
         state
             What to hand back next time.
 

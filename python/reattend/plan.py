@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reattend.border.request import Request
+from reattend.checks import as_array, integers, items, numbers
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
 from reattend.transform import Transform
 
@@ -105,6 +106,10 @@ class Plan:
     null_logit: Array | None = None
 
     def __post_init__(self) -> None:
+        for name in ("segments", "where"):
+            given = getattr(self, name)
+            if given is not None and type(given) is not np.ndarray:
+                object.__setattr__(self, name, as_array(name, given))
         if self.segments is not None and (
             self.segments.ndim != 3 or self.segments.dtype != np.uint8
         ):
@@ -119,6 +124,10 @@ class Plan:
                 "where must be bool and broadcast to [B, H, N], got "
                 f"{self.where.dtype} of shape {self.where.shape}"
             )
+        if self.transform is not None and not isinstance(self.transform, Transform):
+            raise TypeError(f"transform must be a Transform, got {self.transform!r}")
+        if self.null_logit is not None:
+            numbers("null_logit", self.null_logit)
 
     @property
     def num_segments(self) -> int:
@@ -144,6 +153,7 @@ class Plan:
         >>> plan.edited_rows(np.array([4, 5])).tolist()
         [[[False, True]]]
         """
+        rows = integers("rows", rows, "[N]")
         edited = None if self.transform is None else self.transform.reaches(rows)
         if self.null_logit is not None:
             joined = np.asarray(self.null_logit) > -np.inf
@@ -164,7 +174,7 @@ class Plan:
         >>> Plan(labels, Reweight(weight=(1, 0.4))).take(np.array([1, 1])).segments.tolist()
         [[[1, 0]], [[1, 0]]]
         """
-        policy = self.policy
+        indices, policy = items("indices", indices, self._batch()), self.policy
         if isinstance(policy, Reweight) and isinstance(policy.weight, np.ndarray):
             policy = Reweight(_take(policy.weight, indices), policy.to, policy.when)
         segments = None if self.segments is None else self.segments[indices]
@@ -173,6 +183,14 @@ class Plan:
         )
         transform = None if self.transform is None else self.transform.take(indices)
         return Plan(segments, policy, where, transform, null_logit)
+
+    def _batch(self) -> int | None:
+        """Number of items; None where nothing tells."""
+        if self.segments is not None:
+            return len(self.segments)
+        shapes = [np.shape(each) for each in (self.where, self.null_logit) if each is not None]
+        sizes = [shape[0] for shape in shapes if len(shape) == 3 and shape[0] != 1]
+        return max(sizes, default=None)
 
 
 def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composition:

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from reattend.checks import as_array, listed, real
+
 Array: TypeAlias = NDArray[Any]
 Policy: TypeAlias = Callable[[Array], Array]  # masses [B, H, N, G] -> factors [B, H, N, G]
 
@@ -47,9 +49,10 @@ class Share:
         object.__setattr__(self, "segments", _labels("segments", self.segments))
         if self.within is not None:
             object.__setattr__(self, "within", _labels("within", self.within))
-        if not abs(self.at_least) <= LARGEST:
-            raise ValueError(f"at_least must be a finite number, got {self.at_least!r}")
-        object.__setattr__(self, "at_least", float(self.at_least))
+        at_least = float(real("at_least", self.at_least))
+        if not abs(at_least) <= LARGEST:
+            raise ValueError(f"at_least must be a finite number, got {at_least}")
+        object.__setattr__(self, "at_least", at_least)
 
     def __call__(self, masses: Array) -> Any:
         """Say which rows pass: masses [..., G] -> bool [...]."""
@@ -93,7 +96,7 @@ class Reweight:
     when: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
-        weight = np.asarray(self.weight)
+        weight = as_array("weight", self.weight)
         if weight.ndim == 0 or weight.dtype.kind not in "fiu":
             raise TypeError(
                 f"weight must be a number per segment or an array of numbers that broadcasts to "
@@ -112,7 +115,8 @@ class Reweight:
         frozen = tuple(float(w) for w in weight) if weight.ndim == 1 else _frozen(weight)
         object.__setattr__(self, "weight", frozen)
         object.__setattr__(self, "to", _labels("to", self.to))
-        when = (self.when,) if isinstance(self.when, Share) else tuple(self.when)
+        when = (self.when,) if isinstance(self.when, Share) else self.when
+        when = listed("when", when, "a Share or a tuple of Shares")
         if not all(isinstance(share, Share) for share in when):
             raise TypeError(f"when must be a Share or a tuple of Shares, got {self.when!r}")
         if len(when) > MAX_CONDITIONS:
@@ -226,7 +230,7 @@ def _labels(name: str, labels: int | Iterable[int]) -> tuple[int, ...]:
     given = labels
     if isinstance(labels, (int, np.integer)):
         labels = (labels,)
-    labels = tuple(labels)
+    labels = listed(name, labels, "a label or a sequence of labels")
     if not all(isinstance(g, (int, np.integer)) and 0 <= g < MAX_SEGMENTS for g in labels):
         raise ValueError(f"{name} must hold labels from 0 to {MAX_SEGMENTS - 1}, got {given!r}")
     return tuple(dict.fromkeys(int(g) for g in labels))

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border.arguments import as_array
+from reattend.border.arguments import DTYPES, scalars
 from reattend.border.core_call import attend
+from reattend.border.quantized import Quantized
 from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
+from reattend.checks import as_array, count, integer, items, layer_count, numbers
 from reattend.fitting import fitted, warn_without_image
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
@@ -69,8 +71,8 @@ class Session(Recorded):
     def __init__(
         self, methods: Method | Sequence[Method], *, num_layers: int, num_heads: int | None = None
     ) -> None:
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        num_layers = layer_count("num_layers", num_layers)
+        num_heads = None if num_heads is None else count("num_heads", num_heads, 1)
         self.methods = fitted(methods, num_layers, num_heads)
         self.num_layers = num_layers
         self.num_heads = num_heads
@@ -121,7 +123,7 @@ class Session(Recorded):
         --------
         See the example of the class.
         """
-        texts = self._text_outputs if text_outputs is None else dict(text_outputs)
+        texts = self._text_outputs if text_outputs is None else text_outputs
         run = _Run(Prompt(prompt_len, image, text_only, texts))
         self._open(run)
         self._warned = self._warned or warn_without_image(self.methods, run.prompt, 3)
@@ -210,7 +212,23 @@ class Session(Recorded):
         run = self._run
         if run is None:
             raise RuntimeError("attend() must be called inside session.generation(...)")
+        if type(query) is not np.ndarray or type(key) is not np.ndarray:
+            query, key = _taken("query", query), _taken("key", key)
+        if type(value) is not np.ndarray:
+            value = _taken("value", value)
+        if key_mask is not None and type(key_mask) is not np.ndarray:
+            key_mask = as_array("key_mask", key_mask)
+        if hidden_states is not None and type(hidden_states) is not np.ndarray:
+            hidden_states = numbers("hidden_states", hidden_states, "[B, N, C]")
         mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+        if (
+            type(causal) is not bool
+            or (scale is not None and type(scale) is not float)
+            or (window is not None and type(window) is not int)
+            or (softcap is not None and type(softcap) is not float)
+            or (dtype is not None and (type(dtype) is not str or dtype not in DTYPES))
+        ):
+            mask = scalars(mask)  # methods read them before the core does
         asked = PLAIN if out is None else Request(out=out)
         self._check(run, layer, query, key, hidden_states, key_mask)
         if run.text_outputs is not None:
@@ -277,15 +295,7 @@ class Session(Recorded):
         run = self._run
         if run is None or run.text_outputs is not None:
             raise RuntimeError("reorder() must be called inside session.generation(...)")
-        indices = as_array("indices", indices)
-        if indices.dtype.kind not in "iu":
-            raise TypeError(f"indices must be integers, got {indices.dtype}")
-        most = np.inf if run.batch is None else run.batch
-        if indices.ndim != 1 or not ((indices >= 0) & (indices < most)).all():
-            known = "" if run.batch is None else f" to {run.batch - 1}"
-            raise ValueError(
-                f"indices must be one axis of items from 0{known}, got {indices.tolist()}"
-            )
+        indices = items("indices", indices, run.batch)
         run.batch = len(indices) if run.batch is not None else None
         run.states = {place: taken(state, indices) for place, state in run.states.items()}
         run.composed.clear()
@@ -364,6 +374,8 @@ class Session(Recorded):
         key_mask: Array | None,
     ) -> None:
         """Check what methods read before attention() checks the rest."""
+        if type(layer) is not int:
+            layer = integer("layer", layer)
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"layer must be from 0 to {self.num_layers - 1}, got {layer}")
         shape, key_shape = query.shape, key.shape
@@ -389,14 +401,14 @@ class Session(Recorded):
             hidden_states.ndim != 3 or hidden_states.shape[:2] != shape[::2]
         ):
             raise ValueError(
-                f"hidden_states must be [B, N, C] with B, N = {shape[::2]}, "
+                f"hidden_states must be [B, N, C] with query's B, N = {shape[::2]}, "
                 f"got shape {hidden_states.shape}"
             )
         if key_mask is not None and (
             key_mask.dtype != bool or key_mask.shape != (key.shape[0], key.shape[2])
         ):
             raise ValueError(
-                f"key_mask must be bool [B, M] = {(key.shape[0], key.shape[2])}, "
+                f"key_mask must be bool [B, M] of key = {(key.shape[0], key.shape[2])}, "
                 f"got {key_mask.dtype} {key_mask.shape}"
             )
 
@@ -444,3 +456,7 @@ class Session(Recorded):
             call.query, call.key, call.value, call.mask, request, call.num_threads
         )
         return found
+
+
+def _taken(name: str, given: Any) -> Any:
+    return given if isinstance(given, Quantized) else as_array(name, given)

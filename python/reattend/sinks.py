@@ -9,6 +9,7 @@ import numpy as np
 
 from reattend import _core
 from reattend.border import arguments
+from reattend.checks import as_array, integers, marks, numbers, real
 from reattend.deprecated import renamed_names
 from reattend.policy import Array
 
@@ -46,7 +47,8 @@ def massive_activations(hidden_states: Array, key_mask: Array | None = None) -> 
     >>> np.argwhere(massive_activations(states))
     array([[0, 0, 3]])
     """
-    magnitude = np.abs(hidden_states)
+    states, key_mask = _states(hidden_states, key_mask)
+    magnitude = np.abs(states)
     found = np.asarray(magnitude > MASSIVE)
     if key_mask is not None:
         found &= key_mask[..., None]
@@ -80,8 +82,11 @@ def sink_dims(hidden_states: Array, key_mask: Array | None = None) -> Array:
     >>> np.flatnonzero(sink_dims(states)[0])
     array([3])
     """
+    states, key_mask = _states(hidden_states, key_mask)
+    if not states.shape[1]:
+        raise ValueError(f"hidden_states must have a first token, got shape {states.shape}")
     first: Any = 0 if key_mask is None else key_mask.argmax(-1)
-    massive = massive_activations(hidden_states, key_mask)
+    massive = massive_activations(states, key_mask)
     return np.asarray(massive[np.arange(len(massive)), first])
 
 
@@ -113,6 +118,7 @@ def sink_score(hidden_states: Array, sink_dims: Array | Sequence[int]) -> Array:
     >>> sink_score(states, (3,)).round(3)
     array([[2., 1.]])
     """
+    hidden_states = numbers("hidden_states", hidden_states, "[B, N, C]")
     chosen = _chosen(sink_dims, hidden_states)
     largest = np.zeros(hidden_states.shape[:-1])
     for dim in np.flatnonzero(chosen.any(0)).tolist():  # one at a time: read straight through
@@ -152,9 +158,10 @@ def sink_tokens(hidden_states: Array, sink_dims: Array | Sequence[int], tau: flo
     >>> sink_tokens(states, (3,), tau=1.5).tolist()
     [[True, False]]
     """
-    states = arguments.readable(np.asarray(hidden_states, np.float32))
+    states = numbers("hidden_states", hidden_states, "[B, N, C]")
+    states = arguments.readable(np.asarray(states, np.float32))
     found = np.empty(states.shape[:-1], dtype=bool)
-    _core.sink_tokens(states, _chosen(sink_dims, states), tau, _EPSILON, found)
+    _core.sink_tokens(states, _chosen(sink_dims, states), real("tau", tau), _EPSILON, found)
     return found
 
 
@@ -177,7 +184,7 @@ def column_sinks(column_means: Array, theta: float) -> Array:
     >>> column_sinks(np.array([0.5, 0.1, 0.2]), theta=0.1).tolist()
     [True, False, True]
     """
-    return np.asarray(column_means > theta)
+    return np.asarray(numbers("column_means", column_means, "[..., M]") > real("theta", theta))
 
 
 def update_column_sinks(
@@ -219,8 +226,8 @@ def update_column_sinks(
 
     Raises
     ------
-    ValueError
-        Naming the argument whose shape does not fit.
+    TypeError, ValueError
+        Naming the argument whose type or shape does not fit.
 
     Examples
     --------
@@ -231,13 +238,18 @@ def update_column_sinks(
     >>> labels.tolist()
     [[[0, 1, 1]]]
     """
+    theta = real("theta", theta)
     found = _core.column_sinks(column_sums, row_counts, heads, first_key, before, theta, known)
     if found is None:  # not as the core reads it
-        first_key, row_counts = (np.ascontiguousarray(x, np.int64) for x in (first_key, row_counts))
-        sums = np.ascontiguousarray(column_sums, np.float32)
-        heads = None if heads is None else np.ascontiguousarray(heads, bool)
-        before = None if before is None else np.ascontiguousarray(before, np.float32)
-        known = None if known is None else np.ascontiguousarray(known, np.uint8)
+        sums = _contiguous(numbers("column_sums", column_sums, "[B, H, M]"), np.float32)
+        row_counts = _contiguous(integers("row_counts", row_counts, "[B, M]"), np.int64)
+        first_key = _contiguous(integers("first_key", first_key, "[B]"), np.int64)
+        if heads is not None:
+            heads = _contiguous(marks("heads", heads, "[H]"), bool)
+        if before is not None:
+            before = _contiguous(numbers("before", before, "[B, C + 1, M']"), np.float32)
+        if known is not None:
+            known = _contiguous(integers("known", known, "[B, H, L]"), np.uint8)
         found = _core.column_sinks(sums, row_counts, heads, first_key, before, theta, known)
         assert found is not None
     received, labels = found
@@ -252,16 +264,27 @@ __getattr__ = renamed_names(
 )
 
 
+def _states(hidden_states: Array, key_mask: Array | None) -> tuple[Array, Array | None]:
+    states = numbers("hidden_states", hidden_states, "[B, N, C]")
+    if key_mask is None:
+        return states, None
+    return states, marks("key_mask", key_mask, "[B, N]", states.shape[:2])
+
+
+def _contiguous(array: Array, dtype: Any) -> Array:
+    return np.ascontiguousarray(array, dtype)
+
+
 def _chosen(sink_dims: Array | Sequence[int], hidden_states: Array) -> Array:
     """Check sink dimensions; give them as bool [1 or B, C]."""
-    dims, (batch, _, size) = np.asarray(sink_dims), hidden_states.shape
+    dims, (batch, _, size) = as_array("sink_dims", sink_dims), hidden_states.shape
     if dims.dtype == bool:
         if dims.shape not in ((size,), (batch, size)):
             raise ValueError(
                 f"sink_dims must be bool [C] or [B, C] = {(batch, size)}, got shape {dims.shape}"
             )
         return np.ascontiguousarray(dims.reshape(-1, size))
-    if dims.size and (dims.dtype.kind not in "iu" or dims.ndim != 1):
+    if dims.ndim != 1 or (dims.size and dims.dtype.kind not in "iu"):
         raise TypeError(f"sink_dims must be integers or bool, got {dims.dtype} {dims.shape}")
     if any(not 0 <= dim < size for dim in dims.tolist()):
         raise ValueError(f"sink_dims must be from 0 to {size - 1}, got {dims.tolist()}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.checks import as_array, integers, items
 from reattend.policy import Array
 
 
@@ -43,7 +44,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         for name in ("scale", "shift", "slope"):
-            given = np.asarray(getattr(self, name))
+            given = as_array(f"transform: {name}", getattr(self, name))
             if given.dtype.kind not in "fiu":
                 raise TypeError(f"transform: {name} must hold numbers, got {given.dtype}")
             if given.ndim not in (0, 3):
@@ -56,7 +57,7 @@ class Transform:
         if all(np.ndim(each) == 0 for each in (self.scale, self.shift, self.slope)):
             raise ValueError("transform: one of scale, shift and slope must be an array")
         if self.first_row is not None:
-            first = np.asarray(self.first_row)
+            first = as_array("transform: first_row", self.first_row)
             if first.dtype.kind not in "iu" or first.ndim > 1:
                 raise ValueError(
                     f"transform: first_row must be an integer or integers [B], got {first.dtype} "
@@ -81,6 +82,7 @@ class Transform:
         >>> Transform(scale=np.full((1, 1, 2), 0.5), first_row=3).reaches(np.arange(2, 5)).tolist()
         [[[False, True, True]]]
         """
+        rows = integers("rows", rows, "[N]")
         if (self.numbers == np.array([1, 0, 0])[:, None]).all():
             return np.zeros((1, 1, len(rows)), bool)
         if self.first_row is None:
@@ -117,9 +119,17 @@ class Transform:
         array([2., 2.])
         """
 
+        indices = items("indices", indices, self._batch())
+
         def take(given: Any, full: int) -> Any:
             whole = np.ndim(given) == full and np.shape(given)[0] > 1
             return np.asarray(given)[indices] if whole else given
 
         scale, shift, slope = (take(each, 3) for each in (self.scale, self.shift, self.slope))
         return Transform(scale, shift, slope, take(self.first_row, 1))
+
+    def _batch(self) -> int | None:
+        """Number of items; None where all have the same numbers."""
+        shapes = [np.shape(each)[:1] for each in (self.scale, self.shift, self.slope)]
+        known = [size for shape in (*shapes, np.shape(self.first_row)) for size in shape]
+        return max((size for size in known if size != 1), default=None)

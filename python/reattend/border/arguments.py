@@ -11,6 +11,7 @@ import numpy as np
 from reattend.border import config
 from reattend.border.quantized import Quantized
 from reattend.border.request import MaskSpec
+from reattend.checks import as_array, integer, real
 from reattend.policy import LARGEST, MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 
 FLOAT32 = np.dtype(np.float32)
@@ -37,22 +38,6 @@ class Shape(NamedTuple):
     def columns(self) -> tuple[int, int, int]:
         """[B, H, M]."""
         return self.batch, self.num_heads, self.key_len
-
-
-def as_array(name: str, given: Any) -> Array:
-    """Take an array-like as NumPy takes it; TypeError where it does not, or has a mask of its own.
-
-    A masked array's mask would be ignored here: whoever means it says so by ``key_mask``.
-    """
-    if isinstance(given, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} must be an array without a mask, got a masked array: give its data, and what "
-            "is hidden as key_mask or bias"
-        )
-    try:
-        return np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be an array, got {type(given).__name__}: {error}") from error
 
 
 def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
@@ -85,7 +70,7 @@ def stored(name: str, array: Any, axes: str, dtype: str | None = None) -> Array 
 
 
 def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in DTYPES):
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
     if dtype in ("float16", "bfloat16") and found == np.uint16:
         return
@@ -168,9 +153,19 @@ def check_value(value: Array | Quantized, key: Array | Quantized) -> None:
 
 def masks(shape: Shape, mask: MaskSpec) -> MaskSpec:
     """Check scale and masks."""
+    mask = scalars(mask)
+    return mask._replace(
+        key_mask=None if mask.key_mask is None else _key_mask(shape, mask.key_mask),
+        bias=None if mask.bias is None else _bias(shape, mask.bias),
+        dtype=None if mask.dtype is None else next(name for name in DTYPES if name == mask.dtype),
+    )
+
+
+def scalars(mask: MaskSpec) -> MaskSpec:
+    """Check what is no array among scale and masks."""
     scale, causal, window, softcap = mask.scale, mask.causal, mask.window, mask.softcap
     if scale is not None:
-        scale = _real("scale", scale)
+        scale = real("scale", scale)
         if not abs(scale) <= LARGEST:
             raise ValueError(f"scale must be a finite float32 number, got {scale}")
     if not isinstance(causal, (bool, np.bool_)):
@@ -180,18 +175,13 @@ def masks(shape: Shape, mask: MaskSpec) -> MaskSpec:
         if window < 1:
             raise ValueError(f"window must be at least 1 key, got {window}")
     if softcap is not None:
-        softcap = _real("softcap", softcap)
+        softcap = real("softcap", softcap)
         if not SMALLEST_MASS <= softcap <= LARGEST:
             raise ValueError(f"softcap must be a positive finite number, got {softcap}")
-    return MaskSpec(
-        scale,
-        bool(causal),
-        None if mask.key_mask is None else _key_mask(shape, mask.key_mask),
-        None if mask.bias is None else _bias(shape, mask.bias),
-        window,
-        softcap,
-        None if mask.dtype is None else next(name for name in DTYPES if name == mask.dtype),
-    )
+    dtype = mask.dtype
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in DTYPES):
+        raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    return mask._replace(scale=scale, causal=bool(causal), window=window, softcap=softcap)
 
 
 def labels(shape: Shape, segments: Any) -> Array:
@@ -388,20 +378,3 @@ def _rows(shape: Shape, where: Any) -> Array:
         )
     rows: Array = where
     return rows
-
-
-def _real(name: str, number: Any) -> float:
-    if type(number) is float:
-        return number
-    try:
-        return float(number)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {number!r}") from None
-
-
-def integer(name: str, number: Any) -> int:
-    """Give an int."""
-    try:
-        return int(operator.index(number))
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {number!r}") from None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reattend.checks import numbers as real_numbers
 from reattend.deprecated import warn_renamed
 from reattend.policy import Array
 
@@ -79,6 +80,8 @@ def quantize(array: Any, *, name: str = "array") -> Quantized:
 
     Raises
     ------
+    TypeError
+        If they are no numbers.
     ValueError
         If a number is not finite: no scale would hold it, and the row's others would be lost.
 
@@ -89,7 +92,7 @@ def quantize(array: Any, *, name: str = "array") -> Quantized:
     array([[[[   3., -127.],
              [   0.,    0.]]]], dtype=float32)
     """
-    numbers = np.asarray(array, np.float32)
+    numbers = np.asarray(real_numbers(name, array, "[..., M, D]"), np.float32)
     largest = np.abs(numbers).max(-1, initial=0)  # NaN if the row has one
     if not np.isfinite(largest).all():
         found = numbers[~np.isfinite(numbers)][0]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reattend.checks import listed, numbers
 from reattend.policy import Array
 
 
@@ -65,15 +66,16 @@ def combine(partials: Array, factors: Array) -> Array:
 
     Raises
     ------
-    ValueError
-        If the shapes do not match.
+    TypeError, ValueError
+        If they are no numbers, or the shapes do not match.
 
     Examples
     --------
     >>> combine(np.ones((1, 1, 1, 2, 3)), np.array([[[[0.5, 2.0]]]]))
     array([[[[2.5, 2.5, 2.5]]]])
     """
-    partials, factors = np.asarray(partials), np.asarray(factors)
+    partials = numbers("partials", partials, "[..., G, Dv]")
+    factors = numbers("factors", factors)
     if factors.shape != partials.shape[:-1]:
         raise ValueError(
             f"factors must have the shape of partials without its last axis, "
@@ -100,8 +102,8 @@ def merge(states: Sequence[SegmentState]) -> SegmentState:
 
     Raises
     ------
-    ValueError
-        If there is none, or shapes differ.
+    TypeError, ValueError
+        If there is none, one is no state, or shapes differ.
 
     Examples
     --------
@@ -113,14 +115,19 @@ def merge(states: Sequence[SegmentState]) -> SegmentState:
     >>> np.allclose(merge(halves).partials[..., 0, :], attention(query, key, value), atol=1e-6)
     True
     """
-    states = list(states)
+    if isinstance(states, SegmentState):  # a tuple too
+        raise TypeError("states must be a sequence of SegmentState, got one state")
+    states = listed("states", states, "a sequence of SegmentState")
     if not states:
         raise ValueError("states must hold at least one state, got none")
-    for state in states[1:]:
-        if state.partials.shape != states[0].partials.shape:
+    for state in states:
+        if not isinstance(state, SegmentState):
+            raise TypeError(f"states must hold SegmentState, got {type(state).__name__}")
+        shapes = tuple(np.shape(array) for array in state)
+        if shapes != (first := tuple(np.shape(array) for array in states[0])):
             raise ValueError(
-                f"states must have equal shapes, got partials {states[0].partials.shape} and "
-                f"{state.partials.shape}"
+                "states must have equal shapes, got masses, partials and logsumexp of "
+                f"{first} and {shapes}"
             )
     logsumexp = np.logaddexp.reduce([state.logsumexp for state in states])
     base = np.where(np.isneginf(logsumexp), 0, logsumexp).astype(logsumexp.dtype)

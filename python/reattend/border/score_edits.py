@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.border.arguments import Shape, as_array, broadcasts, whole_strides
+from reattend.border.arguments import Shape, broadcasts, whole_strides
+from reattend.checks import as_array
 from reattend.policy import Array
 from reattend.transform import Transform
 

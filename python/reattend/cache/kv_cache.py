@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border.arguments import as_array, integer
 from reattend.border.quantized import Quantized, quantize
 from reattend.cache.storage import Layer
+from reattend.checks import as_array, count, integers, items, layer_count, place
 from reattend.one_thread import OneThread, alone
 from reattend.optional import demand
 from reattend.policy import Array
@@ -49,17 +49,13 @@ class KVCache:
     """
 
     def __init__(self, num_layers: int, *, dtype: str = "float32", capacity: int = 0) -> None:
-        if dtype not in _DTYPES:
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {_DTYPES}, got {dtype!r}")
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        if capacity < 0:
-            raise ValueError(f"capacity must not be negative, got {capacity}")
-        self.num_layers = num_layers
+        self.num_layers = layer_count("num_layers", num_layers)
         self.dtype = np.dtype(demand("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
-        self._capacity = capacity
+        self._capacity = count("capacity", capacity, 0)
         self._as_given = None if dtype == "int8" else self.dtype  # the type that needs no change
-        self._layers = [Layer() for _ in range(num_layers)]
+        self._layers = [Layer() for _ in range(self.num_layers)]
         self._use = OneThread("KVCache")
 
     @alone
@@ -144,9 +140,7 @@ class KVCache:
         >>> len(cache)
         3
         """
-        length = integer("length", length)
-        if length < 0:
-            raise ValueError(f"length must not be negative, got {length}")
+        length = count("length", length, 0)
         for held in self._layers:
             held.crop(length)
 
@@ -181,14 +175,11 @@ class KVCache:
         >>> cache.append(0, step, step)[0].ravel()
         array([0., 2., 3., 9.], dtype=float32)
         """
-        held, indices = self._layer(layer), np.asarray(indices)
-        if indices.dtype.kind not in "iu":
-            raise TypeError(f"indices must be integers, got {indices.dtype}")
+        held = self._layer(layer)
+        indices = integers("indices", indices, "[K] or [H_kv, K] or [B, H_kv, K]")
         whole = held.sizes[:2]
         lead = indices.shape[:-1]
-        if not 1 <= indices.ndim <= 3 or any(
-            n not in (1, size) for n, size in zip(lead[::-1], whole[::-1], strict=False)
-        ):
+        if any(n not in (1, size) for n, size in zip(lead[::-1], whole[::-1], strict=False)):
             raise ValueError(
                 f"indices must broadcast to [B, H_kv, K] with B, H_kv = {whole}, got shape "
                 f"{indices.shape}"
@@ -228,16 +219,10 @@ class KVCache:
         >>> cache.append(0, np.ones((2, 1, 0, 1)), np.ones((2, 1, 0, 1)))[0].ravel()
         array([1., 1.], dtype=float32)
         """
-        indices = as_array("indices", indices)
-        if indices.dtype.kind not in "iu":
-            raise TypeError(f"indices must be integers, got {indices.dtype}")
         batch = min((held.sizes[0] for held in self._layers if held.room is not None), default=None)
+        indices = items("indices", indices, batch)
         if batch is None:
             return
-        if indices.ndim != 1 or not ((indices >= 0) & (indices < batch)).all():
-            raise ValueError(
-                f"indices must be one axis of items from 0 to {batch - 1}, got {indices.tolist()}"
-            )
         for held in self._layers:
             held.reorder(indices)
 
@@ -292,9 +277,7 @@ class KVCache:
         return f"KVCache({self.num_layers} layers, {len(self)} keys, {self.nbytes / 2**20:.1f} MiB)"
 
     def _layer(self, layer: int) -> Layer:
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"layer must be from 0 to {self.num_layers - 1}, got {layer}")
-        return self._layers[layer]
+        return self._layers[place("layer", layer, self.num_layers)]
 
     def _floats(self, name: str, array: Any) -> Any:
         """Give an array of floats."""

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method
+from reattend.checks import layer_count
+from reattend.method import Method, integers, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -43,10 +44,10 @@ class PAI(Method):
     layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.alpha):
+        if not np.isfinite(number(self, "alpha")):
             raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(sorted({int(i) for i in self.layers})))
+            object.__setattr__(self, "layers", tuple(sorted({*integers("layers", self.layers)})))
 
     def boosted(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are changed in a model.
@@ -56,14 +57,20 @@ class PAI(Method):
         num_layers : int
             How many layers the model has.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such number.
+
         Examples
         --------
         >>> PAI().boosted(16) == tuple(range(1, 16))
         True
         """
-        return (
-            tuple(range(2 * num_layers // 32, num_layers)) if self.layers is None else self.layers
-        )
+        num_layers = layer_count("num_layers", num_layers)
+        if self.layers is not None:
+            return self.layers
+        return tuple(range(2 * num_layers // 32, num_layers))
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Boost the image's scores in the rows that choose a word."""

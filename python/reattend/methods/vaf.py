@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method
+from reattend.checks import layer_count
+from reattend.method import Method, integers, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -45,10 +46,10 @@ class VAF(Method):
 
     def __post_init__(self) -> None:
         for name in ("enhance", "suppress"):
-            if not np.isfinite(getattr(self, name)):
+            if not np.isfinite(number(self, name)):
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(sorted({int(i) for i in self.layers})))
+            object.__setattr__(self, "layers", tuple(sorted({*integers("layers", self.layers)})))
 
     def changed(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are changed in a model.
@@ -58,11 +59,17 @@ class VAF(Method):
         num_layers : int
             How many layers the model has.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such number.
+
         Examples
         --------
         >>> VAF().changed(16)
         (4, 5, 6)
         """
+        num_layers = layer_count("num_layers", num_layers)
         if self.layers is not None:
             return self.layers
         return tuple(range(9 * num_layers // 32, max(15 * num_layers // 32, 1)))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from reattend.call import Call
+from reattend.checks import layer_count
 from reattend.deprecated import renamed_method
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.measures.readings import head_divergence
@@ -89,6 +90,7 @@ class VHR(Method):
         >>> VHR().layers_for(32)
         (1, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)
         """
+        num_layers = layer_count("num_layers", num_layers)
         if self.layers is not None:
             if self.layers and self.layers[-1] >= num_layers:
                 raise ValueError(
