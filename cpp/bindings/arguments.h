@@ -48,18 +48,22 @@ struct Package {
     PyObject* packed;  // the name of what a Reweight keeps for the core
 
     static const Package& get() {
-        static const Package* const found = [] {
-            const auto type = [](const char* module, const char* name) {
-                py::object found = py::module_::import(module).attr(name);
-                return reinterpret_cast<PyTypeObject*>(found.release().ptr());
-            };
-            return new Package{type("reattend.policy", "Reweight"),
-                               type("reattend.border.quantized", "Quantized"),
-                               type("reattend.border.score_edits", "PackedTransform"),
-                               type("reattend.border.results", "AttentionResult"),
-                               PyUnicode_InternFromString("packed")};
-        }();
-        return *found;
+        // Not a static of its own: importing may hand the GIL on, to a thread that would wait for
+        // the static with the GIL in its hand.
+        PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Package> found;
+        return found.call_once_and_store_result(&Package::find).get_stored();
+    }
+
+private:
+    static Package find() {
+        const auto type = [](const char* module, const char* name) {
+            py::object found = py::module_::import(module).attr(name);
+            return reinterpret_cast<PyTypeObject*>(found.release().ptr());
+        };
+        return {type("reattend.policy", "Reweight"), type("reattend.border.quantized", "Quantized"),
+                type("reattend.border.score_edits", "PackedTransform"),
+                type("reattend.border.results", "AttentionResult"),
+                PyUnicode_InternFromString("packed")};
     }
 };
 
@@ -400,24 +404,26 @@ private:
                                      Array(PyTuple_GET_ITEM(transform, 2)).data<const int64_t>()};
         }
         if (!is_none(decided)) call.decided = Array(decided).data<const float>();
-        if (PyObject* given = field(request, kPlain); !is_none(given)) {
-            plain = logsumexp(given);
-            if (!plain) return false;
-        }
-        if (PyObject* given = field(request, kWeights); !is_none(given) && plain) {
-            const Scores& scores = call.scores;
-            const Array array(given);
-            if (!array || array.type() != Numpy::NPY_FLOAT32_ || !array.contiguous() ||
-                scores.query_len != 1 ||
-                !array.is({scores.batch, scores.num_heads, scores.key_len}))
-                return false;
-            weights = array.data<const float>();
-        }
+        if (!read_plain(field(request, kPlain), field(request, kWeights))) return false;
         if (PyObject* instead = field(request, kInstead); !is_none(instead)) {
             partials = is_text(instead, "partials");
             no_output = !partials;
         }
         return read_heads(field(request, kHeads), call.summed);
+    }
+
+    /// What an earlier pass without policies gave.
+    bool read_plain(PyObject* given, PyObject* row) {
+        if (is_none(given)) return true;
+        plain = logsumexp(given);
+        if (!plain || is_none(row)) return plain != nullptr;
+        const Scores& scores = call.scores;
+        const Array array(row);
+        if (!array || array.type() != Numpy::NPY_FLOAT32_ || !array.contiguous() ||
+            scores.query_len != 1 || !array.is({scores.batch, scores.num_heads, scores.key_len}))
+            return false;
+        weights = array.data<const float>();
+        return true;
     }
 
     bool read_out(PyObject* given) {

@@ -1,6 +1,7 @@
 // NumPy arrays as they lie: read through their fields, since a small call has no time for more.
 #pragma once
 
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 

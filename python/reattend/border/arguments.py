@@ -288,11 +288,8 @@ def output(
         raise ValueError(f"out must have shape {full}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    extent = out.itemsize  # of the axes with smaller strides
-    for step, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
-        if n > 1 and step < extent:
-            raise ValueError(f"out must not overlap with itself, got strides {out.strides}")
-        extent += (n - 1) * step if n > 1 else 0
+    if _overlaps_itself(out):
+        raise ValueError(f"out must not overlap with itself, got strides {out.strides}")
     for array in inputs:
         if array is not None and _overlap(out, array):
             raise ValueError("out must not overlap with an input, got memory that they share")
@@ -334,6 +331,15 @@ def threads(num_threads: int | None) -> int:
     if num_threads > MAX_THREADS:
         raise ValueError(f"num_threads must be at most {MAX_THREADS}, got {num_threads}")
     return num_threads
+
+
+def _overlaps_itself(array: Array) -> bool:
+    extent = array.itemsize  # of the axes with smaller strides
+    for step, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if n > 1 and step < extent:
+            return True
+        extent += (n - 1) * step if n > 1 else 0
+    return False
 
 
 def _overlap(a: Array, b: Array) -> bool:
