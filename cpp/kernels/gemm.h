@@ -3,6 +3,8 @@
 // Only for kernels.cpp, see simd.h.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/gemv.h"
 #include "kernels/kernels.h"
 #include "kernels/simd.h"
@@ -104,8 +106,15 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
             const int end = smaller(j + kWide, round_up(columns.end, kLanes));
             if (begin >= end) continue;
             with_vectors<kVecBlock>((end - begin) / kLanes, [&](auto vecs) {
-                block_of<vecs.value, false>(count, query + r * query_ld, query_ld, packed + begin,
-                                            packed_ld, out + r * out_ld + begin, out_ld, dim);
+                float* to = out + r * out_ld + begin;
+                const auto add_part = [&](auto add, int from, int depth) {
+                    block_of<vecs.value, add.value>(count, query + r * query_ld + from, query_ld,
+                                                    packed + from * packed_ld + begin, packed_ld,
+                                                    to, out_ld, depth);
+                };
+                add_part(std::false_type(), 0, smaller(dim, Kernels::kChain));
+                for (int from = Kernels::kChain; from < dim; from += Kernels::kChain)
+                    add_part(std::true_type(), from, smaller(dim - from, Kernels::kChain));
             });
         }
 }

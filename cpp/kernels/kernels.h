@@ -41,6 +41,8 @@ struct ScoreEdits {
 /// columns a row sees; null: all.
 struct Kernels {
     static constexpr int kPad = 16;
+    /// Longer products are summed in parts: rounding grows with the length of a chain of sums.
+    static constexpr int kChain = 128;
 
     const char* name;
 

@@ -101,13 +101,15 @@ public:
                 scores.packed_keys(place_.item, kv_head, key, count, packed, kTileKeys);
             });
         if (!visible && count == kTileKeys && place_.rows == kTileRows)
-            matmul({.rows = kTileRows,
-                    .cols = kTileKeys,
-                    .depth = dim,
-                    .a_stride = query_ld_,
-                    .b_stride = kTileKeys,
-                    .c_stride = kTileKeys},
-                   query_, packed, to);
+            for (int from = 0; from < dim; from += Kernels::kChain)
+                matmul({.rows = kTileRows,
+                        .cols = kTileKeys,
+                        .depth = std::min(dim - from, Kernels::kChain),
+                        .a_stride = query_ld_,
+                        .b_stride = kTileKeys,
+                        .c_stride = kTileKeys,
+                        .accumulate = from > 0},
+                       query_ + from, packed + from * kTileKeys, to);
         else
             kernels().scores(query_, query_ld_, packed, kTileKeys, to, kTileKeys, place_.rows,
                              count, dim, visible);
