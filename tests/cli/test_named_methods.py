@@ -162,3 +162,16 @@ def test_bench_checks_then_times(monkeypatch, capsys):
     monkeypatch.setattr(bench, "attention", lambda query, key, value, **_: np.zeros_like(query))
     assert main(["bench", "--case", "decode"]) == 1
     assert "is off by" in capsys.readouterr().err
+
+
+def test_a_class_without_source_as_in_a_notebook_is_not_held_to_its_comments():
+    names = {}
+    text = (
+        "import reattend as ra\nfrom dataclasses import dataclass\n@dataclass(frozen=True)\n"
+        "class Typed(ra.Method):\n    '''It is typed at a prompt.'''\n    size: int = 1\n"
+        "    def plan(self, call, state):\n        return None, None\n"
+    )
+    exec(text, {"__name__": "typed_at_a_prompt"}, names)
+    (documents,) = [each for each in checks() if each.__name__ == "documents_its_fields"]
+    with pytest.raises(SkipTest, match="source cannot be read"):
+        documents(names["Typed"]())

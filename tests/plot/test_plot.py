@@ -1,5 +1,6 @@
 """Pictures: drawn from numbers, with those numbers in them, in grey too, and never off the page."""
 
+import builtins
 import io
 
 import numpy as np
@@ -119,3 +120,15 @@ def test_the_map_holds_the_numbers(made):
 def test_what_does_not_fit_is_refused(draw, says):
     with pytest.raises(ValueError, match=says):
         draw()
+
+
+def test_a_notebook_shows_what_is_drawn_and_nothing_else_is_left_open(monkeypatch):
+    from matplotlib import pyplot
+
+    values = np.ones((2, 3))
+    plot.head_map(values)
+    assert pyplot.get_fignums() == []
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    ax = plot.head_map(values)
+    assert pyplot.gcf() is ax.figure
+    pyplot.close(ax.figure)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reattend.optional import demand
-from reattend.plot.style import AMOUNT, axes, checked
+from reattend.plot.style import AMOUNT, axes, checked, new_figure
 from reattend.policy import Array
 from reattend.recording import Recording
 
@@ -155,10 +155,7 @@ def attention_by_word(
     chosen = range(len(recording.words)) if words is None else words
     count = max(1, min(columns, len(chosen)))
     lines = -(-len(chosen) // count)
-    figure = demand("matplotlib.figure").Figure(
-        figsize=(2.6 * count, 2.3 * lines), layout="constrained"
-    )
-    demand("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    figure = new_figure(2.6 * count, 2.3 * lines)
     made = []
     for place, row in enumerate(chosen):
         at = figure.add_subplot(lines, count, place + 1)

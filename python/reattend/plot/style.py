@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 from reattend.optional import demand
@@ -17,12 +18,18 @@ CHANGE = "cividis"  # dark is less, light is more, also in grey
 
 
 def axes(ax: Any, width: float = 4.5, height: float = 3.2) -> Any:
-    """Give the axes to draw on: those given, or new ones without pyplot and its global state."""
-    if ax is not None:
-        return ax
+    """Give the axes to draw on: those given, or those of a new figure."""
+    return new_figure(width, height).add_subplot() if ax is None else ax
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Give a figure: in IPython pyplot's, which a notebook shows, else one without global state."""
+    if hasattr(builtins, "__IPYTHON__"):
+        pyplot = demand("matplotlib.pyplot")
+        return pyplot.figure(figsize=(width, height), layout="constrained")
     figure = demand("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
     demand("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return figure
 
 
 def heat(ax: Any, values: Array, *, colours: str, low: float, high: float, label: str) -> Any:
