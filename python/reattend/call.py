@@ -14,7 +14,7 @@ from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
-from reattend.checks import as_array, integer, listed, marks, numbers
+from reattend.checks import as_array, integer, marks, numbers, pairs
 from reattend.policy import Array
 
 NEVER = np.iinfo(np.int64).max  # a position after every row
@@ -104,14 +104,6 @@ def _outputs(given: Any) -> dict[int, Array]:
         integer("text_outputs", layer): numbers("text_outputs", found, "[B, H, Dv]")
         for layer, found in given.items()
     }
-
-
-def _spans(given: Any) -> list[tuple[int, int]]:
-    what = "pairs of where a span begins and ends"
-    pairs = [listed("spans", pair, what) for pair in listed("spans", given, what)]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"spans must be {what}, got {given!r}")
-    return [(integer("spans", start), integer("spans", end)) for start, end in pairs]
 
 
 def _end_of_first_run(marks: bytes) -> int:
@@ -222,7 +214,7 @@ class Call:
         """
         place = np.arange(self.key_len) - self.first_key[:, None]
         inside = np.zeros(place.shape, bool)
-        for start, end in _spans(spans):
+        for start, end in pairs("spans", spans, "pairs (start, end)"):
             inside |= (place >= start) & (place < end)
         return inside & (np.arange(self.key_len) < self.num_prompt)
 

@@ -146,6 +146,19 @@ def listed(name: str, given: Any, what: str) -> tuple[Any, ...]:
         raise TypeError(f"{name} must be {what}, got {_said(given)}") from None
 
 
+def pair(name: str, given: Any, what: str) -> tuple[int, int]:
+    """Take two integers."""
+    found = listed(name, given, what)
+    if len(found) != 2:
+        raise ValueError(f"{name} must be {what}, got {given!r}")
+    return integer(name, found[0]), integer(name, found[1])
+
+
+def pairs(name: str, given: Any, what: str) -> tuple[tuple[int, int], ...]:
+    """Take a sequence of pairs of integers."""
+    return tuple(pair(name, each, what) for each in listed(name, given, what))
+
+
 def _real_type(dtype: np.dtype[Any]) -> bool:
     # Types that other packages add, as bfloat16, have NumPy's kind of records.
     return dtype.kind in "fiub" or (dtype.kind == "V" and dtype.type is not np.void)

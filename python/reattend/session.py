@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border.arguments import DTYPES, scalars
+from reattend.border.arguments import DTYPES, array_or_stored, scalars
 from reattend.border.core_call import attend
-from reattend.border.quantized import Quantized
 from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
@@ -213,9 +212,9 @@ class Session(Recorded):
         if run is None:
             raise RuntimeError("attend() must be called inside session.generation(...)")
         if type(query) is not np.ndarray or type(key) is not np.ndarray:
-            query, key = _taken("query", query), _taken("key", key)
+            query, key = array_or_stored("query", query), array_or_stored("key", key)
         if type(value) is not np.ndarray:
-            value = _taken("value", value)
+            value = array_or_stored("value", value)
         if key_mask is not None and type(key_mask) is not np.ndarray:
             key_mask = as_array("key_mask", key_mask)
         if hidden_states is not None and type(hidden_states) is not np.ndarray:
@@ -456,7 +455,3 @@ class Session(Recorded):
             call.query, call.key, call.value, call.mask, request, call.num_threads
         )
         return found
-
-
-def _taken(name: str, given: Any) -> Any:
-    return given if isinstance(given, Quantized) else as_array(name, given)

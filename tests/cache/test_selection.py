@@ -85,7 +85,7 @@ def test_scores_equal_their_formulas(arrays):
         (lambda c: c.keep(9, np.array([0])), ValueError, "layer must be from 0 to 0"),
         (lambda c: selection.highest(np.zeros((1, 1, 3)), 4), ValueError, "count must be from 0"),
         (lambda c: selection.observed_scores(np.zeros((1, 3, 2)), 2), ValueError, "must divide 3"),
-        (lambda c: selection.streaming(3, sinks=-1), ValueError, "must be from 0"),
+        (lambda c: selection.streaming(3, sinks=-1), ValueError, "sinks must be at least 0"),
     ],
 )
 def test_errors_name_the_argument(call, error, message):

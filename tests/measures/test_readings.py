@@ -152,7 +152,7 @@ def test_retrieval_score():
     assert found[0, 1] >= 2 / 3
     with pytest.raises(ValueError, match="needle must lie within 0 to 6"):
         m.retrieval_score(weights, prompt, generated, (4, 7))
-    with pytest.raises(ValueError, match="a step for each generated token"):
+    with pytest.raises(ValueError, match="a step for each of generated_ids"):
         m.retrieval_score(weights[:3], prompt, generated, needle)
 
 
@@ -165,7 +165,7 @@ def test_logit_attribution_adds_up():
             alone = np.zeros((3, 4))
             alone[head] = outputs[item, head]
             assert np.allclose(found[item, head], unembedding @ (projection @ alone.ravel()))
-    with pytest.raises(ValueError, match=r"\[C, 12\], got"):
+    with pytest.raises(ValueError, match=r"\[C, 12\] of head_outputs"):
         m.logit_attribution(outputs, projection[:, :11], unembedding)
 
 
@@ -199,7 +199,7 @@ def test_documents():
     slots = m.slot_order(found, np.array([0.1, 0.9, 0.5]))
     assert slots[found.argmax()] == 1
     assert slots[found.argmin()] == 0
-    with pytest.raises(ValueError, match=r"documents must be integers \[M\] = \(8,\)"):
+    with pytest.raises(ValueError, match=r"documents must be integers \[M\] of weights = \(8,\)"):
         m.mass_by_document(weights, documents[:7])
 
 

@@ -40,6 +40,17 @@ class Shape(NamedTuple):
         return self.batch, self.num_heads, self.key_len
 
 
+def array_or_stored(name: str, given: Any, axes: str | None = None) -> Any:
+    """Take an array-like, or `Quantized` as it is, of any type; of four axes where they are named.
+
+    What computes with it says which types it reads.
+    """
+    found = given if isinstance(given, Quantized) else as_array(name, given)
+    if axes is not None and found.ndim != 4:
+        raise ValueError(f"{name} must have 4 axes {axes}, got shape {found.shape}")
+    return found
+
+
 def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
     """Give an array of four axes as the core reads it; copied only if strides demand it."""
     array = as_array(name, array)

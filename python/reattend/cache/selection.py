@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from reattend.checks import count as counted
+from reattend.checks import integer, numbers, real
 from reattend.policy import Array
+
+MOST_POOLED = 2**16 - 1  # neighbours, one sum each
 
 
 def observed_scores(column_sums: Array, num_kv_heads: int) -> Array:
@@ -29,6 +33,7 @@ def observed_scores(column_sums: Array, num_kv_heads: int) -> Array:
     >>> observed_scores(np.array([[[2.0, 1.0], [4.0, 1.0]]]), num_kv_heads=1).tolist()
     [[[1.5, 1.0]]]
     """
+    column_sums = numbers("column_sums", column_sums, "[B, H, M]")
     num_keys = column_sums.shape[-1]
     return _grouped(column_sums / (num_keys - np.arange(num_keys)), num_kv_heads)
 
@@ -55,7 +60,7 @@ def window_scores(weights: Array, num_kv_heads: int, *, pool: int = 5) -> Array:
     Raises
     ------
     ValueError
-        If pool is even or below 1.
+        If pool is even or below 1, or shapes do not fit.
 
     Examples
     --------
@@ -63,9 +68,12 @@ def window_scores(weights: Array, num_kv_heads: int, *, pool: int = 5) -> Array:
     >>> window_scores(weights, 1, pool=3).round(2).tolist()
     [[[0.2, 0.2, 0.0, inf]]]
     """
-    if pool < 1 or pool % 2 == 0:
-        raise ValueError(f"pool must be odd and at least 1, got {pool}")
+    weights, pool = numbers("weights", weights, "[B, H, W, M]"), integer("pool", pool)
+    if not 1 <= pool <= MOST_POOLED or pool % 2 == 0:
+        raise ValueError(f"pool must be odd and from 1 to {MOST_POOLED}, got {pool}")
     rows = weights.shape[2]
+    if rows > weights.shape[3]:
+        raise ValueError(f"weights must be [B, H, W, M] with W <= M, got shape {weights.shape}")
     before = weights[..., : weights.shape[-1] - rows].mean(2)  # [B, H, M - W]
     padded = np.pad(before, ((0, 0), (0, 0), (pool // 2, pool // 2)))
     size = before.shape[-1]
@@ -91,11 +99,20 @@ def last_row_scores(weights: Array, num_kv_heads: int) -> Array:
     -------
     array [B, H_kv, M]
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+
     Examples
     --------
     >>> last_row_scores(np.array([[[[0.2, 0.8]], [[0.4, 0.6]]]]), 2).round(1).tolist()
     [[[0.3, inf], [0.3, inf]]]
     """
+    weights = numbers("weights", weights, "[B, H, 1, M]")
+    if 0 in weights.shape[1:]:
+        raise ValueError(f"weights must have heads, a row and keys, got shape {weights.shape}")
+    num_kv_heads = counted("num_kv_heads", num_kv_heads, 1, weights.shape[1])
     scores = weights[:, :, -1].mean(1, keepdims=True)
     scores = np.array(np.broadcast_to(scores, (len(scores), num_kv_heads, scores.shape[-1])))
     scores[..., -1] = np.inf
@@ -135,6 +152,7 @@ def forgetting_scores(weights: Array, num_kv_heads: int, *, forget: float = 0.95
     >>> forgetting_scores(np.array([[[[1.0, 0.0], [0.5, 0.5]]]]), 1, forget=0.5).tolist()
     [[[1.0, 0.5]]]
     """
+    weights, forget = numbers("weights", weights, "[B, H, N, M]"), real("forget", forget)
     if not 0 <= forget <= 1:
         raise ValueError(f"forget must be from 0 to 1, got {forget!r}")
     power = forget ** np.arange(weights.shape[2])[::-1]
@@ -166,9 +184,10 @@ def highest(scores: Array, count: int) -> Array:
     >>> highest(np.array([[[0.5, 0.1, 0.9]]]), 2).tolist()
     [[[0, 2]]]
     """
+    scores, count = numbers("scores", scores, "[..., M]"), integer("count", count)
     num_keys = scores.shape[-1]
     if not 0 <= count <= num_keys:
-        raise ValueError(f"count must be from 0 to {num_keys}, the keys, got {count}")
+        raise ValueError(f"count must be from 0 to {num_keys}, the keys of scores, got {count}")
     order = np.argsort(scores, axis=-1, kind="stable")[..., num_keys - count :]
     return np.sort(order, axis=-1)
 
@@ -192,18 +211,16 @@ def streaming(num_keys: int, *, sinks: int = 4, recent: int = 256) -> Array:
 
     Raises
     ------
-    ValueError
-        If a number is negative.
+    TypeError, ValueError
+        If a number is no integer from 0.
 
     Examples
     --------
     >>> streaming(10, sinks=2, recent=3).tolist()
     [0, 1, 7, 8, 9]
     """
-    if min(num_keys, sinks, recent) < 0:
-        raise ValueError(
-            f"num_keys, sinks and recent must be from 0, got {(num_keys, sinks, recent)}"
-        )
+    num_keys = counted("num_keys", num_keys, 0)
+    sinks, recent = counted("sinks", sinks, 0), counted("recent", recent, 0)
     place = np.arange(num_keys)
     return place[(place < sinks) | (place >= num_keys - recent)]
 
@@ -211,6 +228,7 @@ def streaming(num_keys: int, *, sinks: int = 4, recent: int = 256) -> Array:
 def _grouped(scores: Array, num_kv_heads: int) -> Array:
     """Average the heads that share a key head."""
     batch, heads, num_keys = scores.shape
+    num_kv_heads = integer("num_kv_heads", num_kv_heads)
     if num_kv_heads < 1 or heads % num_kv_heads:
-        raise ValueError(f"num_kv_heads must divide {heads}, the heads, got {num_kv_heads}")
-    return np.asarray(scores.reshape(batch, num_kv_heads, -1, num_keys).mean(2))
+        raise ValueError(f"num_kv_heads must divide {heads}, the scored heads, got {num_kv_heads}")
+    return np.asarray(scores.reshape(batch, num_kv_heads, heads // num_kv_heads, num_keys).mean(2))

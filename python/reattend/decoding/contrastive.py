@@ -19,6 +19,7 @@ import numpy as np
 
 from reattend.adaptors.transformers.caches import cache_argument, cache_of
 from reattend.adaptors.transformers.tensors import floats
+from reattend.decoding.mixing import floats_of
 from reattend.decoding.settings import VCD, Setting
 from reattend.optional import demand
 from reattend.policy import Array
@@ -66,11 +67,10 @@ def contrast(logits: Array, other: Array, *, alpha: float = 1.0, beta: float = 0
     >>> contrast(np.array([2.0, 1.0, -9.0]), np.array([2.0, 0.0, -9.0]))
     array([  2.,   2., -inf])
     """
-    if np.shape(logits) != np.shape(other):
-        raise ValueError(
-            f"other must have the shape of logits, {np.shape(logits)}, got {np.shape(other)}"
-        )
-    return VCD(alpha, beta)(np.asarray(logits), np.asarray(other))
+    logits, other = floats_of("logits", logits), floats_of("other", other)
+    if logits.shape != other.shape:
+        raise ValueError(f"other must have the shape of logits, {logits.shape}, got {other.shape}")
+    return VCD(alpha, beta)(logits, other)
 
 
 class TwoBranch:

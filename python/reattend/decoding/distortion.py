@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from reattend.checks import integer, marks, numbers, place, real
 from reattend.policy import Array
 
 
@@ -43,11 +44,14 @@ def diffusion_noise(pixels: Array, *, step: int = 500, rng: np.random.Generator)
     >>> bool(0.9 < noised.std() < 1)
     True
     """
-    if not 0 <= step < 1000:
-        raise ValueError(f"step must be from 0 to 999, got {step}")
+    step = place("step", step, 1000)
+    pixels = numbers("pixels", pixels)
+    if pixels.dtype.kind in "iub":
+        raise TypeError(f"pixels must be floats, as the model's preprocessing, got {pixels.dtype}")
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, got {rng!r}")
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (5e-3 - 1e-5) + 1e-5
     kept = np.cumprod(1 - betas)[step]
-    pixels = np.asarray(pixels)
     noise = rng.standard_normal(pixels.shape)
     return np.asarray(
         (np.sqrt(kept) * pixels + np.sqrt(1 - kept) * noise).astype(pixels.dtype, copy=False)
@@ -89,14 +93,16 @@ def outlier_patches(query: Array, keys: Array, k: int) -> Array:
     >>> outlier_patches(np.array([1.0, 0.0]), np.array([[0.0, 9.0], [3.0, 0.0], [1.0, 0.0]]), k=2)
     array([1, 2])
     """
-    query, keys = np.asarray(query), np.asarray(keys)
+    query, keys = numbers("query", query, "[..., C]"), numbers("keys", keys, "[..., P, C]")
+    k = integer("k", k)
     if keys.ndim != query.ndim + 1 or (*keys.shape[:-2], keys.shape[-1]) != query.shape:
         raise ValueError(
             f"keys must be [..., P, C] where query is [..., C], got {keys.shape} and {query.shape}"
         )
     if not 1 <= k <= keys.shape[-2]:
-        raise ValueError(f"k must be from 1 to {keys.shape[-2]}, the patches, got {k}")
+        raise ValueError(f"k must be from 1 to {keys.shape[-2]}, the patches of keys, got {k}")
     scores = (keys @ query[..., None])[..., 0]  # softmax and the scale keep the order
+    scores = scores.astype(np.result_type(scores, np.float32), copy=False)  # none is unsigned
     return np.argsort(-scores, axis=-1, kind="stable")[..., :k]
 
 
@@ -138,12 +144,9 @@ def faint_tokens(weights: Array, image: Array, *, gamma: float = 0.5, lamb: floa
     >>> faint_tokens(np.array([[[0.1, 0.6, 0.1, 0.1]]]), np.array([False, True, True, True]))
     array([False, False,  True,  True])
     """
-    weights, image = np.asarray(weights), np.asarray(image)
-    if weights.ndim != 3 or image.dtype != bool or image.shape != weights.shape[2:]:
-        raise ValueError(
-            "weights must be [L, H, M] and image bool [M], got "
-            f"{weights.shape} and {image.dtype} {image.shape}"
-        )
+    weights = numbers("weights", weights, "[L, H, M]")
+    image = marks("image", image, "[M] of weights", weights.shape[2:])
+    gamma, lamb = real("gamma", gamma), real("lamb", lamb)
     if not image.any():
         raise ValueError("image must mark at least one key, got none")
     if not 0 <= gamma <= 1:

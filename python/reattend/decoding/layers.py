@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reattend.adaptors.transformers.tensors import floats
+from reattend.checks import finite, real
 from reattend.decoding.mixing import log_softmax, mix, nucleus, plausible, softmax
 from reattend.optional import demand
 from reattend.policy import Array
@@ -36,7 +37,7 @@ class DoLa:
     beta: float = 0.1  # tokens below this share of the likeliest one's probability are left out
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1:
+        if not 0 <= real("beta", self.beta) <= 1:
             raise ValueError(f"beta must be from 0 to 1, got {self.beta!r}")
 
     def __call__(self, logits: Array, *others: Array, step: int = 0) -> Array:
@@ -80,8 +81,7 @@ class DeCo:
     top_p: float = 0.9  # what they hold together
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.alpha):
-            raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
+        finite("alpha", self.alpha)
         nucleus(np.zeros(1), top_k=self.top_k, top_p=self.top_p)
 
     def __call__(self, logits: Array, *others: Array, step: int = 0) -> Array:

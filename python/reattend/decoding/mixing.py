@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.arguments import broadcasts
+from reattend.checks import count, listed, marks, numbers, real
 from reattend.policy import Array
 
 
@@ -52,15 +54,23 @@ def mix(
     >>> mix(np.array([2.0, 1.0]), [np.array([1.0, 1.0])], own=2, weights=[-1])
     array([3., 1.])
     """
-    logits = np.asarray(logits)
+    logits = floats_of("logits", logits)
+    others = listed("others", others, "a sequence of arrays")
+    weights = listed("weights", weights, "a sequence of numbers or arrays")
     if len(others) != len(weights):
         raise ValueError(
             f"weights must be as many as others, {len(others)} branches, got {len(weights)}"
         )
     for other in others:
-        if np.shape(other) != logits.shape:
+        if numbers("others", other).shape != logits.shape:
             raise ValueError(
                 f"others must have the shape of logits, {logits.shape}, got {np.shape(other)}"
+            )
+    for name, each in (("own", own), *(("weights", weight) for weight in weights)):
+        if not broadcasts(numbers(name, each).shape, (*logits.shape[:-1], 1)):
+            raise ValueError(
+                f"{name} must be a number or broadcast to [..., 1] of logits, {logits.shape}, got "
+                f"shape {np.shape(each)}"
             )
     with np.errstate(invalid="ignore"):  # a token that both branches rule out: inf - inf
         mixed = own * logits
@@ -68,6 +78,11 @@ def mix(
             mixed = mixed + weight * np.asarray(other)
     kept = logits != -np.inf
     if keep is not None:
+        keep = marks("keep", keep, "[..., V]")
+        if not broadcasts(keep.shape, logits.shape):
+            raise ValueError(
+                f"keep must broadcast to logits, {logits.shape}, got shape {keep.shape}"
+            )
         kept = kept & keep
     return np.asarray(np.where(kept, mixed, -np.inf).astype(logits.dtype, copy=False))
 
@@ -99,9 +114,9 @@ def plausible(logits: Array, beta: float) -> Array:
     >>> plausible(np.array([2.0, 1.0, -9.0]), 0.1)
     array([ True,  True, False])
     """
+    logits, beta = floats_of("logits", logits), real("beta", beta)
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be from 0 to 1, got {beta!r}")
-    logits = np.asarray(logits)
     if beta == 0:
         return np.ones(logits.shape, bool)
     return np.asarray(~(logits < logits.max(-1, keepdims=True) + np.log(beta)))
@@ -134,17 +149,42 @@ def nucleus(logits: Array, *, top_k: int, top_p: float) -> Array:
     >>> nucleus(np.log([0.5, 0.3, 0.15, 0.05]), top_k=3, top_p=0.75)
     array([ True,  True, False, False])
     """
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    logits, top_k = floats_of("logits", logits), count("top_k", top_k, 1)
+    top_p = real("top_p", top_p)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
-    logits = np.asarray(logits)
     order = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
     share = np.take_along_axis(softmax(logits), order, -1)
     before = np.cumsum(share, axis=-1) - share
     keep = np.zeros(logits.shape, bool)
     np.put_along_axis(keep, order, before < top_p, -1)
     return keep
+
+
+def floats_of(name: str, given: Any) -> Array:
+    """Give logits as floats [..., V], of their own type; integers, which hold no -inf, as float64.
+
+    Parameters
+    ----------
+    name : str
+        What an error calls them.
+    given : array [..., V]
+        The logits of at least one token.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no such numbers.
+
+    Examples
+    --------
+    >>> floats_of("logits", [1, 2])
+    array([1., 2.])
+    """
+    found = numbers(name, given, "[..., V]")
+    if not found.shape[-1]:
+        raise ValueError(f"{name} must be [..., V] of at least one token, got shape {found.shape}")
+    return found.astype(np.float64) if found.dtype.kind in "iub" else found
 
 
 def log_softmax(logits: Array) -> Array:
@@ -155,7 +195,7 @@ def log_softmax(logits: Array) -> Array:
     >>> np.exp(log_softmax(np.array([0.0, 0.0])))
     array([0.5, 0.5])
     """
-    shifted = np.asarray(logits, np.float64)
+    shifted = floats_of("logits", logits).astype(np.float64, copy=False)
     shifted = shifted - shifted.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 

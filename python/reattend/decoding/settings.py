@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from reattend.checks import real
 from reattend.decoding.mixing import log_softmax, mix, plausible, softmax
 from reattend.policy import Array
 
@@ -34,12 +35,13 @@ class _Checked:
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
-            given = getattr(self, field.name)
+            given = real(field.name, getattr(self, field.name))
             if field.name in {"beta", "epsilon"}:
                 if not 0 <= given <= 1:
                     raise ValueError(f"{field.name} must be from 0 to 1, got {given!r}")
             elif not (np.isfinite(given) and given >= 0):
                 raise ValueError(f"{field.name} must be a number from 0, got {given!r}")
+            object.__setattr__(self, field.name, given)
 
 
 @dataclass(frozen=True)

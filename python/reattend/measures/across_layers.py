@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.checks import numbers, place
 from reattend.optional import demand
 from reattend.policy import Array
 
@@ -83,8 +84,7 @@ def flow(weights: Array, row: int = -1) -> Array:
     """
     layers = _layers(weights, MAX_FLOW)
     num_tokens = layers.shape[1]
-    if not -num_tokens <= row < num_tokens:
-        raise ValueError(f"row must be from {-num_tokens} to {num_tokens - 1}, got {row}")
+    row = place("row", row, num_tokens, -num_tokens)
     networkx: Any = demand("networkx")
     graph = networkx.DiGraph()
     for depth, layer in enumerate(layers):
@@ -97,7 +97,7 @@ def flow(weights: Array, row: int = -1) -> Array:
 
 
 def _layers(weights: Array, most: int) -> Array:
-    weights = np.asarray(weights)
+    weights = numbers("weights", weights)
     if weights.ndim != 3 or not len(weights) or weights.shape[1] != weights.shape[2]:
         raise ValueError(f"weights must be [L, N, N], heads averaged, got shape {weights.shape}")
     if weights.shape[1] > most:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from reattend.checks import integer, marks, numbers, real
 from reattend.policy import Array
 
 
@@ -52,19 +54,21 @@ def massive_activations(
     >>> found.massive.tolist(), found.places[0].tolist()
     ([True, False], [0, 5])
     """
-    states = np.asarray(hidden_states)
+    states, k = numbers("hidden_states", hidden_states), integer("k", k)
     if states.ndim < 2 or not 1 <= k <= states.shape[-1] * states.shape[-2]:
         raise ValueError(
             "hidden_states must be [..., N, C] with at least k numbers, "
             f"got shape {states.shape} and k = {k}"
         )
-    size = np.abs(states.reshape(*states.shape[:-2], -1).astype(np.float32, copy=False))
+    size = np.abs(
+        states.reshape(*states.shape[:-2], prod(states.shape[-2:])).astype(np.float32, copy=False)
+    )
     order = np.argpartition(-size, k - 1, axis=-1)[..., :k]
     top = np.take_along_axis(size, order, -1)
     falling = np.argsort(-top, axis=-1, kind="stable")
     top, order = np.take_along_axis(top, falling, -1), np.take_along_axis(order, falling, -1)
     median = np.asarray(np.median(size, axis=-1))
-    massive = (top > at_least) & (top >= times * median[..., None])
+    massive = (top > real("at_least", at_least)) & (top >= real("times", times) * median[..., None])
     places = np.stack(np.divmod(order, states.shape[-1]), axis=-1)
     return MassiveActivations(top, places, median, massive)
 
@@ -90,7 +94,7 @@ def cosine_to_first(hidden_states: Array) -> Array:
     >>> cosine_to_first(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
     array([1., 1., 0.])
     """
-    unit = _unit(hidden_states)
+    unit = _unit(numbers("hidden_states", hidden_states, "[..., N, C]"))
     return np.asarray((unit * unit[..., :1, :]).sum(-1))
 
 
@@ -124,17 +128,17 @@ def modality_alignment(hidden_states: Array, image: Array) -> Array:
     >>> modality_alignment(states, np.array([False, False, True])).round(3)
     np.float64(0.707)
     """
-    states, image = np.asarray(hidden_states), np.asarray(image)
-    if image.dtype != bool or image.shape != states.shape[-2:-1] or image.all() or not image.any():
+    states = numbers("hidden_states", hidden_states, "[..., N, C]")
+    image = marks("image", image, "[N] of hidden_states", states.shape[-2:-1])
+    if image.all() or not image.any():
         raise ValueError(
-            f"image must be bool [N] = {states.shape[-2:-1]} and mark some tokens, not all, got "
-            f"{image.dtype} {image.shape} with {int(image.sum())} marked"
+            f"image must mark some tokens, not all, got {int(image.sum())} of {len(image)} marked"
         )
     unit = _unit(states)
     return np.asarray((unit[..., image, :].mean(-2) * unit[..., ~image, :].mean(-2)).sum(-1))[()]
 
 
 def _unit(states: Array) -> Array:
-    states = np.asarray(states, np.float64)
+    states = states.astype(np.float64, copy=False)
     norm = np.linalg.norm(states, axis=-1, keepdims=True)
     return np.asarray(states / np.where(norm == 0, np.nan, norm))

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from reattend.attention import attention
+from reattend.border.arguments import array_or_stored
+from reattend.border.quantized import Quantized
+from reattend.checks import as_array, count, integer
 from reattend.column_sums import column_sums
 from reattend.policy import Array
 
@@ -55,8 +58,8 @@ def mean_distance(
     >>> mean_distance(query, key, clip=1)[0, 0].round(3)
     array([0.   , 0.5  , 0.667, 0.75 ], dtype=float32)
     """
-    if clip is not None and clip < 1:
-        raise ValueError(f"clip must be at least 1, got {clip}")
+    query, key = _inputs(query, key)
+    clip = None if clip is None else count("clip", clip, 1)
     mask: dict[str, Any] = {
         "scale": scale, "causal": True, "key_mask": key_mask, "softcap": softcap,
         "num_threads": num_threads,
@@ -114,7 +117,8 @@ def local_share(
         "scale": scale, "causal": causal, "key_mask": key_mask, "softcap": softcap,
         "num_threads": num_threads, "returns": "logsumexp",
     }  # fmt: skip
-    narrow = key[..., :1]  # values that nobody reads
+    query, key = _inputs(query, key)
+    narrow = _unread(key)
     whole = attention(query, key, narrow, **mask)
     near = attention(query, key, narrow, window=window, **mask)
     return np.asarray(_share(near, whole).astype(np.float32))
@@ -163,22 +167,26 @@ def future_influence(
     >>> future_influence(query, key)[0, 0].round(3)
     array([0.417, 0.333,   nan], dtype=float32)
     """
+    query, key = _inputs(query, key)
     num_rows, num_keys = query.shape[2], key.shape[2]
     if num_rows != num_keys:
-        raise ValueError(f"query must have a row for each of {num_keys} keys, got {num_rows}")
-    last = max(num_keys - 1, first) if last is None else last
+        raise ValueError(f"query must have a row for each of key's {num_keys}, got {num_rows}")
+    first = integer("first", first)
+    last = max(num_keys - 1, first) if last is None else integer("last", last)
     if not 1 <= first <= last:
         raise ValueError(f"first and last must be 1 <= first <= last, got {first} and {last}")
+    first, last = min(first, num_keys), min(last, num_keys)  # behind the last key is no row
     mask: dict[str, Any] = {
         "scale": scale, "causal": True, "key_mask": key_mask, "softcap": softcap,
         "num_threads": num_threads,
     }  # fmt: skip
-    logsumexp = attention(query, key, key[..., :1], returns="logsumexp", **mask).logsumexp
+    logsumexp = attention(query, key, _unread(key), returns="logsumexp", **mask).logsumexp
     assert logsumexp is not None
     # Weights of the whole row, summed over the rows of a window.
     until = column_sums(query, key, logsumexp, window=last + 1, **mask)
     before = column_sums(query, key, logsumexp, window=first, **mask)
-    valid = np.ones((key.shape[0], num_keys), bool) if key_mask is None else key_mask
+    valid = np.ones((key.shape[0], num_keys), bool)
+    valid = valid if key_mask is None else as_array("key_mask", key_mask)
     counted = np.pad(np.cumsum(valid, axis=-1), ((0, 0), (1, 0)))  # [B, M + 1]
     place = np.arange(num_keys)
     ends, begins = np.minimum(place + last + 1, num_keys), np.minimum(place + first, num_keys)
@@ -186,6 +194,15 @@ def future_influence(
     with np.errstate(invalid="ignore", divide="ignore"):
         found = np.where(count > 0, np.maximum(until - before, 0) / count, np.nan)
     return np.asarray(found.astype(np.float32))
+
+
+def _inputs(query: Any, key: Any) -> tuple[Array, Any]:
+    given: Any = array_or_stored("query", query, "[B, H, N, D]")
+    return given, array_or_stored("key", key, "[B, H_kv, M, D]")
+
+
+def _unread(key: Array | Quantized) -> Array:
+    return np.broadcast_to(np.zeros(1, np.float32), (*key.shape[:3], 1))
 
 
 def _room(query: Array) -> Array:

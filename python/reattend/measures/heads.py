@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from reattend.checks import integers, numbers, pair
 from reattend.policy import Array
 
 
@@ -32,7 +33,7 @@ def jensen_shannon(weights: Array) -> Array:
     array([[0.    , 0.6931],
            [0.6931, 0.    ]])
     """
-    weights = np.asarray(weights)
+    weights = numbers("weights", weights, "[..., H, R, M]")
     num_heads = weights.shape[-3]
     own = _entropies(weights)  # [..., H]
     apart = np.zeros((*own.shape, num_heads))
@@ -81,16 +82,18 @@ def retrieval_score(
     >>> retrieval_score(weights, np.array([4, 5, 6]), np.array([5, 9]), needle=(1, 3))
     array([0.5])
     """
-    weights, prompt_ids = np.asarray(weights), np.asarray(prompt_ids)
-    generated_ids = np.asarray(generated_ids)
-    start, end = needle
+    weights, prompt_ids = numbers("weights", weights), integers("prompt_ids", prompt_ids, "[P]")
+    generated_ids = integers("generated_ids", generated_ids, "[S]")
+    start, end = pair("needle", needle, "where it begins, and the position after its end")
     if not 0 <= start < end <= len(prompt_ids):
-        raise ValueError(f"needle must lie within 0 to {len(prompt_ids)}, got {needle}")
+        raise ValueError(
+            f"needle must lie within 0 to {len(prompt_ids)}, the length of prompt_ids, got {needle}"
+        )
     steps, keys = (weights.shape[0], weights.shape[-1]) if weights.ndim > 1 else (-1, -1)
     if steps != len(generated_ids) or keys < len(prompt_ids):
         raise ValueError(
-            "weights must be [S, ..., M] with a step for each generated token and M >= P, got "
-            f"shape {weights.shape} for {len(generated_ids)} tokens and a prompt of "
+            "weights must be [S, ..., M] with a step for each of generated_ids and M >= P, got "
+            f"shape {weights.shape} for {len(generated_ids)} tokens and prompt_ids of length "
             f"{len(prompt_ids)}"
         )
     place = weights.argmax(-1)  # [S, ...]
@@ -134,17 +137,20 @@ def logit_attribution(head_outputs: Array, projection: Array, unembedding: Array
     array([[ 1.],
            [20.]])
     """
-    outputs, projection = np.asarray(head_outputs), np.asarray(projection)
+    outputs = numbers("head_outputs", head_outputs, "[..., H, Dv]")
+    projection = numbers("projection", projection)
+    unembedding = numbers("unembedding", unembedding)
     num_heads, size = outputs.shape[-2:]
     if projection.ndim != 2 or projection.shape[1] != num_heads * size:
         raise ValueError(
-            f"projection must be [C, H * Dv] = [C, {num_heads * size}], got {projection.shape}"
+            f"projection must be [C, H * Dv] = [C, {num_heads * size}] of head_outputs "
+            f"{outputs.shape}, got shape {projection.shape}"
         )
-    if np.ndim(unembedding) != 2 or np.shape(unembedding)[1] != len(projection):
+    if unembedding.ndim != 2 or unembedding.shape[1] != len(projection):
         raise ValueError(
-            f"unembedding must be [V, C] = [V, {len(projection)}], got {np.shape(unembedding)}"
+            f"unembedding must be [V, C] = [V, {len(projection)}], got shape {unembedding.shape}"
         )
-    tokens = np.asarray(unembedding) @ projection  # [V, H * Dv]
+    tokens = unembedding @ projection  # [V, H * Dv]
     tokens = tokens.reshape(-1, num_heads, size)
     return np.asarray(np.einsum("...hd,vhd->...hv", outputs, tokens))
 
@@ -171,11 +177,23 @@ def ships(logits: Array, without_head: Array) -> Array:
     array [...]
         float64, in nats.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+
     Examples
     --------
     >>> ships(np.array([0.0, 0.0]), np.array([[0.0, 0.0], [1.0, 0.0]])).round(3)
     array([0.  , 0.12])
     """
+    logits = numbers("logits", logits, "[V]")
+    without_head = numbers("without_head", without_head, "[..., V]")
+    if without_head.shape[-1] != len(logits) or not len(logits):
+        raise ValueError(
+            f"without_head must be [..., V] with V, the length of logits, {len(logits)}, and not "
+            f"0, got shape {without_head.shape}"
+        )
     own, other = _log_softmax(logits), _log_softmax(without_head)
     with np.errstate(invalid="ignore"):
         terms = np.where(np.isneginf(own), 0, np.exp(own) * (own - other))
@@ -209,7 +227,7 @@ def pruning_order(importance: Array) -> list[tuple[int, int]]:
     >>> pruning_order(np.array([[3.0, 4.0], [0.0, 1.0]]))
     [(1, 0), (0, 0), (0, 1), (1, 1)]
     """
-    importance = np.asarray(importance, np.float64)
+    importance = numbers("importance", importance).astype(np.float64, copy=False)
     if importance.ndim != 2 or not (importance >= 0).all():
         raise ValueError(f"importance must be numbers from 0 [L, H], got {importance!r}")
     norm = np.linalg.norm(importance, axis=-1, keepdims=True)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reattend.checks import count, integer, numbers, pair, pairs, real
 from reattend.policy import Array
 
 
@@ -53,12 +54,12 @@ def relative_map(weights: Array, generic: Array, lamb: float = 0.0) -> Array:
     >>> relative_map(np.array([0.2, 0.4]), np.array([0.1, 0.4]))
     array([2., 1.])
     """
-    weights, generic = np.asarray(weights), np.asarray(generic)
+    weights, generic = numbers("weights", weights), numbers("generic", generic)
     if weights.shape != generic.shape:
         raise ValueError(
             f"generic must have the shape of weights, {weights.shape}, got {generic.shape}"
         )
-    below = generic + lamb
+    below = generic + real("lamb", lamb)
     if ((below == 0) & (weights != 0)).any():
         raise ValueError("generic must not be 0 where weights are not: give a lamb above 0")
     return np.asarray(weights / np.where(below == 0, 1, below))
@@ -92,7 +93,7 @@ def grounding_map(weights: Array, num_heads: int) -> Array:
     >>> grounding_map(np.array([[[0.1, 0.1], [0.2, 0.6]]]), num_heads=1)
     array([0.2, 0.6])
     """
-    weights = np.asarray(weights)
+    weights, num_heads = numbers("weights", weights), integer("num_heads", num_heads)
     if weights.ndim != 3 or not 1 <= num_heads <= weights.shape[1]:
         raise ValueError(
             "weights must be [R, H, P] and num_heads from 1 to H, "
@@ -136,16 +137,19 @@ def best_crop(patches: Array, sizes: Sequence[tuple[int, int]]) -> Crop:
     >>> best_crop(patches, [(2, 2), (3, 3)])
     Crop(top=2, left=1, bottom=4, right=3)
     """
-    patches = np.asarray(patches, np.float64)
-    if patches.ndim != 2 or not len(sizes):
+    patches = numbers("patches", patches).astype(np.float64, copy=False)
+    boxes = pairs("sizes", sizes, "pairs of rows and columns")
+    if patches.ndim != 2 or not boxes:
         raise ValueError(
-            f"patches must be [rows, columns] and sizes not empty, got {patches.shape} and {sizes}"
+            f"patches must be [rows, columns] and sizes not empty, got {patches.shape} and {boxes}"
         )
     total = np.pad(patches, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     found, most = Crop(0, 0, 0, 0), -np.inf
-    for height, width in sizes:
+    for height, width in boxes:
         if not (1 <= height <= patches.shape[0] and 1 <= width <= patches.shape[1]):
-            raise ValueError(f"sizes must be from 1 to {patches.shape}, got {(height, width)}")
+            raise ValueError(
+                f"sizes must be from 1 to those of patches, {patches.shape}, got {(height, width)}"
+            )
         sums = (
             total[height:, width:] - total[:-height, width:]
             - total[height:, :-width] + total[:-height, :-width]
@@ -191,11 +195,12 @@ def neighbour_rings(weights: Array, grid: tuple[int, int]) -> Array:
     >>> neighbour_rings(np.array([[0.6, 0.4], [0.2, 0.8]]), (1, 2))
     array([0.7, 0.3])
     """
-    weights = np.asarray(weights)
-    rows, columns = grid
+    weights = numbers("weights", weights)
+    rows, columns = (count("grid", n, 1) for n in pair("grid", grid, "rows and columns"))
     if weights.shape[-2:] != (rows * columns, rows * columns):
         raise ValueError(
-            f"weights must be [..., P, P] with P = {rows * columns}, got shape {weights.shape}"
+            f"weights must be [..., P, P] with P = {rows * columns} of grid, got shape "
+            f"{weights.shape}"
         )
     row, column = np.divmod(np.arange(rows * columns), columns)
     ring = np.maximum(np.abs(row[:, None] - row), np.abs(column[:, None] - column))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reattend.checks import integer, numbers, place, real
 from reattend.policy import Array
 
 
@@ -47,6 +48,8 @@ def head_divergence(head_outputs: Array, text_outputs: Array) -> Divergence:
     >>> head_divergence(image, text).chosen.tolist()
     [False, False, True]
     """
+    head_outputs = numbers("head_outputs", head_outputs, "[..., H, Dv]")
+    text_outputs = numbers("text_outputs", text_outputs, "[..., H, Dv]")
     if head_outputs.shape != text_outputs.shape:
         raise ValueError(
             f"text_outputs must have the shape of head_outputs, {head_outputs.shape}, "
@@ -86,9 +89,10 @@ def total_divergence(divergence: Array, k: int) -> Array:
     >>> total_divergence(np.array([[1.0, 5.0, 3.0], [2.0, 0.0, 1.0]]), k=2)
     np.float64(11.0)
     """
+    divergence, k = numbers("divergence", divergence, "[L, ..., H]"), integer("k", k)
     heads = divergence.shape[-1]
     if not 1 <= k <= heads:
-        raise ValueError(f"k must be from 1 to {heads}, the number of heads, got {k}")
+        raise ValueError(f"k must be from 1 to {heads}, the heads of divergence, got {k}")
     return np.asarray(np.sort(divergence, axis=-1)[..., heads - k :].sum((0, -1)))[()]
 
 
@@ -115,7 +119,9 @@ def sink_rate(column_means: Array, key: int = 0, threshold: float = 0.3) -> Arra
     >>> sink_rate(np.array([[0.6, 0.4], [0.1, 0.9]]))
     np.float64(0.5)
     """
-    return np.asarray((column_means[..., key] > threshold).mean(-1))[()]
+    column_means = numbers("column_means", column_means, "[..., H, M]")
+    key = place("key", key, column_means.shape[-1], -column_means.shape[-1])
+    return np.asarray((column_means[..., key] > real("threshold", threshold)).mean(-1))[()]
 
 
 def _limit(values: Array) -> Array:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.arguments import scalars
 from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
+from reattend.border.request import MaskSpec
+from reattend.checks import integers, marks, numbers
 from reattend.policy import Array
 
 
@@ -56,11 +59,12 @@ def attention_rows(
     array([[0.5 , 0.5 , 0.  , 0.  ],
            [0.25, 0.25, 0.25, 0.25]], dtype=float32)
     """
-    query = np.asarray(query)
+    query = numbers("query", query)
     if not isinstance(key, Quantized):
-        key = np.asarray(key)
+        key = numbers("key", key)
     shape = key.numbers.shape if isinstance(key, Quantized) else key.shape
-    if query.ndim != 4 or len(shape) != 4 or query.shape[::3] != (shape[0], shape[3]):
+    four = query.ndim == len(shape) == 4
+    if not four or query.shape[::3] != (shape[0], shape[3]) or not shape[3]:
         raise ValueError(
             "query and key must be [B, H, N, D] and [B, H_kv, M, D], "
             f"got shapes {query.shape} and {shape}"
@@ -69,20 +73,17 @@ def attention_rows(
     num_kv, num_keys = shape[1:3]
     if num_kv == 0 or num_heads % num_kv:
         raise ValueError(f"query must have a multiple of key's {num_kv} heads, got {num_heads}")
-    chosen = np.asarray([-1] if rows is None else rows)
-    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-        raise TypeError(f"rows must be a sequence of integers, got {rows!r}")
+    chosen = integers("rows", [-1] if rows is None else rows, "[R]")
     if not ((chosen >= -num_rows) & (chosen < num_rows)).all():
         raise ValueError(f"rows must be from {-num_rows} to {num_rows - 1}, got {chosen.tolist()}")
     place = num_keys - num_rows + chosen % max(num_rows, 1)  # of each row among the keys
+    scale, causal, _, _, window, softcap, dtype = scalars(
+        MaskSpec(scale, causal, None, None, window, softcap, dtype)
+    )
+    window = None if window is None else min(window, num_keys + num_rows)  # sums stay in int64
     seen = _seen(place[:, None], np.arange(num_keys), causal, window)  # [R, M]
     if key_mask is not None:
-        key_mask = np.asarray(key_mask)
-        if key_mask.dtype != bool or key_mask.shape != (batch, num_keys):
-            raise ValueError(
-                f"key_mask must be bool [B, M] = {(batch, num_keys)}, got {key_mask.dtype} "
-                f"{key_mask.shape}"
-            )
+        key_mask = marks("key_mask", key_mask, "[B, M] of key", (batch, num_keys))
     scale = size**-0.5 if scale is None else scale
     group = num_heads // num_kv
     out = np.empty((batch, num_heads, len(chosen), num_keys), np.float32)

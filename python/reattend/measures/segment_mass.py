@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from reattend.attention import segment_pass
+from reattend.border.arguments import array_or_stored
+from reattend.checks import integers, numbers
 from reattend.policy import Array
 
 
@@ -40,7 +43,8 @@ def mass_by_segment(
     [0.5, 0.5]
     """
     mask = {"causal": True, **mask}
-    values = np.zeros((*np.shape(key)[:3], 1), np.float32)  # nobody reads the output
+    key = array_or_stored("key", key, "[B, H_kv, M, D]")
+    values = np.zeros((*key.shape[:3], 1), np.float32)  # nobody reads the output
     return segment_pass(
         query, key, values, segments=segments, num_segments=num_segments, **mask
     ).masses
@@ -73,13 +77,14 @@ def mass_by_document(weights: Array, documents: Array) -> Array:
     >>> mass_by_document(np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([-1, 0, 1, 1]))
     array([0.2, 0.7])
     """
-    weights, documents = np.asarray(weights, np.float64), np.asarray(documents)
-    if documents.dtype.kind not in "iu" or documents.shape != weights.shape[-1:]:
+    weights = numbers("weights", weights, "[..., M]").astype(np.float64, copy=False)
+    documents = integers("documents", documents, "[M]")
+    if documents.shape != weights.shape[-1:]:
         raise ValueError(
-            f"documents must be integers [M] = {weights.shape[-1:]}, got {documents.dtype} "
+            f"documents must be integers [M] of weights = {weights.shape[-1:]}, got shape "
             f"{documents.shape}"
         )
-    mean = weights.reshape(-1, weights.shape[-1]).mean(0)
+    mean = weights.reshape(prod(weights.shape[:-1]), weights.shape[-1]).mean(0)
     some = documents >= 0
     return np.bincount(documents[some], weights=mean[some])
 
@@ -105,7 +110,7 @@ def sorting_order(masses: Array) -> Array:
     >>> sorting_order(np.array([0.3, 0.1, 0.2]))
     array([1, 2, 0])
     """
-    return np.argsort(masses, kind="stable")
+    return np.argsort(numbers("masses", masses, "[number of documents]"), kind="stable")
 
 
 def slot_order(profile: Array, relevance: Array) -> Array:
@@ -135,10 +140,13 @@ def slot_order(profile: Array, relevance: Array) -> Array:
     >>> slot_order(np.array([0.5, 0.1, 0.4]), relevance=np.array([1.0, 2.0, 3.0]))
     array([2, 0, 1])
     """
-    profile, relevance = np.asarray(profile), np.asarray(relevance)
-    if profile.ndim != 1 or profile.shape != relevance.shape:
+    # As float64: the negative of an unsigned integer is none.
+    profile = numbers("profile", profile, "[S]").astype(np.float64)
+    relevance = numbers("relevance", relevance, "[S]").astype(np.float64)
+    if profile.shape != relevance.shape:
         raise ValueError(
-            f"relevance must have a number for each of {profile.shape} slots, got {relevance.shape}"
+            f"relevance must have a number for each slot of profile, {profile.shape}, got "
+            f"{relevance.shape}"
         )
     order = np.empty(len(profile), dtype=np.intp)
     order[np.argsort(-profile, kind="stable")] = np.argsort(-relevance, kind="stable")

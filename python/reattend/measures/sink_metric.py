@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from reattend.border.arguments import broadcasts
+from reattend.checks import integers, marks, numbers, real
 from reattend.policy import Array
 
 
@@ -32,15 +34,26 @@ def sink_metric(column_sums: Array, row_counts: Array, threshold: float = 0.3) -
     array [M]
         Shares; NaN for keys that no row sees.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+
     Examples
     --------
     >>> sums = np.array([[2.0, 0.5, 0.5], [1.0, 1.0, 1.0]])
     >>> sink_metric(sums, np.array([3, 2, 1]))
     array([1. , 0.5, 1. ])
     """
-    counts = np.broadcast_to(row_counts, np.shape(column_sums))
+    sums = numbers("column_sums", column_sums, "[..., M]")
+    row_counts = integers("row_counts", row_counts, "[...]")
+    if not broadcasts(row_counts.shape, sums.shape):
+        raise ValueError(
+            f"row_counts must broadcast to column_sums, {sums.shape}, got shape {row_counts.shape}"
+        )
+    counts = np.broadcast_to(row_counts, sums.shape)
     seen = counts > 0
-    above = seen & (np.asarray(column_sums) > threshold * counts)
+    above = seen & (sums > real("threshold", threshold) * counts)
     axes = tuple(range(above.ndim - 1))
     with np.errstate(invalid="ignore"):
         return np.asarray(above.sum(axes) / np.where(seen.any(axes), seen.sum(axes), np.nan))
@@ -68,7 +81,8 @@ def dormant_heads(sink_mass: Array, threshold: float = 0.5) -> Array:
     >>> dormant_heads(np.array([[0.9, 0.8], [0.2, 0.1]]))
     array([ True, False])
     """
-    return np.asarray(np.mean(sink_mass, axis=-1) > threshold)
+    mass = numbers("sink_mass", sink_mass, "[..., N]")
+    return np.asarray(np.mean(mass, axis=-1) > real("threshold", threshold))
 
 
 def value_drain(value: Array, sinks: Array) -> Array:
@@ -101,19 +115,11 @@ def value_drain(value: Array, sinks: Array) -> Array:
     >>> value_drain(value, np.array([True, False, False, False])).round(3)
     array([[0.1]])
     """
-    value, sinks = np.asarray(value), np.asarray(sinks)
-    if (
-        value.ndim != 4
-        or sinks.dtype != bool
-        or sinks.shape
-        not in (
-            value.shape[2:3],
-            value.shape[::2],
-        )
-    ):
+    value = numbers("value", value, "[B, H_kv, M, Dv]")
+    sinks = marks("sinks", sinks, "[M] or [B, M]")
+    if sinks.shape not in (value.shape[2:3], value.shape[::2]):
         raise ValueError(
-            "sinks must be bool [M] or [B, M] of value [B, H_kv, M, Dv], "
-            f"got {sinks.dtype} {sinks.shape} and {value.shape}"
+            f"sinks must be bool [M] or [B, M] of value {value.shape}, got shape {sinks.shape}"
         )
     norms = np.sqrt(np.einsum("bhmd,bhmd->bhm", value, value, dtype=np.float64))
     marked = np.broadcast_to(sinks, value.shape[::2])[:, None]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reattend.attention import attention
+from reattend.checks import numbers, real
 from reattend.policy import Array
 
 
@@ -49,7 +50,8 @@ def entropy(
     >>> np.exp(entropy(query, key)).round(4).tolist()
     [[[1.0, 2.0, 3.0, 4.0]]]
     """
-    query, key = np.asarray(query, np.float32), np.asarray(key, np.float32)
+    query = np.asarray(numbers("query", query, "[B, H, N, D]"), np.float32)
+    key = np.asarray(numbers("key", key, "[B, H_kv, M, D]"), np.float32)
     result = attention(
         query, key, key, scale=scale, causal=causal, key_mask=key_mask, window=window,
         returns="logsumexp", num_threads=num_threads,
@@ -83,6 +85,7 @@ def collapsed(entropies: Array, at_most: float = 1.0) -> Array:
     >>> collapsed(np.array([[0.1, 0.2], [2.0, 3.0]]))
     array([ True, False])
     """
+    entropies = numbers("entropies", entropies, "[..., N]")
     known = ~np.isnan(entropies)
     total = np.where(known, entropies, 0).sum(-1)
-    return np.asarray(total <= at_most * known.sum(-1))
+    return np.asarray(total <= real("at_most", at_most) * known.sum(-1))

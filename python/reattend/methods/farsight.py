@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method
+from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
 
@@ -43,8 +43,10 @@ class FarSight(Method):
     slopes: bool = True  # whether heads differ, as with ALiBi
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.sigma) and self.sigma > 0):
+        if not 0 < number(self, "sigma") < np.inf:
             raise ValueError(f"sigma must be a number above 0, got {self.sigma!r}")
+        if not isinstance(self.slopes, (bool, np.bool_)):
+            raise TypeError(f"slopes must be a bool, got {self.slopes!r}")
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Give each row of the prompt its null key."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
+from reattend.checks import pairs
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
@@ -47,7 +48,7 @@ class PASTA(Method):
     def __post_init__(self) -> None:
         if not (np.isfinite(number(self, "alpha")) and self.alpha > 0):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
-        object.__setattr__(self, "spans", tuple((int(a), int(b)) for a, b in self.spans))
+        object.__setattr__(self, "spans", pairs("spans", self.spans, "pairs (start, end)"))
         for start, end in self.spans:
             if not 0 <= start < end:
                 raise ValueError(f"spans must be (start, end) with 0 <= start < end: {self.spans}")

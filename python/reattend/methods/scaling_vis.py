@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method
+from reattend.checks import finite, real
+from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -40,7 +41,7 @@ class ScalingVis(Method):
     w: float = 0.5  # what multiplies the scores; 1 leaves them
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.w):
+        if not np.isfinite(number(self, "w")):
             raise ValueError(f"w must be a finite number, got {self.w!r}")
 
     @classmethod
@@ -59,11 +60,18 @@ class ScalingVis(Method):
         low, high : float, optional
             w below the threshold, and from it on.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If one is no number.
+
         Examples
         --------
         See the example of the class.
         """
-        return cls(low if round(float(confidence), 2) < threshold else high)
+        confidence = real("confidence", confidence)
+        low, high = finite("low", low), finite("high", high)
+        return cls(low if round(float(confidence), 2) < real("threshold", threshold) else high)
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Multiply the image's scores in the prompt's last row."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method
+from reattend.method import Method, check_shares, number
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 
@@ -41,9 +41,8 @@ class SPIN(Method):
     gamma: float = 0.08  # what multiplies the others; for POPE 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.r <= 1:
-            raise ValueError(f"r must be from 0 to 1, got {self.r!r}")
-        if not np.isfinite(self.gamma):
+        check_shares(self, "r")
+        if not np.isfinite(number(self, "gamma")):
             raise ValueError(f"gamma must be a finite number, got {self.gamma!r}")
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
