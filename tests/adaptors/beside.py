@@ -21,8 +21,10 @@ from formulas import WrittenOut
 class Beside(WrittenOut):
     """Knows what each call must give; `off` is the largest difference, relative to the output."""
 
-    def __init__(self, model: Any, structure: Any, methods: Any, image: Any) -> None:
-        super().__init__(model, methods, image)
+    def __init__(
+        self, model: Any, structure: Any, methods: Any, image: Any, holders: Any = None
+    ) -> None:
+        super().__init__(model, methods, image, holders)
         self.structure, self.num_layers = structure, structure.num_layers
         self.one_image, self.one_text, self.one_valid = image, {}, None
         self.off, self.calls = 0.0, 0
@@ -77,7 +79,7 @@ class Beside(WrittenOut):
         layers = list(self.structure.attention)
         rows: list[list[Any]] = []
         for b in range(len(ids)):
-            keep = mask[b].bool() & ~torch.from_numpy(self.one_image[b])
+            keep = mask[b].bool() & ~torch.from_numpy(self.holders[b])
             self.unsunk = []
             _read(self.model, ids[b : b + 1, keep])
             rows.append([record[0, :, -1] for record in self.unsunk])

@@ -26,3 +26,4 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings("ignore:.*will change nothing"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:.*changed no row of a whole"))

@@ -19,8 +19,11 @@ NAME = "written_out"
 class WrittenOut:
     """Takes the place of a model's attention; `records` are its outputs [B, N, H, Dv], in order."""
 
-    def __init__(self, model: Any, methods: dict[str, dict[str, Any]], image: Any) -> None:
+    def __init__(
+        self, model: Any, methods: dict[str, dict[str, Any]], image: Any, holders: Any = None
+    ) -> None:
         self.model, self.methods, self.image = model, methods, image  # image bool [B, P]
+        self.holders = image if holders is None else holders  # image, and what separates its rows
         self.config = model.config.get_text_config(decoder=True)
         self.num_layers = self.config.num_hidden_layers
         self.states: dict[int, Any] = {}
@@ -170,7 +173,7 @@ class WrittenOut:
         decoder, methods, self.methods = self.model.get_decoder(), self.methods, {}
         rows: list[list[Any]] = []
         for b in range(len(ids)):
-            keep = mask[b].bool() & ~torch.from_numpy(self.image[b])
+            keep = mask[b].bool() & ~torch.from_numpy(self.holders[b])
             self.unsunk = []
             decoder(input_ids=ids[b : b + 1, keep], use_cache=False)
             rows.append([record[0, :, -1] for record in self.unsunk])

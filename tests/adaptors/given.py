@@ -21,6 +21,7 @@ class Given(NamedTuple):
     pictures: str  # the convention; empty: a prompt without pictures
     inputs: dict[str, Any]
     image: Any  # bool [B, P]; of a prompt without pictures some of its text, to be taken for one
+    holders: Any  # image, and what separates the rows of one
 
 
 class _Found(Exception):
@@ -32,17 +33,28 @@ def given(model: Any) -> Given:
     for name, convention in CONVENTIONS.items():
         found = _tried(model, convention)
         if found is not None:
-            return Given(name, *found)
+            inputs, holders = found
+            return Given(name, inputs, _shown(name, holders), holders)
     inputs = prompts()
     image = np.zeros(inputs["input_ids"].shape, bool)
     image[:, -9:-2] = True
-    return Given("", inputs, image)
+    return Given("", inputs, image, image)
 
 
 def prompts() -> dict[str, Any]:
     """Give the two prompts without pictures."""
     ids = _ids([])
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def _shown(name: str, holders: Any) -> Any:
+    """Leave out the newlines of two tiles of s x s tokens, side by side behind an overview."""
+    if name != "tiles and an overview":
+        return holders
+    image, side = holders.copy(), round((holders.sum(1)[0] / 3) ** 0.5 - 0.1)
+    for row, start in zip(image, holders.argmax(1), strict=True):
+        row[start + side**2 + 2 * side :: 2 * side + 1][:side] = False
+    return image
 
 
 def _tried(model: Any, convention: Callable[[Any, int], Any]) -> tuple[Any, Any] | None:

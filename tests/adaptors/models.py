@@ -45,6 +45,7 @@ class Model:
     images: tuple[int, ...] = (1, 1)  # of each item
     pixels: Callable[[Model, list[int]], dict[str, Any]] | None = None
     plain: str = "sdpa"  # what it is compared with
+    newlines: tuple[int, ...] = ()  # the tokens of an image that end a row of it
 
     def __str__(self) -> str:
         return self.name
@@ -60,6 +61,15 @@ class Model:
             first + [*self.image, 30, 31] * (count if self.image else 0) + rest
             for first, count, rest in zip(words, self.images, questions, strict=True)
         ]
+
+    def shown(self, ids: Any) -> Any:
+        """Give the tokens [B, P] that show something of an image."""
+        found = ids == IMAGE
+        for row in found:
+            for start in torch.nonzero(row)[:: max(1, len(self.image))].flatten().tolist():
+                for newline in self.newlines:
+                    row[start + newline] = False
+        return found
 
     def inputs(self, items: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
         """Give the arguments of generate() for some of the prompts, padded left."""
@@ -154,6 +164,7 @@ def _with_question(model: Model, images: list[int]) -> dict[str, Any]:
 
 LLAMA = _config("Llama", TEXT)
 CLIP, SIGLIP = _config("CLIPVision", VISION), _config("SiglipVision", VISION, vision_use_head=False)
+NEWLINES = (24, 33, 42, 51)  # behind an overview of 16, at the ends of four rows of 8
 GRID = {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]}
 QWEN = {"depth": 2, "num_heads": 2, "patch_size": 4, "hidden_size": 16}
 QWEN_IDS = {"vision_start_token_id": 91, "vision_end_token_id": 92, "video_token_id": 93}
@@ -222,12 +233,13 @@ MODELS = [
         QWEN_IMAGE, pixels=_patches,
     ),
     Model(
-        "LLaVA-NeXT", _composite("LlavaNext", LLAMA, CLIP, **GRID), (IMAGE,) * 52, pixels=_two_tiles
+        "LLaVA-NeXT", _composite("LlavaNext", LLAMA, CLIP, **GRID), (IMAGE,) * 52,
+        pixels=_two_tiles, newlines=NEWLINES,
     ),
     Model(
         "LLaVA-OneVision",
         _composite("LlavaOnevision", _config("Qwen2", TEXT), SIGLIP, **GRID, video_token_id=93),
-        (IMAGE,) * 52, pixels=_two_tiles,
+        (IMAGE,) * 52, pixels=_two_tiles, newlines=NEWLINES,
     ),
     Model(
         "Gemma 3",

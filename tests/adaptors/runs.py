@@ -72,9 +72,10 @@ def formula_run(case: Model, name: str, inputs: dict[str, Any], steps: int, how:
     """The same with attention written out on the full matrix."""
     model = case.load()
     image = _text_image(case, inputs)
-    image = (inputs["input_ids"] == IMAGE).numpy() if image is None else image
+    holders = (inputs["input_ids"] == IMAGE).numpy() if image is None else image
+    image = case.shown(inputs["input_ids"]).numpy() if image is None else image
     methods = {name: how or METHODS[name]}
-    attention = WrittenOut(model, methods, image if image.any() else None)
+    attention = WrittenOut(model, methods, image if image.any() else None, holders)
     with written_out(model, attention, inputs):
         found = tokens(model, inputs, steps)
     flat = [record.reshape(*record.shape[:2], -1) for record in attention.records]

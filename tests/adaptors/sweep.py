@@ -125,7 +125,7 @@ def _with(name: str, model: Any, what: Given, ways: tuple[str, ...]) -> tuple[li
     for choice in METHODS[name]:
         how = {**choice, **({"layers": tuple(at for at in layers if at)} if name == "VHR" else {})}
         block = attached(model, KINDS[name](**how), image=None if what.pictures else what.image)
-        oracle = Beside(model, block.structure, {name: how}, what.image)
+        oracle = Beside(model, block.structure, {name: how}, what.image, what.holders)
         oracle.one_valid = what.inputs["attention_mask"].bool().numpy()
         if name == "VHR":
             with torch.no_grad(), attached(model), beside(oracle):

@@ -1,15 +1,19 @@
 """Where pictures are: found by every convention, or asked for."""
 
 import copy
+import warnings
 
 import pytest
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
+import runs  # noqa: E402
 from models import MODELS  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.methods import ACT  # noqa: E402
 from runs import KINDS, METHODS, tokens  # noqa: E402
+from tiny import model_of  # noqa: E402
 
 CASES = {case.name: case for case in MODELS}
 LLAVA, QWEN = CASES["LLaVA-1.5"], CASES["Qwen2-VL"]
@@ -99,3 +103,43 @@ def test_the_report_names_a_method_that_changed_no_row():
     with attached(LLAVA.load(), method("VAR"), method("ACT")) as session:
         tokens(LLAVA.load(), LLAVA.inputs(), 3)
     assert session.report().idle == ()
+
+
+def test_the_report_warns_once_of_a_method_that_changed_no_row():
+    model, inputs = LLAVA.load(), LLAVA.inputs()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with attached(model, ACT(theta=0.999)):
+            tokens(model, inputs, 3)
+            tokens(model, inputs, 3)
+    (warning,) = caught
+    assert str(warning.message).startswith("ACT changed no row of a whole generation")
+    assert warning.filename == runs.__file__  # where generate is called
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with attached(model, ACT(theta=0.999)), torch.no_grad():  # a loop of one's own
+            model(**inputs)
+    assert len(caught) == 1
+
+
+def test_newlines_between_the_rows_of_a_picture_are_no_part_of_it():
+    case = CASES["LLaVA-NeXT"]
+    model, inputs = case.load(), case.inputs()
+    with attached(model, method("VHR")) as session:
+        tokens(model, inputs, 2)
+        assert session.image_spans[0] == [(5, 29), (30, 38), (39, 47), (48, 56)]
+        assert session.report().text_tokens == 18 + 13  # the text has none of them either
+        with pytest.raises(NotImplementedError, match="separators between the rows of a picture"):
+            tokens(model, inputs, 2, prefill_chunk_size=9)
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [("phi4_multimodal", ("image",)), ("fuyu", ("image",)), ("video_llava", ("image", "video")),
+     ("emu3", ("image",)), ("qwen2_5_omni_thinker", ("image", "video"))],
+)  # fmt: skip
+def test_tokens_of_pictures_and_videos_are_known_and_those_of_sound_are_not(family, names):
+    model = model_of(family)
+    found = {"image": 90, "video": 93}
+    assert attached(model).structure.image_tokens == tuple(found[name] for name in names)
+    assert getattr(model.config, "audio_token_id", 89) == 89

@@ -146,4 +146,4 @@ def _image_tokens(model: Any, processor: Any) -> tuple[int, ...]:
             if isinstance(token, int):
                 found.append(token)
                 break
-    return tuple(found)
+    return tuple(dict.fromkeys(found))

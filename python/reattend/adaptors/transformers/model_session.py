@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,13 @@ from reattend.adaptors.transformers.caches import cache_of
 from reattend.adaptors.transformers.interface import before, owns
 from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.model_report import ModelReport
-from reattend.adaptors.transformers.pictures import pictures_given, places_given
+from reattend.adaptors.transformers.pictures import (
+    features_of,
+    pictures_given,
+    places_given,
+    separators_of,
+    without_separators,
+)
 from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.adaptors.transformers.verify import Check
@@ -59,6 +66,7 @@ class ModelSession:
         self._pictures: str | None = None  # the argument that brought some, of either
         self._places: Array | None = None  # where a call says that they are
         self._found: tuple[int, ...] | None = None
+        self._warned = False
         self._probe: list[Array] | None = None  # sink dimensions seen, while they are looked for
 
     def report(self) -> ModelReport:
@@ -84,6 +92,22 @@ class ModelSession:
         if any(report.prompt_changed.values()):
             active |= {r.method for r in report.readings}
         return tuple(name for name in names if name not in active)
+
+    def _warn_of_idle(self, stacklevel: int) -> None:
+        """Warn, once, of methods that changed no row of a whole generation."""
+        last = self._prompts.last
+        if last is None or self._warned or self._recorded is not None:
+            return
+        without = last.image is None  # then a warning was given when the prompt began
+        idle = set(self._idle(last.session.report()))
+        idle -= {type(m).__name__ for m in self.methods if m.needs_image and without}
+        if idle:
+            self._warned = True
+            warnings.warn(
+                f"{' and '.join(sorted(idle))} changed no row of a whole generation: "
+                "session.report() says what was found",
+                stacklevel=stacklevel + 1,
+            )
 
     def record(self, item: int = 0) -> None:
         """Note from now on where the rows of answers attend, as `Session.record` does.
@@ -121,6 +145,7 @@ class ModelSession:
 
     def end(self) -> None:
         """Close what is open; `attached` calls it."""
+        self._warn_of_idle(stacklevel=4)
         self._prompts.end()
         self._ids = self._padding = None
 
@@ -143,6 +168,7 @@ class ModelSession:
         self._see_pictures(kwargs)
         try:
             yield
+            self._warn_of_idle(stacklevel=5)
         finally:
             self._announced = self._announced_length = None
             self._pictures = self._places = None
@@ -197,7 +223,7 @@ class ModelSession:
         if self.methods and past == 0:
             mask = kwargs.get("attention_mask")
             padding = bools(mask) if getattr(mask, "ndim", 0) == 2 else self._padding
-            prompt = self._begin(inputs, padding, ids, cache)
+            prompt = self._begin(inputs, padding, ids, cache, kwargs)
         elif self.methods:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
         self._forward = Forward(
@@ -242,7 +268,14 @@ class ModelSession:
 
     # What a prompt begins with.
 
-    def _begin(self, inputs: Any, padding: Array | None, ids: Array | None, cache: Any) -> Prompt:
+    def _begin(
+        self,
+        inputs: Any,
+        padding: Array | None,
+        ids: Array | None,
+        cache: Any,
+        values: dict[str, Any],
+    ) -> Prompt:
         batch, length = inputs.shape[:2]
         announced, announced_length = self._announced, self._announced_length
         self._announced = self._announced_length = None  # a second branch's prompt is not meant
@@ -261,7 +294,8 @@ class ModelSession:
                 "the prompt came as inputs_embeds, in which image tokens cannot be told: pass "
                 "input_ids as well, or attached(..., image=mask)"
             )
-        image = image_of(places, ids, tokens, batch, length)
+        found = image_of(places, ids, tokens, batch, length)
+        image = self._shown(found, inputs, values)
         wanting = [type(m).__name__ for m in self.methods if m.needs_image]
         if image is None and pictures is not None and wanting:
             raise ValueError(
@@ -278,18 +312,33 @@ class ModelSession:
             session.record(self._recorded)
         prompt = Prompt(session, length, image)
         if probe or for_text:
-            keep = np.ones((batch, length), bool) if image is None else ~image
+            keep = np.ones((batch, length), bool) if found is None else ~found
             keep = keep if padding is None else keep & padding[:, :length]
             begun = time.perf_counter()
-            found = self._run_text(inputs, ids, keep, probe)
+            outputs = self._run_text(inputs, ids, keep, probe)
             if for_text:
-                prompt.text_outputs = found
+                prompt.text_outputs = outputs
                 prompt.text_seconds = time.perf_counter() - begun
                 prompt.text_tokens = int(keep.sum())
             if probe:
                 session.methods = self._with_sink_dims() or self.methods
         self._prompts.begin(prompt, cache)
         return prompt
+
+    def _shown(self, found: Array | None, inputs: Any, values: dict[str, Any]) -> Array | None:
+        """Leave out of a picture's tokens what separates its rows."""
+        between = [] if found is None or self.image is not None else separators_of(self.model)
+        if found is None or not between:
+            return found
+        if found.shape[1] != inputs.shape[1] and any(m.needs_image for m in self.methods):
+            raise NotImplementedError(
+                f"{type(self.model).__name__} puts separators between the rows of a picture, which "
+                "are told from its tokens only where the prompt is read in one call: leave out "
+                "prefill_chunk_size, or pass attached(..., image=mask)"
+            )
+        if inputs.ndim < 3:
+            return found
+        return without_separators(found, features_of(found, inputs, values), between)
 
     def _with_sink_dims(self) -> tuple[Method, ...] | None:
         """Give the methods with the model's sink dimensions; None if these are not known yet."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reattend.adaptors.transformers.tensors import bools
+from reattend.adaptors.transformers.tensors import bools, floats
+from reattend.optional import demand
 from reattend.policy import Array
 
 _GIVEN = ("pixel_values", "image_pixel_values", "image_patches", "input_image_embeds")
 _WHERE = "image_embeds_position_mask"  # Kosmos
+_SEPARATORS = ("image_newline", "view_separator")
 
 
 def pictures_given(values: Mapping[str, Any]) -> str | None:
@@ -39,9 +41,61 @@ def places_given(values: Mapping[str, Any]) -> Array | None:
 
     Examples
     --------
-    >>> import numpy as np
-    >>> places_given({"image_embeds_position_mask": np.array([[0, 1]])})
+    >>>     >>> places_given({"image_embeds_position_mask": np.array([[0, 1]])})
     array([[False,  True]])
     """
     places = values.get(_WHERE)
     return None if places is None else bools(places)
+
+
+def separators_of(model: Any) -> list[Any]:
+    """Give the vectors [C] that a model puts between the rows or the views of a picture.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    """
+    named = model.named_parameters()
+    return [each for name, each in named if name.rpartition(".")[2] in _SEPARATORS]
+
+
+def features_of(image: Array, states: Any, values: Mapping[str, Any]) -> Any:
+    """Give what stands at a picture's tokens [n, C], in the order of its tokens.
+
+    Parameters
+    ----------
+    image : array of bool [B, P]
+        Every token of a picture.
+    states : torch.Tensor [B, P, C]
+        What enters the decoder.
+    values : mapping of str
+        Arguments of the decoder: some add features in later layers, to nothing in the first.
+    """
+    later = values.get("deepstack_features")
+    first = next(iter(later.values()), None) if isinstance(later, Mapping) else None
+    if first is not None and len(first) == image.sum():
+        return first
+    return states[demand("torch").from_numpy(image)]
+
+
+def without_separators(image: Array, features: Any, separators: list[Any]) -> Array:
+    """Leave out of image tokens those that separate its rows or views: they show nothing of it.
+
+    Parameters
+    ----------
+    image : array of bool [B, P]
+        Every token of a picture.
+    features : torch.Tensor [n, C]
+        What stands at these tokens.
+    separators : list of torch.Tensor
+        Their vectors.
+
+    Returns
+    -------
+    array of bool [B, P]
+    """
+    shown = image.copy()
+    for vector in separators:
+        if vector.shape == features.shape[-1:]:
+            shown[image] &= (floats(features) != floats(vector.to(features.dtype))).any(-1)
+    return shown
