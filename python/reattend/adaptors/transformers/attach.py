@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,7 +34,7 @@ def attached(
 
     Parameters
     ----------
-    model : transformers.PreTrainedModel, or a pipeline that has one
+    model : transformers.PreTrainedModel, or a pipeline or a PeftModel that has one
         Loaded in any way, on the CPU, in evaluation mode.
     *methods : Method
         Applied in order.
@@ -99,9 +99,11 @@ def attached(
 
 
 def _model_of(model: Any, processor: Any) -> tuple[Any, Any]:
-    """Give a model and its processor; of a transformers pipeline, those in it."""
+    """Give a model and its processor: of a pipeline those in it, of adapters what they adapt."""
     if isinstance(model, demand("transformers").Pipeline):
-        return model.model, processor or getattr(model, "processor", None)
+        model, processor = model.model, processor or getattr(model, "processor", None)
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        model = model.get_base_model()
     return model, processor
 
 
@@ -174,3 +176,20 @@ class Attached:
 
         stack.callback(restore)
         model.generate = announcing
+        for name in _PAGED:
+            if hasattr(model, name) and name not in vars(model):
+                setattr(model, name, _refusing(type(model).__name__, name))
+                stack.callback(vars(model).pop, name, None)
+
+
+_PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+
+
+def _refusing(model: str, name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            f"{name}() of {model} is continuous batching: it holds keys in pages, those of several "
+            "prompts in one row, which reattend does not support: use generate()"
+        )
+
+    return refuse

@@ -41,7 +41,8 @@ def places_given(values: Mapping[str, Any]) -> Array | None:
 
     Examples
     --------
-    >>>     >>> places_given({"image_embeds_position_mask": np.array([[0, 1]])})
+    >>> import numpy as np
+    >>> places_given({"image_embeds_position_mask": np.array([[0, 1]])})
     array([[False,  True]])
     """
     places = values.get(_WHERE)

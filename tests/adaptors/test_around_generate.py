@@ -1,0 +1,167 @@
+"""What stands around generate: pipelines, adapters, quantised weights, threads, kept caches."""
+
+import copy
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+hf = pytest.importorskip("transformers")
+
+from models import IMAGE, MODELS  # noqa: E402
+from reattend.adaptors.transformers import attached  # noqa: E402
+from runs import KINDS, METHODS, held, tokens  # noqa: E402
+
+CASES = {case.name: case for case in MODELS}
+LLAMA, LLAVA = CASES["Llama"], CASES["LLaVA-1.5"]
+
+
+def method(name):
+    return KINDS[name](**METHODS[name])
+
+
+def processor():
+    """A processor of words, for LLaVA's tiny model."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {f"w{i}": i for i in range(96)} | {"<image>": IMAGE}
+    words = {word: i for word, i in words.items() if word == "<image>" or i != IMAGE}
+    made = Tokenizer(models.WordLevel(words, unk_token="w2"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="w0", unk_token="w2")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    image = hf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    return hf.LlavaProcessor(
+        image, tokenizer, patch_size=7, vision_feature_select_strategy="default",
+        image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers' own, about its pipelines
+def test_a_pipeline_of_pictures_and_text():
+    from PIL import Image
+
+    pipe = hf.pipeline("image-text-to-text", model=LLAVA.load(), processor=processor())
+    picture = Image.fromarray(np.arange(28 * 28 * 3, dtype=np.uint8).reshape(28, 28, 3))
+    how = {"images": picture, "text": "w1 w5 <image> w8 w3 w14", "max_new_tokens": 5}
+    plain = pipe(**how)
+    with attached(pipe) as session:
+        assert pipe(**how) == plain
+    with attached(pipe, method("VHR")) as session:
+        pipe(**how)
+        assert session.image_spans == [[(2, 18)]]
+        assert session.report().idle == ()
+
+
+def test_inference_mode():
+    model, inputs = LLAVA.load(), LLAVA.inputs()
+    with attached(model, method("ACT")):
+        expected = tokens(model, inputs, 4)
+        with torch.inference_mode():
+            assert tokens(model, inputs, 4) == expected
+
+
+def test_a_streamer_in_a_thread():
+    class Streamer(hf.generation.streamers.BaseStreamer):
+        def __init__(self):
+            self.seen, self.done = [], threading.Event()
+
+        def put(self, value):
+            self.seen.append(value.flatten().tolist())
+
+        def end(self):
+            self.done.set()
+
+    model, inputs, streamer = LLAVA.load(), LLAVA.inputs((0,)), Streamer()
+    with attached(model, method("VHR"), method("ACT")) as session:
+        (expected,) = tokens(model, inputs, 5)
+        how = {**inputs, "max_new_tokens": 5, "do_sample": False, "streamer": streamer}
+        thread = threading.Thread(target=model.generate, kwargs=how)
+        thread.start()
+        assert streamer.done.wait(60)
+        thread.join()
+        assert session.report().idle == ()
+    assert [token for (token,) in streamer.seen[1:]] == expected
+
+
+def test_paged_attention_is_refused():
+    """Continuous batching holds keys in pages, of several prompts in one row."""
+    model = copy.deepcopy(LLAMA.load())
+    with attached(model), pytest.raises(NotImplementedError, match="continuous batching"):
+        model.generate_batch([[1, 5, 9]], hf.GenerationConfig(max_new_tokens=2))
+    with attached(model), pytest.raises(NotImplementedError, match="continuous batching"):
+        model.init_continuous_batching()
+    assert "generate_batch" not in vars(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch moves it to another package
+def test_weights_of_8_bits():
+    model = torch.ao.quantization.quantize_dynamic(
+        copy.deepcopy(LLAMA.load()), {torch.nn.Linear}, dtype=torch.qint8
+    )
+    inputs = LLAMA.inputs()
+    plain = tokens(model, inputs, 6)
+    with attached(model):
+        assert tokens(model, inputs, 6) == plain
+    with attached(model, method("ACT")) as session:
+        tokens(model, inputs, 6)
+        assert session.report().readings
+
+
+@pytest.mark.filterwarnings("ignore")  # of what peft asks transformers
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_adapters_of_peft(before):
+    peft = pytest.importorskip("peft")
+    model, inputs = copy.deepcopy(LLAVA.load()), LLAVA.inputs()
+    plain = tokens(model, inputs, 6)
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+
+    def adapted():
+        torch.manual_seed(0)
+        return peft.get_peft_model(model, config).eval()
+
+    if before:
+        model = adapted()
+        expected = tokens(model, inputs, 6)
+        assert expected != plain
+        with attached(model) as session:
+            assert tokens(model, inputs, 6) == expected
+    else:
+        with attached(model) as session:
+            model = adapted()
+            found = tokens(model, inputs, 6)
+        assert tokens(model, inputs, 6) == found != plain
+    with attached(model, method("VHR")) as session:
+        tokens(model, inputs, 6)
+        assert session.image_spans[0]
+        assert session.report().idle == ()
+
+
+def test_parts_placed_on_the_cpu():
+    accelerate = pytest.importorskip("accelerate")
+    model, inputs = copy.deepcopy(LLAVA.load()), LLAVA.inputs()
+    expected = tokens(model, inputs, 4)
+    placed = accelerate.dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    with attached(placed):
+        assert tokens(placed, inputs, 4) == expected
+    with attached(placed, method("VAR")) as session:
+        tokens(placed, inputs, 4)
+        assert session.report().idle == ()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_second_turn_on_a_kept_cache(name):
+    """Rows of a later turn come after the prompt, as one read by one."""
+    model, inputs = LLAVA.load(), LLAVA.inputs((0,))
+    more = torch.tensor([[4, 9, 2]])
+    with attached(model, method(name)), torch.no_grad():
+        first = model(**inputs)
+        together = model(input_ids=more, **held(model, first)).logits[:, -1]
+        out = model(**inputs)
+        for token in more[0]:
+            out = model(input_ids=token[None, None], **held(model, out))
+    tolerance = 5e-5 if name != "ACT" else 0.2  # whose means go on within a turn
+    assert (together - out.logits[:, -1]).abs().max() < tolerance * together.abs().max()
