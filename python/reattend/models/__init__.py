@@ -1,5 +1,6 @@
 """Language models as plain NumPy loops: the demonstration, and the example to copy."""
 
+from reattend.models.folder import FolderTokenizer, read
 from reattend.models.llama import Config, Layer, Llama, generate
 from reattend.models.tokenizer import TextStream, Tokenizer
 from reattend.models.vision import Encoder
@@ -10,6 +11,7 @@ __all__ = [
     "IMAGE",
     "Config",
     "Encoder",
+    "FolderTokenizer",
     "Layer",
     "Llama",
     "ModelFile",
@@ -19,6 +21,7 @@ __all__ = [
     "VisionLanguage",
     "find_smollm2",
     "generate",
+    "read",
     "read_llama",
     "read_vision_language",
 ]

@@ -66,6 +66,6 @@ def round_matrices(llama: Llama) -> None:
         matrices: dict[str, Any] = {
             field.name: Bfloat16Matrix(weight)
             for field in fields(layer)
-            if (weight := getattr(layer, field.name)).ndim == 2
+            if (weight := getattr(layer, field.name)) is not None and weight.ndim == 2
         }
         llama.layers[index] = replace(layer, **matrices)

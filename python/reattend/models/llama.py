@@ -56,6 +56,9 @@ class Layer:
     mlp_norm: Array  # [C]
     gate_up: Array  # [C, 2 F]
     down: Array  # [F, C]
+    query_key_value_bias: Array | None = None  # [(H + 2 H_kv) D], of Qwen 2
+    query_norm: Array | None = None  # [D], of each head's query, rotary pairs side by side: Qwen 3
+    key_norm: Array | None = None  # [D]
 
 
 class Llama:
@@ -161,6 +164,11 @@ class Llama:
             for rows in blocks:
                 normed = _rms_norm(x[rows], layer.attention_norm, sizes.norm_eps)
                 flat_qkv[rows] = normed @ layer.query_key_value
+            if layer.query_key_value_bias is not None:
+                flat_qkv += layer.query_key_value_bias
+            for part, norm in ((query, layer.query_norm), (key, layer.key_norm)):
+                if norm is not None:
+                    part[:] = _rms_norm(part, norm, sizes.norm_eps)
             rotated *= rotation
             keys, values = cache.append(index, key, value)
             session.attend(
