@@ -17,7 +17,7 @@ from reattend.optional import demand
 from reattend.policy import Array
 
 _KINDS = ("llama", "qwen2", "qwen3")
-_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_DTYPES: dict[str, Any] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def read(path: str | Path, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Llama:
@@ -208,11 +208,14 @@ def _tensors(path: Path) -> dict[str, Array]:
                 header.pop("__metadata__", None)
                 for name, said in header.items():
                     start, end = said["data_offsets"]
-                    dtype, shape = _DTYPES[said["dtype"]], tuple(map(int, said["shape"]))
+                    shape = tuple(map(int, said["shape"]))
+                    dtype: Any = np.dtype(_DTYPES[said["dtype"]])
                     fits = 0 <= start <= end <= size - 8 - count
                     if not fits or end - start != math.prod(shape) * dtype.itemsize:
                         raise ModelFileError(f"{file}: {name} does not fit the file")
-                    found[name] = np.memmap(file, dtype, "r", 8 + count + start, shape)
+                    found[name] = np.memmap(
+                        file, dtype=dtype, mode="r", offset=8 + count + start, shape=shape
+                    )
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if isinstance(error, ModelFileError):
                     raise
