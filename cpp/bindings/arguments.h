@@ -1,6 +1,6 @@
 // What a call is given, read from Python as it is: nothing is converted or copied, and what does
 // not fit is refused. Python then prepares it, or says what is wrong (border/prepare.py); a test
-// holds both to the same rules (tests/test_core_call.py).
+// holds both to the same rules (tests/border/test_core_call.py).
 #pragma once
 
 #include <cmath>
