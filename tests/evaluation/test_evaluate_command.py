@@ -30,17 +30,19 @@ def test_tables_of_pope_and_chair_from_the_command_line(tmp_path, coco, model, c
     data = ["--data", f"{coco / 'instances_val2014.json'}"]
     captions = ["--captions", f"{coco / 'captions_val2014.json'}"]
     pope = [*base, *data, "--kind", "pope-from-instances", "--out", f"{tmp_path / 'pope'}"]
-    assert main([*pope, "--methods", "vhr,act"]) == 0
+    chosen = ["--methods", "var,vhr,act", "--set", "var.tau=0.3125"]  # of 8, the most phi can be
+    assert main([*pope, *chosen]) == 0
     shown = capsys.readouterr().out
     assert "| vhr - plain |" in shown
     assert "rule: official" in shown
     assert (tmp_path / "pope.md").read_text() == shown
     written = json.loads((tmp_path / "pope.json").read_text())
-    assert written["settings"].keys() == {"plain", "vhr", "act"}
+    assert written["settings"].keys() == {"plain", "var", "vhr", "act"}
     assert written["pictures"] <= 6
     chair = [*base, *data, "--kind", "chair", *captions, "--out", f"{tmp_path / 'chair'}"]
-    assert main([*chair, "--methods", "vhr", "--json", "--form", "latex"]) == 0
+    assert main([*chair, *chosen, "--json", "--form", "latex"]) == 0
     scores = json.loads(capsys.readouterr().out)
+    assert scores["settings"].keys() == {"plain", "var", "vhr", "act", "unsure"}
     assert scores["settings"]["vhr"]["measures"].keys() >= {"chair_i", "chair_s", "recall"}
     assert scores["settings"]["vhr"]["methods"][0].startswith("VHR(")
     assert r"\begin{tabular}" in (tmp_path / "chair.tex").read_text()
@@ -96,6 +98,18 @@ def test_a_method_that_does_not_fit_the_model_is_said_in_a_line(tmp_path, model,
     scenes = ["evaluate", "--kind", "emoji-world", "--scenes", "1", "--out", f"{tmp_path / 'run'}"]
     assert main([*scenes, "--model", f"{model}", "--methods", "var"]) == 1
     assert "reattend: tau must be below sqrt(C) = 8" in capsys.readouterr().err
+    chosen = [*scenes, "--model", f"{model}", "--methods", "var"]
+    assert main([*chosen, "--set", "var.tau=0.3125", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert "tau=0.3125" in scores["settings"]["var"]["methods"][0]
+    for given, says in {
+        "var": "--set must be METHOD.NAME=VALUE, of one of var, got var",
+        "vhr.alpha=2": "--set must be METHOD.NAME=VALUE, of one of var",
+        "var.depth=2": "--set var.depth=2: VAR.__init__() got an unexpected keyword",
+        "var.p=high": "--set var.p=high: Expecting value",
+    }.items():
+        assert main([*chosen, "--set", given]) == 1
+        assert says in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said_in_a_line(tmp_path, coco, capsys):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,8 @@ def answer_options(callback: Callback) -> Callback:
             help="compared with plain attention: some of "
             f"{method_help()}, and brighten, the baseline that raises "
             f"image keys in all heads (default: {_METHODS})"),
+        add("--set", "parameters", multiple=True, metavar="METHOD.NAME=VALUE",
+            help="a parameter of one of the methods, such as var.tau=0.3"),
         add("--dask", metavar="ADDRESS",
             help="answer on a Dask cluster: its scheduler's address or file (without it "
             "--workers answer, on this machine)"),
@@ -121,15 +124,35 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
     names = [name.strip() for name in (options.methods or _METHODS).split(",")]
     if options.model is not None and options.model.suffix != ".gguf":
         made = {name: Brighten() if name == "brighten" else make_chosen(name) for name in names}
-        answerer = _spread(options, partial(read_transformers, str(options.model)))
-        return answerer, {PLAIN: [], **{name: [method] for name, method in made.items()}}
+        settings = _with_parameters({name: [method] for name, method in made.items()}, options)
+        return _spread(options, partial(read_transformers, str(options.model))), settings
     own = {name: make_chosen(name) for name in names if name not in SETTINGS}
     loaded = load_chosen(options)
     ours: Answerer = _answerer_of(loaded.model, options.weights)
     if _is_spread(options):
         ours = AnswererOf(partial(_read_ours, options.weights, options.model), ours.identity())
     settings = {name: [own[name]] if name in own else loaded.methods(name) for name in names}
-    return ours, {PLAIN: [], **settings}
+    return ours, _with_parameters(settings, options)
+
+
+def _with_parameters(
+    settings: Mapping[str, Sequence[Method]], options: Options
+) -> dict[str, Sequence[Method]]:
+    """Give plain attention and settings, with the parameters of --set."""
+    found: dict[str, Sequence[Method]] = {PLAIN: [], **settings}
+    for text in options.parameters:
+        name, _, value = text.partition("=")
+        method, _, parameter = name.partition(".")
+        if not (value and parameter and method in settings):
+            raise CommandError(
+                f"--set must be METHOD.NAME=VALUE, of one of {', '.join(settings)}, got {text}"
+            )
+        try:
+            given = {parameter: json.loads(value)}
+            found[method] = [replace(each, **given) for each in found[method]]  # type: ignore[type-var]
+        except (TypeError, ValueError) as error:
+            raise CommandError(f"--set {text}: {error}") from error
+    return found
 
 
 def _is_spread(options: Options) -> bool:
