@@ -78,8 +78,8 @@ def items(name: str, given: Any, size: int | None, what: str = "items") -> NDArr
 
 def real(name: str, given: Any) -> float:
     """Take one real number."""
-    if isinstance(given, float):
-        return given
+    if isinstance(given, float):  # NumPy's too, which the core does not take
+        return float(given)
     kind = getattr(getattr(given, "dtype", None), "kind", "f")
     if not isinstance(given, (str, bytes, bytearray, np.ma.MaskedArray)) and (
         kind in "fiub" and not getattr(given, "ndim", 0)

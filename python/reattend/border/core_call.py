@@ -49,6 +49,8 @@ def attend(
         found = _core.attention(*call, threads)
     else:
         found = _decided_in_python(call, threads)
+    if found is None:
+        raise RuntimeError("the core refuses what was prepared for it: please report this call")
     if out is None or room is out:
         return found
     out[...] = room  # its last axis has gaps, or an input lies between its numbers
