@@ -36,7 +36,7 @@ from reattend.evaluation.calibration.search import STRATEGIES
 from reattend.evaluation.calibration.significance import RULES
 from reattend.evaluation.calibration.tuning import SEARCHES
 from reattend.evaluation.datasets import DataError, Dataset, load_dataset
-from reattend.evaluation.datasets.emoji_world.cases import Cell
+from reattend.evaluation.datasets.emoji_world import Cell
 from reattend.evaluation.runner.answerers import TransformersAnswerer, VisionLanguageAnswerer
 from reattend.evaluation.runner.journal import JournalError
 from reattend.evaluation.runner.progress import ProgressBar
@@ -147,8 +147,8 @@ def _calibrate(options: Options) -> int:
     settings = dict(map(_setting, options.settings))
     grid = {name: tuple(map(_value, text.split(","))) for name, text in map(_pair, options.grid)}
     _check_parameters(method, {**settings, **grid})
-    if options.strengths is not None:
-        raise click.UsageError("--strengths is for what is measured, not for what is searched")
+    if options.profile is not None:
+        raise click.UsageError("--profile is for what is measured: --out names what is written")
     if not grid and options.method not in _WITH_HEADS:
         raise click.UsageError(f"--method {options.method} has no heads to search: give --tune")
     out = options.out.with_suffix("") if options.out.suffix == ".json" else options.out

@@ -19,24 +19,25 @@ from reattend.cli.command import Command, Options
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
 from reattend.demo.show import Ink, Marker, listing, smaller
-from reattend.demo.small_set import measure, show_numbers
+from reattend.demo.small_set import LABELS, METHODS, SmallSet, measure, show_numbers
 from reattend.demo.tracing import WatchedAnswer
-from reattend.evaluation.datasets.emoji_world.cases import Case, Cases, Cell
-from reattend.evaluation.datasets.emoji_world.sentences import DESCRIBE, mentioned
-from reattend.evaluation.datasets.emoji_world.world import (
+from reattend.evaluation.datasets import Case
+from reattend.evaluation.datasets.emoji_world import (
     CONTEXTS,
+    DESCRIBE,
     DIFFICULTIES,
     NOUNS,
     SIDE,
     Scene,
+    mentioned,
 )
-from reattend.evaluation.loading import Loaded
-from reattend.evaluation.runner.answers import describe_scenes, new_session
-from reattend.evaluation.settings import LABELS, METHODS, PLAIN, TAU
+from reattend.evaluation.loading import PLAIN, TAU, Loaded
+from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 from reattend.models import IMAGE, TextStream
 from reattend.models.pictures import read_picture
 from reattend.optional import demand
 from reattend.policy import Array
+from reattend.session import Session
 from reattend.terminal import INTERRUPTED, progress
 
 _LOOKED_AT = 8  # scenes, of which the first is shown that something is made up of
@@ -131,14 +132,12 @@ def command(**chosen: Any) -> int:
         sys.stdout.reconfigure(errors="replace")
     ink = Ink.of(sys.stdout)
     loaded = load_chosen(options)
-    cases = Cases(
-        "test", options.seed, cells=[Cell(options.difficulty)], asked=_LOOKED_AT + options.scenes
-    )
+    cases = SmallSet.draw(_LOOKED_AT + options.scenes, options.seed, options.difficulty)
     if own is not None:
         seen, title = Seen(own, None), options.image.name
     else:
-        case = _choose(loaded, [cases.draw(number) for number in range(_LOOKED_AT)])
-        seen, title = Seen(case.scene.pixels, case.scene), _title(case, options)
+        case = _choose(loaded, cases.described.cases[:_LOOKED_AT])
+        seen, title = Seen(case.truth.pixels, case.truth), _title(case, options)
     side = min(_PIXELS, shutil.get_terminal_size().columns)
     print(ink.picture(smaller(seen.pixels, side)), end="")
     print(ink.strong(f"Picture: {title}"))
@@ -155,11 +154,10 @@ def command(**chosen: Any) -> int:
     if not options.scenes:
         return 0
     names = (PLAIN, *METHODS)
-    numbers = range(_LOOKED_AT, _LOOKED_AT + options.scenes)
-    measured = measure(loaded, names, cases, numbers)
+    measured = measure(loaded, names, cases, _LOOKED_AT, progress)
     print()
-    print(show_numbers(measured, names, ink, options.difficulty))
-    source = "chosen on other scenes" if loaded.tuned else "those of the papers"
+    print(show_numbers(measured, cases, names, ink, options.difficulty))
+    source = "chosen on other scenes" if loaded.profile else "those of the papers"
     print(ink.faint(f"The methods' strengths are {source}."))
     return INTERRUPTED if measured.interrupted else 0
 
@@ -174,19 +172,16 @@ def _read_picture(path: Path) -> Array:
 
 def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:
     """Give the first case that something is made up of without a method; else the first."""
-    pixels = np.stack([case.scene.pixels for case in cases])
     for _ in progress([0], "Looking at scenes"):
-        answers = describe_scenes(
-            loaded.model, [], pixels, [None] * len(cases), max_new_tokens=_LONGEST
-        )
+        answers = VisionLanguageAnswerer(loaded.model, "demo")(cases, [])
     for case, answer in zip(cases, answers, strict=True):
-        if {word.noun for word in answer.words} - {*case.scene.nouns}:
+        if {*mentioned(answer.text)} - {*case.truth.nouns}:
             return case
     return cases[0]
 
 
 def _title(case: Case, options: Options) -> str:
-    return f"scene {case.number} of seed {options.seed}, {options.difficulty}"
+    return f"scene {case.key} of seed {options.seed}, {options.difficulty}"
 
 
 def _truth(scene: Scene) -> str:
@@ -204,7 +199,10 @@ def _wrapped(text: str, indent: int = 0) -> str:
 def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None) -> Spoken:
     """Describe a picture, and show the description as it comes."""
     model = loaded.model
-    session = new_session(model, loaded.methods(name))
+    config = model.llama.config
+    session = Session(
+        loaded.methods(name), num_layers=config.num_layers, num_heads=config.num_heads
+    )
     print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
     stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
     times, text = [], ""

@@ -10,6 +10,8 @@ import click
 
 from reattend.cli.command import Options
 from reattend.evaluation.loading import Loaded, load
+from reattend.profile import ProfileError
+from reattend.terminal import CommandError, progress
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
@@ -24,8 +26,8 @@ def model_options(callback: Callback) -> Callback:
     """
     add = click.option
     for each in (
-        add("--strengths", type=Path, metavar="FILE",
-            help="how strongly methods work, as reattend evaluate --tune stores it (default: "
+        add("--profile", type=Path, metavar="FILE",
+            help="heads and strengths of methods, as reattend calibrate writes them (default: "
             "beside the weights, else the papers' values)"),
         add("--model", type=Path, metavar="FILE",
             help="the GGUF file of the language model they were learnt for (default: "
@@ -50,6 +52,12 @@ def load_chosen(options: Options, **settings: Any) -> Loaded:
     Raises
     ------
     CommandError
-        If strengths cannot be read.
+        If the profile is none, or that of another model.
     """
-    return load(options.weights, options.model, options.strengths, **settings)
+    try:
+        return load(
+            options.weights, options.model, options.profile,
+            progress=lambda layers: progress(layers, "Reading the language model"), **settings,
+        )  # fmt: skip
+    except ProfileError as error:
+        raise CommandError(str(error)) from error

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from reattend.demo.show import Ink, table
-from reattend.evaluation.datasets.emoji_world.cases import (
-    Case,
-    Cases,
-    Record,
-    answer_cases,
-    count_case,
-    encode_cases,
-)
-from reattend.evaluation.loading import Loaded
-from reattend.evaluation.metrics.counts import (
-    DESCRIPTION_MEASURES,
-    QUESTION_MEASURES,
-    Estimate,
-    columns,
-    estimate,
-    resample,
-)
-from reattend.evaluation.runner.answers import KINDS
-from reattend.evaluation.settings import LABELS, PLAIN
-from reattend.terminal import progress
+from reattend.evaluation.datasets import Answer, Case, Dataset, load_dataset
+from reattend.evaluation.datasets.emoji_world import KINDS, Cell
+from reattend.evaluation.loading import PLAIN, Loaded
+from reattend.evaluation.metrics.counts import Estimate, estimate, resample
+from reattend.evaluation.report.scores import summed
+from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 
+METHODS = ("var", "vhr", "act")  # what is shown
+LABELS = {PLAIN: "plain", "var": "VAR", "vhr": "VHR", "act": "ACT"}
 _TOGETHER = 8  # scenes in a batch: small enough for a bar that moves
 _QUESTIONS = {"accuracy": "accuracy", "f1": "F1", "yes": "says yes"}
 _DESCRIPTIONS = {
@@ -37,19 +27,69 @@ _DESCRIPTIONS = {
     "recall": "recall",
     "nouns": "things named",
 }
+Row = tuple[str, ...]
+
+
+@dataclass
+class SmallSet:
+    """Scenes to describe, and for each kind of absent thing the questions about them."""
+
+    described: Dataset
+    asked: dict[str, Dataset]
+
+    @classmethod
+    def draw(cls, scenes: int, seed: int, difficulty: str) -> SmallSet:
+        """Draw scenes of the split test.
+
+        Parameters
+        ----------
+        scenes : int
+            How many.
+        seed : int
+            Of the world.
+        difficulty : str
+            How well they can be seen.
+        """
+        drawn: dict[str, Any] = {"scenes": scenes, "seed": seed, "cells": [Cell(difficulty)]}
+        return cls(
+            load_dataset("emoji-world", **drawn),
+            {
+                kind: load_dataset(
+                    "emoji-world-questions", sampling=kind, rule="logits", **drawn
+                )
+                for kind in KINDS
+            },
+        )
+
+    def questions(self, groups: Sequence[str]) -> list[Case]:
+        """Give the questions about some scenes, each once; what counts is their first token.
+
+        Parameters
+        ----------
+        groups : sequence of str
+            The scenes.
+        """
+        cases = {case.key: case for data in self.asked.values() for case in data.cases}
+        return [replace(c, max_new_tokens=1) for c in cases.values() if c.group in groups]
 
 
 @dataclass
 class Measured:
     """What each setting answered on the same scenes."""
 
-    cases: list[Case] = field(default_factory=list)
-    records: dict[str, list[Record]] = field(default_factory=dict)
+    scenes: list[str] = field(default_factory=list)  # those that all have answered
+    answers: dict[str, dict[str, Answer]] = field(default_factory=dict)  # setting -> key -> answer
     seconds: dict[str, float] = field(default_factory=dict)  # to describe them
     interrupted: bool = False
 
 
-def measure(loaded: Loaded, names: Sequence[str], cases: Cases, numbers: Sequence[int]) -> Measured:
+def measure(
+    loaded: Loaded,
+    names: Sequence[str],
+    cases: SmallSet,
+    first: int,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> Measured:
     """Let settings answer the same cases in turn; Ctrl-C ends it with what is there.
 
     Parameters
@@ -58,40 +98,46 @@ def measure(loaded: Loaded, names: Sequence[str], cases: Cases, numbers: Sequenc
         The model.
     names : sequence of str
         Settings.
-    cases : Cases
-        Of one cell.
-    numbers : sequence of int
-        Which of them.
+    cases : SmallSet
+        What is asked.
+    first : int
+        The scene from which on it is.
+    progress : callable
+        Wraps the sequence that is gone through, as tqdm does; called with a description too.
     """
-    measured = Measured(records={n: [] for n in names}, seconds=dict.fromkeys(names, 0.0))
-    batches = [numbers[at : at + _TOGETHER] for at in range(0, len(numbers), _TOGETHER)]
+    answerer = VisionLanguageAnswerer(loaded.model, "demo")
+    measured = Measured(answers={n: {} for n in names}, seconds=dict.fromkeys(names, 0.0))
+    scenes = cases.described.cases[first:]
+    batches = [scenes[at : at + _TOGETHER] for at in range(0, len(scenes), _TOGETHER)]
     turns = [(batch, name) for batch in batches for name in names]
-    answered: dict[str, list[Record]] = {}
     try:
         for batch, name in progress(turns, "Measuring"):
-            if name == names[0]:
-                drawn, answered = [cases.draw(number) for number in batch], {}
-                pictures = encode_cases(loaded.model, drawn)
-            answered[name], seconds = answer_cases(
-                loaded.model, loaded.methods(name), drawn, pictures
-            )
-            measured.seconds[name] += seconds["describe"]
-            if name == names[-1]:  # kept when all have answered
-                measured.cases += drawn
-                for each, records in answered.items():
-                    measured.records[each] += records
+            methods, answers = loaded.methods(name), measured.answers[name]
+            start = time.perf_counter()
+            answers |= _by_key(batch, answerer(batch, methods))
+            measured.seconds[name] += time.perf_counter() - start
+            questions = cases.questions([case.group for case in batch])
+            for at in range(0, len(questions), _TOGETHER):
+                some = questions[at : at + _TOGETHER]
+                answers |= _by_key(some, answerer(some, methods))
+            if name == names[-1]:  # they count when all have answered
+                measured.scenes += [case.group for case in batch]
     except KeyboardInterrupt:
         measured.interrupted = True
     return measured
 
 
-def show_numbers(measured: Measured, names: Sequence[str], ink: Ink, difficulty: str) -> str:
+def show_numbers(
+    measured: Measured, cases: SmallSet, names: Sequence[str], ink: Ink, difficulty: str
+) -> str:
     """Write a table of what was measured.
 
     Parameters
     ----------
     measured : Measured
         What was answered.
+    cases : SmallSet
+        What was asked.
     names : sequence of str
         Settings, in the order of columns; `PLAIN` among them.
     ink : Ink
@@ -104,48 +150,41 @@ def show_numbers(measured: Measured, names: Sequence[str], ink: Ink, difficulty:
     str
         Percentages with 95% intervals, a bootstrap over scenes.
     """
-    count = len(measured.cases)
+    count = len(measured.scenes)
     if not count:
         return "Interrupted before anything was measured."
     weights = resample(count)
-    counts = {
-        name: [
-            count_case(case, record)
-            for case, record in zip(measured.cases, measured.records[name], strict=True)
-        ]
-        for name in names
-    }
 
-    def row(label: str, part: str, measures: Mapping[str, tuple[str, str]], name: str) -> Row:
-        numerator, denominator = measures[name]
-        cells = []
-        for setting in names:
-            summed = columns([each[part] for each in counts[setting]])
-            found = estimate(summed[numerator], summed[denominator], weights)
-            cells.append(_plainly(found) if name == "nouns" else _percent(found))
-        return (label, *cells)
+    def rows_of(data: Dataset, labels: Mapping[str, str]) -> list[Row]:
+        some = replace(data, cases=[case for case in data.cases if case.group in measured.scenes])
+        sums = [
+            summed(some, [measured.answers[name][case.key] for case in some.cases])
+            for name in names
+        ]
+        found = []
+        for measure_name, label in labels.items():
+            part, whole = data.measures[measure_name]
+            cells = [estimate(each[part], each[whole], weights) for each in sums]
+            plainly = measure_name in data.numbers
+            found.append((label, *map(_plainly if plainly else _percent, cells)))
+        return found
 
     rows: list[Row] = [("", *(LABELS[name] for name in names))]
-    for kind in KINDS:
-        rows += [
-            row(f"POPE {kind}, {label}", kind, QUESTION_MEASURES, name)
-            for name, label in _QUESTIONS.items()
-        ]
-    rows += [
-        row(label, "description", DESCRIPTION_MEASURES, name)
-        for name, label in _DESCRIPTIONS.items()
-    ]
+    for kind, data in cases.asked.items():
+        rows += rows_of(data, {m: f"POPE {kind}, {label}" for m, label in _QUESTIONS.items()})
+    rows += rows_of(cases.described, _DESCRIPTIONS)
     base = measured.seconds[PLAIN]
     rows.append(("time, plain = 1", *(f"{measured.seconds[name] / base:.2f}" for name in names)))
     heading = (
         f"{count} more {difficulty} scenes with usual things replaced by others; "
         "in %, 95% intervals in brackets"
     )
-    few = "So few scenes show large effects only; reattend evaluate measures 2,000."
+    few = "So few scenes show large effects only; reattend evaluate measures as many as you like."
     return f"{ink.strong(heading)}\n{table(rows)}\n{ink.faint(few)}"
 
 
-Row = tuple[str, ...]
+def _by_key(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Answer]:
+    return {case.key: answer for case, answer in zip(cases, answers, strict=True)}
 
 
 def _percent(found: Estimate) -> str:

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.attention import attention
-from reattend.call import NEVER, Call
+from reattend.call import Call
 from reattend.method import Method
 from reattend.methods import VHR
-from reattend.methods.vhr import Heads
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 
@@ -40,7 +39,7 @@ class OnePassVHR(VHR):
 
     needs_text_only: ClassVar[bool] = False
 
-    def plan(self, call: Call, state: Heads | None) -> tuple[Plan | None, Heads | None]:
+    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Choose the heads at the prompt's last row and keep them."""
         if not call.prefill or not call.last_chunk or call.image is None:
             return super().plan(call, state)
@@ -85,8 +84,7 @@ class Brighten(Method):
             state = Plan(_labels(call), Reweight(weight=(self.keep, 1), to=(IMAGE,)))
         if call.first_row >= call.image_end.max():
             return state, state
-        after = call.image_end[:, None] <= call.rows  # [B, N]
-        after &= call.image_end[:, None] < NEVER
+        after = call.image_end[:, None] <= call.rows  # [B, N]; no row is after an image that is not
         return replace(state, where=after[:, None]), state
 
 

@@ -1,112 +1,129 @@
-"""What evaluations load: a model, the strengths that go with its weights, sink dimensions."""
+"""The package's own vision-language model, with the methods as calibration found them for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reattend.evaluation.datasets.emoji_world.world import World
-from reattend.evaluation.runner.workers import Workers
-from reattend.evaluation.settings import (
-    Strengths,
-    build_methods,
-    default_strengths,
-    find_sink_dims,
-    read_strengths,
-)
-from reattend.method import Method
+from reattend.evaluation.baselines import Brighten, OnePassVHR
+from reattend.evaluation.calibration.model_sinks import find_sink_dims
+from reattend.evaluation.datasets.dataset import Case
+from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
+from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
+from reattend.method import Method, registered
+from reattend.methods import VAR
 from reattend.models import VisionLanguage, read_vision_language
 from reattend.models.vision_language import SHIPPED
-from reattend.terminal import CommandError, progress
+from reattend.profile import Profile
+
+PLAIN = "plain"
+# VAR's tau as a share of the most that phi can be. 20 at the 24 of SmolLM2, whose ordinary tokens
+# are at about 15 and whose sinks are above 22: the paper's own share, 20/64, would take in all.
+TAU = 5 / 6
 
 
 class Loaded(NamedTuple):
-    """A model, and how strongly each setting is to work in it."""
+    """A model, and what is known of it."""
 
     model: VisionLanguage
-    strengths: Strengths
+    profile: Profile | None  # None: nobody has calibrated methods for it
     sink_dims: tuple[int, ...]
-    tuned: bool  # whether strengths were chosen for these weights
-    workers: Workers | None = None  # which answer cases side by side, if any
 
-    def methods(self, setting: str) -> list[Method]:
-        """Build what a setting puts to work.
+    def methods(self, name: str) -> list[Method]:
+        """Build what a setting puts to work: as the profile has it, else as its paper does.
 
         Parameters
         ----------
-        setting : str
-            Of `SETTINGS`.
+        name : str
+            `PLAIN`, for none, or of `known_methods`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such method.
         """
-        return build_methods(setting, self.strengths, self.sink_dims)
+        if name == PLAIN:
+            return []
+        if name not in known_methods():
+            names = ", ".join((PLAIN, *known_methods()))
+            raise ValueError(f"setting must be one of {names}, got {name!r}")
+        method = known_methods()[name]
+        if self.profile is not None and method.__name__ in self.profile.methods:
+            return [method.from_profile(self.profile)]
+        own = {"sink_dims": self.sink_dims or None, "tau": TAU} if method is VAR else {}
+        return [method(**own)]
 
 
-def strengths_file(weights: Path | None, strengths: Path | None) -> Path:
-    """Say where the strengths of weights are, or would be.
+def known_methods() -> dict[str, type[Method]]:
+    """Give methods and baselines by the names that command lines have for them.
+
+    Examples
+    --------
+    >>> [name for name in known_methods() if name.startswith("v")]
+    ['vaf', 'var', 'vhr', 'vhr-one-pass']
+    """
+    methods = {name.lower(): method for name, method in registered().items()}
+    return {**methods, "brighten": Brighten, "vhr-one-pass": OnePassVHR}
+
+
+def profile_file(weights: Path | None, profile: Path | None = None) -> Path:
+    """Say where the profile of weights is, or would be.
 
     Parameters
     ----------
     weights : Path, optional
         The weights; the package's own by default.
-    strengths : Path, optional
-        Where they are if not beside the weights.
+    profile : Path, optional
+        Where it is if not beside the weights.
 
     Examples
     --------
-    >>> strengths_file(Path("seed1.npz"), None).name
+    >>> profile_file(Path("seed1.npz")).name
     'seed1.json'
     """
-    return strengths or (weights or SHIPPED).with_suffix(".json")
+    return profile or (weights or SHIPPED).with_suffix(".json")
 
 
 def load(
     weights: Path | None = None,
     model: Path | None = None,
-    strengths: Path | None = None,
+    profile: Path | None = None,
     *,
-    tuning: bool = False,
     read: Callable[..., VisionLanguage] = read_vision_language,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Loaded:
-    """Load a model, and how strongly methods work in it.
+    """Load a model, and what calibration found for it.
 
     Parameters
     ----------
     weights : Path, optional
-        What the training wrote; the package's own by default.
+        What was learnt; the package's own by default.
     model : Path, optional
-        The GGUF file of the language model they were learnt for; SmolLM2 by default.
-    strengths : Path, optional
-        What tuning wrote; by default what is beside the weights, else the papers' values.
-    tuning : bool, optional
-        Whether strengths are to be found, not read.
+        The language model, as GGUF; SmolLM2 by default.
+    profile : Path, optional
+        What calibration found; beside the weights by default, if it is there.
     read : callable, optional
         Reads the model, called as `read_vision_language` is.
+    progress : callable, optional
+        Wraps the sequence of layers that are read.
 
     Raises
     ------
-    CommandError
-        If strengths cannot be read.
     FileNotFoundError, ModelFileError, MissingPackageError
-        If the model cannot be.
+        If the model cannot be read, or the profile that was asked for is not there.
+    ProfileError
+        If the profile is none, or that of another model.
     """
-    path = strengths_file(weights, strengths)
-    found = path.is_file() and not tuning
-    if strengths is not None and not (found or tuning):
-        raise CommandError(f"{path} is not a file; reattend evaluate --tune makes one")
-    try:
-        values = read_strengths(path) if found else default_strengths()
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-
-    def shown(layers: Any) -> Any:
-        return progress(layers, "Reading the language model")
-
+    path = profile_file(weights, profile)
+    if profile is not None and not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; reattend calibrate makes one")
     pixels = World().scene(0).pixels  # before the model, which takes longer: its packages may lack
-    loaded = read(weights, model, shown)
-    dims = find_sink_dims(loaded, pixels)
-    for name in values:  # what does not fit is said before anything is answered
-        try:
-            build_methods(name, values, dims)
-        except ValueError as error:
-            raise CommandError(f"{path}: {error}") from error
-    return Loaded(loaded, values, dims, found)
+    found = Profile.load(path) if path.is_file() else None
+    loaded = read(weights, model, progress)
+    if found is not None:
+        found.check(loaded)
+    if found is not None and found.sink_dims is not None:
+        return Loaded(loaded, found, found.sink_dims)
+    states = VisionLanguageAnswerer(loaded).hidden_states(Case("0", DESCRIBE, pixels, "0"))
+    return Loaded(loaded, found, find_sink_dims(states))

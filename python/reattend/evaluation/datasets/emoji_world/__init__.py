@@ -1,5 +1,7 @@
 """A small world to look at and to measure in: scenes with ground truth, sentences about them."""
 
+from reattend.evaluation.datasets.emoji_world.cases import CELLS, Case, Cases, Cell
+from reattend.evaluation.datasets.emoji_world.inquiries import KINDS, Inquiry
 from reattend.evaluation.datasets.emoji_world.sentences import (
     DESCRIBE,
     ask,
@@ -11,17 +13,27 @@ from reattend.evaluation.datasets.emoji_world.world import (
     CONTEXTS,
     DIFFICULTIES,
     NOUNS,
+    SIDE,
+    VERSION,
     Difficulty,
     Scene,
     World,
 )
 
 __all__ = [
+    "CELLS",
     "CONTEXTS",
     "DESCRIBE",
     "DIFFICULTIES",
+    "KINDS",
     "NOUNS",
+    "SIDE",
+    "VERSION",
+    "Case",
+    "Cases",
+    "Cell",
     "Difficulty",
+    "Inquiry",
     "Scene",
     "World",
     "ask",

@@ -1,33 +1,23 @@
-"""Cases: scenes with what is asked about them, the records of a setting's answers, their counts."""
+"""Cases: scenes of several kinds, each with what stands before its question and what is asked."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from reattend.evaluation.datasets.emoji_world.sentences import filler
-from reattend.evaluation.datasets.emoji_world.world import DIFFICULTIES, NOUNS, Scene, World
-from reattend.evaluation.metrics.counts import Question, Word, count_description, count_questions
-from reattend.evaluation.runner.answers import (
-    KINDS,
-    Answer,
+from reattend.evaluation.datasets.emoji_world.inquiries import (
     Inquiry,
-    describe_scenes,
     draw_inquiries,
-    margins,
     popular_nouns,
 )
-from reattend.method import Method
-from reattend.models import VisionLanguage
-from reattend.policy import Array
+from reattend.evaluation.datasets.emoji_world.sentences import filler
+from reattend.evaluation.datasets.emoji_world.world import DIFFICULTIES, Scene, World
 
 _OBJECTS = {False: (3, 6), True: (10, 14)}  # of short and of long descriptions
-_LONGEST = {False: 48, True: 96}  # tokens
 _FILLER_WORDS = (85, 165)  # about 100 to 200 tokens
 _POPULAR_AMONG = 600  # scenes whose nouns are counted
 
@@ -56,14 +46,6 @@ class Case:
     scene: Scene
     before: str | None
     inquiries: tuple[Inquiry, ...]  # empty: it is only described
-
-
-class Record(NamedTuple):
-    """What one setting answered in one case."""
-
-    number: int
-    answer: Answer
-    margins: tuple[float, ...]  # of each inquiry: Yes above No
 
 
 class Cases:
@@ -117,147 +99,6 @@ class Cases:
             inquiries = tuple(draw_inquiries(scene, self.popular, (self.world.seed, number)))
         return Case(number, cell, scene, before, inquiries)
 
-    def only_described(self) -> Cases:
-        """Give the same cases without questions."""
-        return Cases(self.world.split, self.world.seed, cells=self.cells)
-
     def _scene(self, number: int, difficulty: str) -> Scene:
         objects = _OBJECTS[self.cells[number % len(self.cells)].long]
         return self.world.scene(number, difficulty=difficulty, conflict=True, objects=objects)
-
-
-def encode_cases(model: VisionLanguage, cases: Sequence[Case]) -> Array:
-    """Encode the pictures of cases once, for all that is asked about them.
-
-    Parameters
-    ----------
-    model : VisionLanguage
-        What sees.
-    cases : sequence of B Case
-        Whose pictures.
-
-    Returns
-    -------
-    float32 array [B, 100, C]
-    """
-    return model.encode(np.stack([case.scene.pixels for case in cases]))
-
-
-def answer_cases(
-    model: VisionLanguage, methods: Sequence[Method], cases: Sequence[Case], pictures: Array
-) -> tuple[list[Record], dict[str, float]]:
-    """Describe cases of one cell side by side, and answer what is asked about them.
-
-    Parameters
-    ----------
-    model : VisionLanguage
-        What answers.
-    methods : sequence of Method
-        At work in its attention.
-    cases : sequence of Case
-        All of one cell.
-    pictures : float32 array [B, 100, C]
-        Of `encode_cases`.
-
-    Returns
-    -------
-    list of Record
-        One for each case.
-    dict of str to float
-        Seconds that it took to ``describe`` and to ``ask``.
-    """
-    before = [case.before for case in cases]
-    start = time.perf_counter()
-    answers = describe_scenes(
-        model, methods, pictures, before, max_new_tokens=_LONGEST[cases[0].cell.long]
-    )
-    described = time.perf_counter()
-    found: list[list[float]] = [[] for _ in cases]
-    for place in range(len(KINDS) + 1):  # a batch for each, as large as that of the descriptions
-        rows = [row for row, case in enumerate(cases) if place < len(case.inquiries)]
-        if rows:
-            nouns = [cases[row].inquiries[place].noun for row in rows]
-            said = margins(model, methods, pictures[rows], nouns, [before[row] for row in rows])
-            for row, margin in zip(rows, said.tolist(), strict=True):
-                found[row].append(margin)
-    seconds = {"describe": described - start, "ask": time.perf_counter() - described}
-    records = [
-        Record(case.number, answer, tuple(some))
-        for case, answer, some in zip(cases, answers, found, strict=True)
-    ]
-    return records, seconds
-
-
-def count_case(
-    case: Case, record: Record, *, probability: float = 0.0, margin: float = 0.0
-) -> dict[str, Any]:
-    """Count what the measures need of one case.
-
-    Parameters
-    ----------
-    case : Case
-        What was asked.
-    record : Record
-        What was answered.
-    probability : float, optional
-        Nouns of which the model was less sure are left out.
-    margin : float, optional
-        A yes must be above it.
-
-    Returns
-    -------
-    dict
-        ``"description"``: its counts; of a case that was asked about also each of `KINDS`: counts
-        of the question for a noun that is there and of the one for an absent noun of the kind.
-    """
-    said = [word.noun for word in record.answer.words if word.probability >= probability]
-    scene = case.scene
-    described = count_description(
-        said, scene.nouns, scene.removed, record.answer.tokens, vocabulary_size=len(NOUNS)
-    )
-    counts = {"description": described}
-    yes = {
-        each.kind: value > margin
-        for each, value in zip(case.inquiries, record.margins, strict=True)
-    }
-    for kind in yes.keys() & set(KINDS):
-        pair = Question(True, yes["there"]), Question(False, yes[kind])
-        counts[kind] = count_questions(pair)
-    return counts
-
-
-def to_json(record: Record) -> list[Any]:
-    """Write a record as JSON's lists.
-
-    Parameters
-    ----------
-    record : Record
-        What to write.
-
-    Examples
-    --------
-    >>> to_json(Record(7, Answer("A cow.", (Word(14, 0.912345),), 3), (1.5,)))
-    [7, 'A cow.', [[14, 0.91234]], 3, [1.5]]
-    """
-    answer = record.answer
-    words = [[word.noun, round(word.probability, 5)] for word in answer.words]
-    return [record.number, answer.text, words, answer.tokens, [round(m, 4) for m in record.margins]]
-
-
-def from_json(values: Sequence[Any]) -> Record:
-    """Read what `to_json` wrote.
-
-    Parameters
-    ----------
-    values : sequence
-        What to read.
-
-    Examples
-    --------
-    >>> from_json([7, "A cow.", [[14, 0.91234]], 3, [1.5]]).answer.words
-    (Word(noun=14, probability=0.91234),)
-    """
-    number, text, words, tokens, margins_ = values
-    return Record(
-        number, Answer(text, tuple(Word(*word) for word in words), tokens), tuple(margins_)
-    )

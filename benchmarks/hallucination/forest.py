@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reattend.evaluation.datasets.emoji_world.world import DIFFICULTIES
-from reattend.evaluation.settings import PLAIN, SETTINGS
+from journals import LABELS, PLAIN
+from reattend.evaluation.datasets.emoji_world import DIFFICULTIES
 from reattend.optional import demand
 from reattend.plot.sink_rates import write_figure
 
@@ -56,7 +56,7 @@ def _figure(summary: Mapping[str, Any]) -> Any:
         at.tick_params(axis="y", length=0)
         for side in ("top", "right", "left"):
             at.spines[side].set_visible(False)
-    panels[0].set_yticks(range(len(names)), [SETTINGS[name].label for name in names])
+    panels[0].set_yticks(range(len(names)), [LABELS[name] for name in names])
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(shown), frameon=False)

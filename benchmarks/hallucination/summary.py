@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from reattend.evaluation.datasets.emoji_world.cases import Case, Record, count_case
-from reattend.evaluation.datasets.emoji_world.world import DIFFICULTIES
+from journals import LABELS, PLAIN, UNSURE, Answers, Record, Strengths, count_case
+from reattend.evaluation.datasets.emoji_world import DIFFICULTIES, KINDS
+from reattend.evaluation.datasets.emoji_world.cases import Case
 from reattend.evaluation.metrics.counts import (
     DESCRIPTION_MEASURES,
     QUESTION_MEASURES,
@@ -20,9 +20,6 @@ from reattend.evaluation.metrics.counts import (
     matched_difference,
     resample,
 )
-from reattend.evaluation.runner.answers import KINDS
-from reattend.evaluation.runner.run import Answers
-from reattend.evaluation.settings import PLAIN, SETTINGS, UNSURE, Strengths
 from reattend.policy import Array
 
 AGAINST = {"var-ungated": "var", "vhr-one-pass": "vhr", "act-all": "act"}  # also compared
@@ -128,7 +125,7 @@ class _Counted:
             for case, record in zip(cases, records, strict=True)
         ]
         self.words[name] += [
-            tuple(word for word in record.answer.words if word.probability >= probability)
+            tuple(word for word in record.words if word.probability >= probability)
             for record in records
         ]
 
@@ -147,7 +144,7 @@ def _group(counted: _Counted, rows: Array, seed: int) -> dict[str, Any]:
         questions = described if asked.all() else _weights(numbers[asked], seed)
         weights |= dict.fromkeys(KINDS, questions)
     settings = {}
-    for name in SETTINGS:
+    for name in LABELS:
         if name not in counted.counts:
             continue
         entry: dict[str, Any] = _measures(counted, name, rows, weights)

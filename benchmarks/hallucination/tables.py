@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reattend.evaluation.report.summary import AGAINST, MATCHED
-from reattend.evaluation.settings import PLAIN, SETTINGS
+from journals import LABELS, PLAIN
+from summary import AGAINST, MATCHED
 
 _Found = Sequence[float | None]
 _HEADINGS = (
@@ -69,7 +69,7 @@ def write_groups(groups: Mapping[str, Any], what: str) -> str:
         Markdown: CHAIR_i, then recall; of the settings that all groups have.
     """
     settings = [found["settings"] for found in groups.values()]
-    names = [n for n in SETTINGS if n != PLAIN and all(n in some for some in settings)]
+    names = [n for n in LABELS if n != PLAIN and all(n in some for some in settings)]
     lines = []
     for measure, title in _IN_GROUPS.items():
         rows = []
@@ -79,7 +79,7 @@ def write_groups(groups: Mapping[str, Any], what: str) -> str:
             points = [_points(each[measure]) for each in others]
             rows.append([group, str(found["scenes"]), _percent(plain[measure]), *points])
         lines += [f"**{title}** by {what}, and how far from plain in percentage points:", ""]
-        lines += [*_table(("", "scenes", "plain", *(SETTINGS[n].label for n in names)), rows), ""]
+        lines += [*_table(("", "scenes", "plain", *(LABELS[n] for n in names)), rows), ""]
     return "\n".join(lines)
 
 
@@ -89,14 +89,14 @@ def _levels(name: str, entry: Mapping[str, Any]) -> list[str]:
     questions = [_percent(asked[each]) if asked else "" for each in ("f1", "yes")]
     nouns = description["nouns"][0]
     time = f"{entry['time']:.2f}" if "time" in entry else "as plain"
-    return [SETTINGS[name].label, *percents, f"{nouns:.2f}", *questions, time]
+    return [LABELS[name], *percents, f"{nouns:.2f}", *questions, time]
 
 
 def _against_plain(name: str, entry: Mapping[str, Any]) -> list[str]:
     description = entry["difference"]["description"]
     asked = entry["difference"].get("adversarial", {})
     return [
-        SETTINGS[name].label,
+        LABELS[name],
         _points(description["chair_i"]),
         *(_points(entry[each]) for each in MATCHED),
         *(_points(description[each]) for each in ("chair_s", "recall")),
@@ -108,7 +108,7 @@ def _variants(name: str, entry: Mapping[str, Any]) -> list[str]:
     description = entry["against"]["description"]
     asked = entry["against"].get("adversarial", {})
     return [
-        f"{SETTINGS[name].label} - {SETTINGS[AGAINST[name]].label}",
+        f"{LABELS[name]} - {LABELS[AGAINST[name]]}",
         *(_points(description[each]) for each in ("chair_i", "chair_s", "recall")),
         _points(asked["f1"]) if asked else "",
     ]
