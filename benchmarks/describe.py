@@ -126,16 +126,14 @@ def serve(name: str, path: Path, threads: int) -> None:
 def ours(name: str, path: Path, threads: int) -> Describe:
     """Give the NumPy model with a method."""
     from reattend import Session
-    from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
-    from reattend.evaluation.settings import build_methods, default_strengths, find_sink_dims
-    from reattend.models import read_vision_language
+    from reattend.evaluation.datasets.emoji_world import DESCRIBE
+    from reattend.evaluation.loading import load
 
-    model = read_vision_language(path)
-    dims = find_sink_dims(model, World().scene(0).pixels) if name == "var" else ()
+    loaded = load(path)._replace(profile=None)  # at the papers' strengths
+    model = loaded.model
 
     def describe(pixels: np.ndarray, count: int) -> Iterator[np.ndarray]:
-        methods = build_methods(name, default_strengths(), dims)
-        session = Session(methods, num_layers=model.llama.config.num_layers)
+        session = Session(loaded.methods(name), num_layers=model.llama.config.num_layers)
         prompts = [model.prompt(DESCRIBE)] * len(pixels)
         return model.generate(session, prompts, pixels, max_new_tokens=count, stop=())
 

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from forest import draw_differences
-from journals import LABELS, check_same, read_journal
-from summary import summarise
-from tables import write_groups, write_tables
+from hallucination.forest import draw_differences
+from hallucination.journals import LABELS, check_same, read_journal
+from hallucination.summary import summarise
+from hallucination.tables import write_groups, write_tables
 
 
 def main() -> None:

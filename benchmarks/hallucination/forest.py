@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from journals import LABELS, PLAIN
 from reattend.evaluation.datasets.emoji_world import DIFFICULTIES
 from reattend.optional import demand
 from reattend.plot.sink_rates import write_figure
+
+from hallucination.journals import LABELS, PLAIN
 
 _PANELS = {  # title: where summarise keeps it
     "made-up words (CHAIR_i)": ("difference", "description", "chair_i"),

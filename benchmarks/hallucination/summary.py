@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from journals import LABELS, PLAIN, UNSURE, Answers, Record, Strengths, count_case
 from reattend.evaluation.datasets.emoji_world import DIFFICULTIES, KINDS
 from reattend.evaluation.datasets.emoji_world.cases import Case
 from reattend.evaluation.metrics.counts import (
@@ -21,6 +20,8 @@ from reattend.evaluation.metrics.counts import (
     resample,
 )
 from reattend.policy import Array
+
+from hallucination.journals import LABELS, PLAIN, UNSURE, Answers, Record, Strengths, count_case
 
 AGAINST = {"var-ungated": "var", "vhr-one-pass": "vhr", "act-all": "act"}  # also compared
 MATCHED = {"matched_recall": "found", "matched_length": "said"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from journals import LABELS, PLAIN
-from summary import AGAINST, MATCHED
+from hallucination.journals import LABELS, PLAIN
+from hallucination.summary import AGAINST, MATCHED
 
 _Found = Sequence[float | None]
 _HEADINGS = (

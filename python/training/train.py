@@ -167,7 +167,7 @@ class Run:
 
     def _score(self) -> dict[str, dict[str, float]]:
         if ShapeStage in self.stages:
-            return {}  # reattend evaluate --pictures easy-vqa scores it
+            return {}  # reattend evaluate --kind easy-vqa scores it
         if self.quick:
             return score(self.network, self.texts, 2, longest=3)
         return score(self.network, self.texts, SCENES)

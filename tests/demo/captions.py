@@ -10,7 +10,6 @@ import argparse
 import numpy as np
 from eager import EagerSession
 from reattend import Session
-from reattend.models import read_vision_language
 
 
 def captions(model, session, prompts, pixels, *, max_new_tokens, stop=None):
@@ -45,18 +44,17 @@ def compare_captions(model, method, prompts, pixels, *, batch=16, max_new_tokens
 def main():
     """Compare each method at its paper's strength, and exit with 1 if a caption differs."""
     from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
-    from reattend.evaluation.settings import build_methods, default_strengths, find_sink_dims
+    from reattend.evaluation.loading import load
     from tqdm import tqdm
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=500, help="captions of each method")
     parser.add_argument("--batch", type=int, default=32, help="captions side by side")
     options = parser.parse_args()
-    model, world = read_vision_language(), World(split="test")
-    dims = find_sink_dims(model, world.scene(0).pixels)
-    wrong = 0
-    for name in ("var", "vhr", "act-all"):
-        (method,) = build_methods(name, default_strengths(), dims)
+    loaded, world = load()._replace(profile=None), World(split="test")  # the papers' strengths
+    model, wrong = loaded.model, 0
+    for name in ("var", "vhr", "act"):
+        (method,) = loaded.methods(name)
         different, changed = [], 0
         for start in tqdm(range(0, options.count, options.batch), name, unit="batch"):
             some = range(start, min(start + options.batch, options.count))

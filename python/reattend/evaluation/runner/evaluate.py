@@ -86,7 +86,8 @@ def evaluate(
         or any other. The answerer goes there, so it must be one that pickle takes, such as
         `AnswererOf`.
     progress : callable, optional
-        Called with how many of how many batches are done.
+        Called with how many of how many batches are done, and a function that says what was found
+        so far; see `ProgressBar`.
 
     Returns
     -------
