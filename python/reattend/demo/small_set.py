@@ -11,10 +11,10 @@ import numpy as np
 
 from reattend.demo.show import Ink, table
 from reattend.evaluation.datasets import Answer, Case, Dataset, load_dataset
+from reattend.evaluation.datasets.counting import summed
 from reattend.evaluation.datasets.emoji_world import KINDS, Cell
 from reattend.evaluation.loading import PLAIN, Loaded
 from reattend.evaluation.metrics.counts import Estimate, estimate, resample
-from reattend.evaluation.report.scores import summed
 from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 
 METHODS = ("var", "vhr", "act")  # what is shown
