@@ -73,7 +73,6 @@ def test_heads_of_the_numpy_model(run, tmp_path, tiny_model):
         (("--set", "beta=7"), "beta must be from 0 to 1, got 7"),
         (("--tune", "gamma=1,2"), "parameters of ACT are beta, heads, theta, update_sinks"),
         (("--out", "no/such/name"), "no/such is not a folder"),
-        (("--strengths", "a.json"), "--strengths is for what is measured"),
     ],
 )
 def test_wrong_usage_is_refused(run, words, says, capsys):

@@ -177,7 +177,7 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path):
 
 
 def test_what_the_system_refuses_is_said_in_words(tmp_path):
-    done = run("evaluate", "--pool", tmp_path / "nofile", "--out", tmp_path / "out")
+    done = run("report", tmp_path / "nofile", "-o", tmp_path / "out.html")
     refused(done, 1, "nofile")
     assert "Errno" not in done.stderr
     assert cli._what_failed(PermissionError(13, "Permission denied", "a")) == "a: Permission denied"

@@ -54,7 +54,7 @@ def test_a_folder_of_transformers_describes_and_is_watched(picture, model, tmp_p
 def test_the_packages_own_model_describes(picture, tiny_model, monkeypatch, tmp_path, capsys):
     from reattend.cli import describe
 
-    monkeypatch.setattr(describe, "load", lambda: Loaded(tiny_model, {}, (3,), tuned=False))
+    monkeypatch.setattr(describe, "load", lambda: Loaded(tiny_model, None, (3,)))
     kept = tmp_path / "run.npz"
     words = ["describe", f"{picture}", "--max-new-tokens", "4", "--record", f"{kept}"]
     assert main([*words, "--method", "vhr"]) == 0

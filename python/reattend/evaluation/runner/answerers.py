@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,14 @@ from reattend.session import Session
 _YES, _NO = ("Yes", "yes"), ("No", "no")
 _KEYS = ("question_id", "id", "key", "image_id")
 _TEXTS = ("answer", "text", "response", "caption", "output")
+
+
+@contextmanager
+def _idle_methods() -> Iterator[None]:
+    """Let methods change nothing without a warning: in one case of many that is an answer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* changed no row of a whole generation")
+        yield
 
 
 class Answerer(Protocol):
@@ -97,7 +106,7 @@ class TransformersAnswerer:
                 images=[_picture(case) for case in cases], text=prompts, padding=True,
                 return_tensors="pt",
             )  # fmt: skip
-            with attached(self.model, *methods, processor=self.processor):
+            with _idle_methods(), attached(self.model, *methods, processor=self.processor):
                 found = self.model.generate(
                     **inputs, max_new_tokens=max(case.max_new_tokens for case in cases),
                     return_dict_in_generate=True, output_logits=True, **self._generate,
