@@ -1,14 +1,13 @@
 """Policies that are Python callables: called once, whatever the size; memory stays bounded."""
 
-import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 from reattend import Reweight, attention
+from reattend.border import core_call
 from tensors import EVERYTHING, Sizes, agree, labels_of, mask_of, tensors
 
-front = sys.modules["reattend.attention"]  # the package's attribute is the function
 SIZES = {
     "decode": Sizes(1, 700, heads=4, dim=24, value_dim=20),
     "few-rows": Sizes(5, 300, heads=6, dim=16, value_dim=40),
@@ -20,7 +19,7 @@ each_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 
 @pytest.fixture(params=["kept-partials", "two-passes"])
 def either_way(request, monkeypatch):
-    monkeypatch.setattr(front, "_FEW_PARTIALS", 0 if request.param == "two-passes" else 1 << 40)
+    monkeypatch.setattr(core_call, "_FEW_PARTIALS", 0 if request.param == "two-passes" else 1 << 40)
 
 
 def of_all_rows(masses):
@@ -70,7 +69,7 @@ def test_large_calls_keep_no_copy_for_each_segment(rng):
     arrays = tensors(rng, sizes)
     segments = labels_of(rng, sizes, "random")
     output = 18 * 1024 * 256 * 4
-    assert output * (int(segments.max()) + 1) > front._FEW_PARTIALS
+    assert output * (int(segments.max()) + 1) > core_call._FEW_PARTIALS
     tracemalloc.start()
     attention(*arrays, segments=segments, policy=lambda masses: masses)
     peak = tracemalloc.get_traced_memory()[1]

@@ -242,7 +242,7 @@ def test_divergence_needs_equal_shapes():
 
 
 def test_total_divergence_counts_some_heads():
-    with pytest.raises(ValueError, match="k must be from 1 to 3, the number of heads, got 4"):
+    with pytest.raises(ValueError, match="k must be from 1 to 3, the heads of divergence, got 4"):
         total_divergence(np.zeros((2, 3)), 4)
 
 
