@@ -21,7 +21,7 @@ CPP = ROOT / "cpp"
 # folder stands for all that is in it that no longer name here does.
 PYTHON_LAYERS = [
     ["_core"],
-    ["checks", "optional", "one_thread", "deprecated"],
+    ["checks", "optional", "one_thread", "deprecated", "whole_file"],
     ["policy"],
     ["transform", "fingerprint", "reading"],
     ["border"],

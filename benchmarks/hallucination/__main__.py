@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from reattend.whole_file import whole_file
 
 from hallucination.forest import draw_differences
 from hallucination.journals import LABELS, check_same, read_journal
@@ -60,9 +61,8 @@ def store(out: Path, results: dict[str, Any]) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from reattend.border.config import __version__
 from reattend.fingerprint import fingerprint
 from reattend.policy import Array
+from reattend.whole_file import whole_file
 
 FORMAT = 1
 _SIZES = ("num_layers", "num_heads", "hidden_size")
@@ -109,10 +109,12 @@ class Profile:
             np.savez_compressed(content, allow_pickle=False, **dict(self.arrays))
             checksum = hashlib.sha256(content.getvalue()).hexdigest()
             beside = path.with_name(f"{path.stem}.{checksum[:12]}.npz")
-            _write(beside, content.getvalue())
+            with whole_file(beside) as partial:
+                partial.write_bytes(content.getvalue())
             values["arrays"] = {"file": beside.name, "sha256": checksum}
         before = _arrays_file(path)
-        _write(path, (json.dumps(values, indent=1) + "\n").encode())
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
         if before is not None and before != values.get("arrays", {}).get("file"):
             path.with_name(before).unlink(missing_ok=True)
         return path
@@ -305,18 +307,6 @@ def _arrays_file(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return name
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> str:

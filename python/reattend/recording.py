@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reattend.policy import Array
+from reattend.whole_file import whole_file
 
 VERSION = 1
 _ARRAYS = {"attention": np.float16, "entropy": np.float32, "sinks": np.bool_, "image": np.bool_}
@@ -89,6 +88,7 @@ class Recording:
 
         Examples
         --------
+        >>> import tempfile
         >>> made = Recording(np.zeros((0, 1, 1, 0)), np.zeros((0, 1, 1)), np.zeros((1, 0)),
         ...                  np.zeros(0))
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -107,14 +107,8 @@ class Recording:
         if self.picture is not None:
             arrays["picture"] = self.picture
         arrays["about"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole_file(path) as partial:
+            np.savez_compressed(partial, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:

@@ -38,6 +38,7 @@ from reattend.models import VisionLanguage, read_vision_language
 from reattend.models.bfloat16 import round_matrices
 from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError
+from reattend.whole_file import whole_file
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 _METHODS = "var,vhr,act,brighten"
@@ -105,9 +106,8 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     written = [_beside(options.out, ".json"), _beside(options.out, _ENDINGS[options.form])]
     text = json.dumps(scores, indent=1) + "\n"
     for path, content in zip(written, (text, table), strict=True):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(content, "utf-8")
-        partial.replace(path)
+        with whole_file(path) as new:
+            new.write_text(content, "utf-8")
     for problem in data.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(text if options.json else table, end="")

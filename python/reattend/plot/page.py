@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import tempfile
 from html import escape
 from pathlib import Path
 from string import Template
@@ -18,6 +16,7 @@ from reattend.optional import demand
 from reattend.plot.over_picture import grid_of, visual_sinks
 from reattend.policy import Array
 from reattend.recording import Recording
+from reattend.whole_file import whole_file
 
 _DIGITS = 5  # of a number on the page
 
@@ -44,6 +43,7 @@ def write_page(recording: Recording, path: str | Path) -> None:
 
     Examples
     --------
+    >>> import tempfile
     >>> made = Recording(np.ones((2, 1, 1, 4)) / 4, np.zeros((2, 1, 1)), np.zeros((1, 4)),
     ...                  np.ones(4), words=("a", "cat"))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,14 +55,8 @@ def write_page(recording: Recording, path: str | Path) -> None:
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"path must end in .html, got {path.name!r}")
     page = _page(recording)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        partial.write_text(page, "utf-8")
 
 
 def _page(recording: Recording) -> str:

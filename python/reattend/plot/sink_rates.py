@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from reattend.optional import demand
 from reattend.plot.lettering import broken
 from reattend.policy import Array
 from reattend.sinks import column_sinks
+from reattend.whole_file import whole_file
 
 FORMATS = (".png", ".pdf", ".svg")
 _TITLE, _CAPTION = 14, 9  # points
@@ -162,15 +161,8 @@ def write_figure(path: str | Path, draw: Callable[[], Any]) -> None:
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {path.name!r}")
     figure = draw()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        figure.savefig(name, dpi=150)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's own mode keeps others out
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def _figure(shares: SinkShares, title: str, caption: str) -> Any:
@@ -216,9 +208,3 @@ def _figure(shares: SinkShares, title: str, caption: str) -> Any:
             bar = figure.colorbar(image, ax=at, format=ticker.PercentFormatter(1, decimals=0))
             bar.outline.set_visible(False)
     return figure
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

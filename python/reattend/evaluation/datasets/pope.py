@@ -23,6 +23,7 @@ from reattend.evaluation.datasets.records import (
     settle,
 )
 from reattend.evaluation.metrics.pope import POPE_MEASURES, check_rule, count_yes_no, read_yes_no
+from reattend.whole_file import whole_file
 
 SAMPLING = ("random", "popular", "adversarial")
 _FIELDS = {
@@ -185,7 +186,8 @@ def write_pope(dataset: Dataset, path: str | Path) -> None:
         )
         for case in dataset.cases
     ]
-    Path(path).write_text("\n".join(lines) + "\n", "utf-8")
+    with whole_file(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def read_instances(path: Path, problems: list[Problem]) -> tuple[list[str], dict[str, list[str]]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+
+from reattend.whole_file import whole_file
 
 UPDATE = "call it with update=True"
 
@@ -35,9 +36,5 @@ class Regression:
     def _write(self, write: Callable[[Path], None]) -> None:
         """Write the baseline, in full or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{os.getpid()}-{self.path.name}")
-        try:
+        with whole_file(self.path) as partial:
             write(partial)
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Files that are there in full or not at all, whatever ends the writing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a path beside another to write to; once that is done, it takes the other's place.
+
+    What is written there is on the disk by then, or nothing is left of it.
+
+    Parameters
+    ----------
+    path : path
+        Where the file shall be; a file that is there stays as it is until then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole_file(Path(folder, "a.txt")) as partial:
+    ...         _ = partial.write_text("all of it")
+    ...     [each.name for each in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    own = f"{os.getpid()}-{threading.get_ident()}"  # two who write one file do not meet
+    partial = path.with_name(f".{path.stem}-{own}{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
