@@ -159,6 +159,14 @@ def pairs(name: str, given: Any, what: str) -> tuple[tuple[int, int], ...]:
     return tuple(pair(name, each, what) for each in listed(name, given, what))
 
 
+def spans(name: str, given: Any) -> tuple[tuple[int, int], ...]:
+    """Take spans of tokens, each with its first one and the place behind its last."""
+    found = pairs(name, given, "pairs (start, end)")
+    if any(not 0 <= start < end for start, end in found):
+        raise ValueError(f"{name} must be (start, end) with 0 <= start < end: {found}")
+    return found
+
+
 def _real_type(dtype: np.dtype[Any]) -> bool:
     # Types that other packages add, as bfloat16, have NumPy's kind of records.
     return dtype.kind in "fiub" or (dtype.kind == "V" and dtype.type is not np.void)

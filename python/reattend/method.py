@@ -207,6 +207,31 @@ def number(method: Method, name: str) -> float:
     return float(value)
 
 
+def check_finite(method: Method, *names: str) -> None:
+    """Check parameters that must be finite numbers.
+
+    Parameters
+    ----------
+    method : Method
+        Whose parameters they are.
+    *names : str
+        The parameters'.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter, what was expected and what came.
+
+    Examples
+    --------
+    >>> from reattend.methods import VHR
+    >>> check_finite(VHR(), "alpha")
+    """
+    for name in names:
+        if not np.isfinite(number(method, name)):
+            raise ValueError(f"{name} must be a finite number, got {getattr(method, name)!r}")
+
+
 def check_shares(method: Method, *names: str) -> None:
     """Check parameters that must be numbers from 0 to 1.
 

@@ -11,7 +11,7 @@ import numpy as np
 from reattend.border import config
 from reattend.border.quantized import Quantized
 from reattend.border.request import MaskSpec
-from reattend.checks import as_array, integer, real
+from reattend.checks import as_array, count, integer, real
 from reattend.policy import LARGEST, MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
 
 FLOAT32 = np.dtype(np.float32)
@@ -105,11 +105,6 @@ def check_half_types(dtype: str | None, **arrays: Array | Quantized) -> None:
                     f"{name} must have one 16-bit type with the others, {found}, got {own}"
                 )
             found = own
-
-
-def empty(*shape: int) -> Array:
-    """Give a new float32 array."""
-    return np.empty(shape, dtype=np.float32)
 
 
 def readable(array: Array) -> Array:
@@ -336,12 +331,7 @@ def threads(num_threads: int | None) -> int:
         return config.num_threads()
     if type(num_threads) is int and 1 <= num_threads <= MAX_THREADS:
         return num_threads
-    num_threads = integer("num_threads", num_threads)
-    if num_threads < 1:
-        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-    if num_threads > MAX_THREADS:
-        raise ValueError(f"num_threads must be at most {MAX_THREADS}, got {num_threads}")
-    return num_threads
+    return count("num_threads", num_threads, 1, MAX_THREADS)
 
 
 def _overlaps_itself(array: Array) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import NEVER, Call
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
-from reattend.method import Method, number
+from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
 
@@ -45,8 +45,7 @@ class ADHH(Method):
     threshold: float = 0.4  # the attention on text from which a row is changed
 
     def __post_init__(self) -> None:
-        if not np.isfinite(number(self, "threshold")):
-            raise ValueError(f"threshold must be a finite number, got {self.threshold!r}")
+        check_finite(self, "threshold")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
-from reattend.method import Method, number
+from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Reweight
 
@@ -38,8 +38,7 @@ class HeadMask(Method):
     gate: float = 0.0  # xi, what multiplies them; 1 leaves them as they are
 
     def __post_init__(self) -> None:
-        if not np.isfinite(number(self, "gate")):
-            raise ValueError(f"gate must be a finite number, got {self.gate!r}")
+        check_finite(self, "gate")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.checks import layer_count
-from reattend.method import Method, integers, number
+from reattend.method import Method, check_finite, integers
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -44,8 +44,7 @@ class PAI(Method):
     layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion
 
     def __post_init__(self) -> None:
-        if not np.isfinite(number(self, "alpha")):
-            raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
+        check_finite(self, "alpha")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(sorted({*integers("layers", self.layers)})))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.checks import finite, real
-from reattend.method import Method, number
+from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -41,8 +41,7 @@ class ScalingVis(Method):
     w: float = 0.5  # what multiplies the scores; 1 leaves them
 
     def __post_init__(self) -> None:
-        if not np.isfinite(number(self, "w")):
-            raise ValueError(f"w must be a finite number, got {self.w!r}")
+        check_finite(self, "w")
 
     @classmethod
     def adapted(

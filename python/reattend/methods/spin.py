@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method, check_shares, number
+from reattend.method import Method, check_finite, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 
@@ -42,8 +42,7 @@ class SPIN(Method):
 
     def __post_init__(self) -> None:
         check_shares(self, "r")
-        if not np.isfinite(number(self, "gamma")):
-            raise ValueError(f"gamma must be a finite number, got {self.gamma!r}")
+        check_finite(self, "gamma")
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Choose the heads of each row."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.checks import pairs
+from reattend.checks import spans
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
@@ -66,10 +66,7 @@ class SplitSoftmax(Method):
     def __post_init__(self) -> None:
         if not (np.isfinite(number(self, "k")) and self.k >= 0):
             raise ValueError(f"k must be a number from 0, got {self.k!r}")
-        object.__setattr__(self, "spans", pairs("spans", self.spans, "pairs (start, end)"))
-        for start, end in self.spans:
-            if not 0 <= start < end:
-                raise ValueError(f"spans must be (start, end) with 0 <= start < end: {self.spans}")
+        object.__setattr__(self, "spans", spans("spans", self.spans))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:

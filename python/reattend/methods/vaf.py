@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.checks import layer_count
-from reattend.method import Method, integers, number
+from reattend.method import Method, check_finite, integers
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -45,9 +45,7 @@ class VAF(Method):
     layers: tuple[int, ...] | None = None  # None: 9 to 14 of 32, in proportion
 
     def __post_init__(self) -> None:
-        for name in ("enhance", "suppress"):
-            if not np.isfinite(number(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        check_finite(self, "enhance", "suppress")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(sorted({*integers("layers", self.layers)})))
 

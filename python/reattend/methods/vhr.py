@@ -13,7 +13,7 @@ from reattend.checks import layer_count
 from reattend.deprecated import renamed_method
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.measures.readings import head_divergence
-from reattend.method import Method, integers, number
+from reattend.method import Method, check_finite, integers
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 from reattend.reading import Reading, ranges
@@ -56,8 +56,7 @@ class VHR(Method):
     heads: Any = None  # those that may be reinforced, a mapping layer -> heads; None: all of layers
 
     def __post_init__(self) -> None:
-        if not np.isfinite(number(self, "alpha")):
-            raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
+        check_finite(self, "alpha")
         if self.layers is not None:
             layers = tuple(sorted({*integers("layers", self.layers)}))
             if layers and layers[0] < 0:

@@ -11,7 +11,6 @@ from reattend.policy import Array
 # Okabe and Ito's colours, in an order of rising lightness in grey, with a hatch and a line each.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
-LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 AMOUNT = "viridis"  # its lightness rises with the number
 CHANGE = "cividis"  # dark is less, light is more, also in grey
