@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border import score_edits
+from reattend.border.arguments import Shape
 from reattend.border.request import Request
 from reattend.checks import as_array, integers, items, numbers
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
@@ -24,7 +26,7 @@ class Composition:
     wheres: tuple[Array | None, ...]
     labels: tuple[Array, ...]  # of each plan, int [G]: the label it gave to each common part
     plans: tuple[Plan, ...]  # what was composed
-    transform: Transform | None = None
+    transform: Transform | score_edits.PackedTransform | None = None
     null_logit: Array | None = None
 
     def request(self, returns: str, out: Array | None = None) -> Request:
@@ -32,6 +34,10 @@ class Composition:
         return Request(
             self.segments, self.policies, self.wheres, self.transform, self.null_logit, returns, out
         )  # fmt: skip
+
+    def packed(self, shape: Shape) -> Composition:
+        """Give the same with its transform as the core reads it: plans are never written to."""
+        return replace(self, transform=score_edits.transform(shape, self.transform))
 
     def request_after(
         self, returns: str, out: Array, logsumexp: Array, weights: Array | None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border.arguments import DTYPES, array_or_stored, scalars
+from reattend.border.arguments import DTYPES, array_or_stored, scalars, sizes
 from reattend.border.core_call import attend
 from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
@@ -416,7 +416,10 @@ class Session(Recorded):
     ) -> Array:
         plan = run.composed.get(call.layer)
         if plan is None or plan.plans != plans:  # mostly they are the very same
-            plan = run.composed[call.layer] = compose(plans, plan)
+            plan = compose(plans, plan)
+            if plan.transform is not None:
+                plan = plan.packed(sizes(call.query, call.key))
+            run.composed[call.layer] = plan
         edits_scores = plan.transform is not None or plan.null_logit is not None
         result = self._carry_out(call, plan, edits_scores)
         tally = run.tallies.get(call.layer)

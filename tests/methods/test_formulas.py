@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from full_matrix import expected, scores_of
-from reattend.methods import ADHH, PASTA, SPIN, HeadMask, SplitSoftmax
+from reattend.border.request import MaskSpec
+from reattend.call import Call, Prompt
+from reattend.methods import ADHH, PAI, PASTA, SPIN, VAF, HeadMask, SplitSoftmax
 from reattend.testing import run
 from reattend.testing.laws import TOLERANCE
 from reattend.testing.sample import sample
@@ -156,3 +158,33 @@ def test_spin_counts_the_keys_that_a_row_sees(window, stored):
         for head in np.argsort(-looks[item])[2:]:
             plain[item, head] = 0
     assert np.abs(out[:, :, -1] - plain).max() < TOLERANCE
+
+
+HEADS = {2: (0, 3)}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ADHH(HEADS, 0.0),
+        HeadMask(HEADS),
+        PAI(layers=(2,)),
+        PASTA(((1, 4),), HEADS),
+        SplitSoftmax(((1, 4),), HEADS),
+        VAF(layers=(2,)),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_a_step_has_the_plan_of_the_step_before(method):
+    """What is prepared for a plan is used again as long as it is the very same."""
+    plans, state = [], None
+    for end in (INPUTS.prompt_len, *range(INPUTS.prompt_len + 1, INPUTS.length + 1)):
+        rows = slice(0 if end == INPUTS.prompt_len else end - 1, end)
+        query, key, value = INPUTS.query[2], INPUTS.key[2, :, :, :end], INPUTS.value[2, :, :, :end]
+        prompt = Prompt(INPUTS.prompt_len, INPUTS.image)
+        mask = MaskSpec(causal=True)
+        plan, state = method.plan(Call(2, 5, query[:, :, rows], key, value, prompt, mask), state)
+        plans.append(plan)
+    assert len(plans) > 3
+    assert plans[1] is not None
+    assert all(plan is plans[1] for plan in plans[2:])

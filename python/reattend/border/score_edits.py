@@ -20,10 +20,10 @@ class PackedTransform(NamedTuple):
     first_row: Array  # int64 [B], the position from which rows change
 
 
-def transform(shape: Shape, given: Transform | None) -> PackedTransform | None:
-    """Check a transform; None where it changes no score."""
-    if given is None:
-        return None
+def transform(shape: Shape, given: Transform | PackedTransform | None) -> PackedTransform | None:
+    """Check a transform; None where it changes no score, itself where that was done before."""
+    if given is None or isinstance(given, PackedTransform):
+        return given
     if not isinstance(given, Transform):
         raise TypeError(f"transform must be a Transform, got {given!r}")
     numbers = np.ascontiguousarray(given.numbers, np.float32)

@@ -52,8 +52,10 @@ class ADHH(Method):
         """Refuse heads that the model does not have."""
         check_heads(self.heads, num_layers, num_heads)
 
-    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the text after the image, for the rows that choose a word."""
+        if state is not None and not call.prefill:
+            return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
         if call.image is None or not chosen.any() or not call.answer_rows.any():
             return None, None
@@ -61,5 +63,8 @@ class ADHH(Method):
         labels = np.where(call.after_image[:, :length], TEXT, OTHERS).astype(np.uint8)
         policy = Reweight(weight=(0, 1), when=(Share((TEXT,), self.threshold),))
         has_image: Array = np.asarray(call.image_end < NEVER)
-        where = has_image[:, None, None] & chosen[:, None] & call.answer_rows
-        return Plan(labels[:, None], policy, where), None
+        where = has_image[:, None, None] & chosen[:, None]
+        if call.prefill:
+            return Plan(labels[:, None], policy, where & call.answer_rows), None
+        plan = Plan(labels[:, None], policy, where)  # every row of a step chooses a word
+        return plan, plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -71,12 +71,15 @@ class PAI(Method):
             return self.layers
         return tuple(range(2 * num_layers // 32, num_layers))
 
-    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Boost the image's scores in the rows that choose a word."""
+        if state is not None and not call.prefill:
+            return state, state
         if call.image is None or call.layer not in self.boosted(call.num_layers) or not self.alpha:
             return None, None
         if not (call.image.any() and call.answer_rows.any()):
             return None, None
         image = call.image[:, None, : call.num_prompt]
         edit = Transform(slope=np.where(image, self.alpha, 0), first_row=call.num_prompt - 1)
-        return Plan(None, KEEP, transform=edit), None
+        plan = Plan(None, KEEP, transform=edit)
+        return plan, plan

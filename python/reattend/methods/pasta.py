@@ -12,7 +12,7 @@ from reattend.checks import spans
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
-from reattend.policy import Array, Reweight
+from reattend.policy import Reweight
 
 REST, OUTSIDE, INSIDE = range(3)
 
@@ -55,17 +55,18 @@ class PASTA(Method):
         """Refuse heads that the model does not have."""
         check_heads(self.heads, num_layers, num_heads)
 
-    def plan(self, call: Call, state: Array | None) -> tuple[Plan | None, Array | None]:
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the prompt, and weigh what lies outside the spans."""
+        if state is not None and not call.prefill:
+            return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
         if not self.spans or not chosen.any():
             return None, None
-        labels = state
-        if labels is None or call.prefill:
-            length = min(call.key_len, call.num_prompt)
-            inside = call.in_spans(self.spans)[:, None, :length]
-            labels = np.where(inside, INSIDE, OUTSIDE).astype(np.uint8)
+        length = min(call.key_len, call.num_prompt)
+        inside = call.in_spans(self.spans)[:, None, :length]
+        labels = np.where(inside, INSIDE, OUTSIDE).astype(np.uint8)
         times = len(self.spans) if self.as_published else 1
         weight = (1, self.alpha**times, self.alpha ** (times - 1))
         policy = Reweight(weight=weight, to=(REST, OUTSIDE, INSIDE))
-        return Plan(labels, policy, chosen[None, :, None]), labels
+        plan = Plan(labels, policy, chosen[None, :, None])
+        return plan, plan

@@ -73,15 +73,16 @@ class SplitSoftmax(Method):
         """Refuse heads that the model does not have."""
         check_heads(self.heads, num_layers, num_heads)
 
-    def plan(self, call: Call, state: Array | None) -> tuple[Plan | None, Array | None]:
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the spans."""
+        if state is not None and not call.prefill:
+            return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
         if not self.spans or not chosen.any():
             return None, None
-        labels = state
-        if labels is None or call.prefill:
-            length = min(call.key_len, call.num_prompt)
-            labels = call.in_spans(self.spans)[:, None, :length].astype(np.uint8)
+        length = min(call.key_len, call.num_prompt)
+        labels = call.in_spans(self.spans)[:, None, :length].astype(np.uint8)
         if not labels.any():  # a policy of its own finds its segments by the largest label
-            return None, labels
-        return Plan(labels, Raised(self.k), chosen[None, :, None]), labels
+            return None, None
+        plan = Plan(labels, Raised(self.k), chosen[None, :, None])
+        return plan, plan

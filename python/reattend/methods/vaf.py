@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -72,8 +72,10 @@ class VAF(Method):
             return self.layers
         return tuple(range(9 * num_layers // 32, max(15 * num_layers // 32, 1)))
 
-    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Multiply the scores of the image and of what lies before it."""
+        if state is not None and not call.prefill:
+            return state, state
         if call.image is None or call.layer not in self.changed(call.num_layers):
             return None, None
         if not call.image.any() or (self.enhance, self.suppress) == (1, 1):
@@ -83,4 +85,5 @@ class VAF(Method):
         before = np.arange(image.shape[1]) < first[:, None]
         scale = np.where(image, self.enhance, np.where(before, self.suppress, 1))
         edit = Transform(scale=scale[:, None], first_row=call.image_end)
-        return Plan(None, KEEP, transform=edit), None
+        plan = Plan(None, KEEP, transform=edit)
+        return plan, plan
