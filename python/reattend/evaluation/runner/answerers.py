@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -285,7 +285,25 @@ class FunctionAnswerer:
         return [Answer(each) if isinstance(each, str) else each for each in found]
 
 
-class FileAnswerer:
+class _MadeBefore:
+    """Answers that are there already, by key."""
+
+    _answers: Mapping[str, Answer]
+
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+        """Give them.
+
+        Raises
+        ------
+        ValueError
+            If methods are to be at work: the answers are made.
+        """
+        if methods:
+            raise ValueError("methods must be none: the answers are made")
+        return [self._answers[case.key] for case in cases]
+
+
+class FileAnswerer(_MadeBefore):
     """Answers made elsewhere: JSON Lines or an array, by key.
 
     Parameters
@@ -323,26 +341,14 @@ class FileAnswerer:
         problems += [Problem(str(path), None, f"has no answer to {key!r}") for key in missing]
         if problems:
             raise DataError(problems)
-        self._found = found
+        self._answers = found
 
     def identity(self) -> dict[str, Any]:
         """Give the file's checksum."""
         return {"model": "file", "sha256": sha256(self.path)}
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
-        """Give the answers of the file.
 
-        Raises
-        ------
-        ValueError
-            If methods are to be at work: the answers are made.
-        """
-        if methods:
-            raise ValueError("methods must be none: a file's answers are made")
-        return [self._found[case.key] for case in cases]
-
-
-class RecordedAnswerer:
+class RecordedAnswerer(_MadeBefore):
     """Answers, or a judge's verdicts, that a data set's files bring along.
 
     Parameters
@@ -360,23 +366,11 @@ class RecordedAnswerer:
         missing = [case.key for case in data.cases if case.key not in data.made]
         if missing:
             raise DataError([Problem(data.name, None, f"has no answer to {k!r}") for k in missing])
-        self._made = data.made
+        self._answers = data.made
 
     def identity(self) -> dict[str, Any]:
         """Say that they are the files' own; the data set has these files' checksums."""
         return {"model": "recorded"}
-
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
-        """Give them.
-
-        Raises
-        ------
-        ValueError
-            If methods are to be at work: the answers are made.
-        """
-        if methods:
-            raise ValueError("methods must be none: the answers are made")
-        return [self._made[case.key] for case in cases]
 
 
 def yes_margin(logits: Array, encode: Callable[[str], int]) -> float | None:
