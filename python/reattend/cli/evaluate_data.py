@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from reattend.cli.method_argument import make_chosen, method_help
 from reattend.cli.model_options import load_chosen
 from reattend.evaluation.baselines import Brighten
 from reattend.evaluation.datasets import Dataset
+from reattend.evaluation.datasets.dataset import sha256
 from reattend.evaluation.loading import PLAIN, known_methods
 from reattend.evaluation.report.score_tables import FORMS, write_scores
 from reattend.evaluation.report.scores import score
@@ -179,7 +179,7 @@ def _read_rounded(*files_and_progress: Any) -> VisionLanguage:
 
 
 def _answerer_of(model: VisionLanguage, weights: Path | None, matrices: str) -> Answerer:
-    name = hashlib.sha256((weights or SHIPPED).read_bytes()).hexdigest()
+    name = sha256(weights or SHIPPED)
     return VisionLanguageAnswerer(model, name if matrices == "float32" else f"{name}, {matrices}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.dtypes import to_float32
 from reattend.models.llama import Config, Layer, Llama
 from reattend.models.tokenizer import Tokenizer
 from reattend.models.weights import ModelFileError
@@ -58,9 +59,7 @@ def read(path: str | Path, progress: Callable[[Iterable[Any]], Iterable[Any]] = 
             raise ModelFileError(f"{path} has no tensor {name!r}")
         if found.shape != shape:
             raise ModelFileError(f"{path}: {name} must have the shape {shape}, got {found.shape}")
-        if found.dtype == np.uint16:  # bfloat16: the upper half of a float32
-            found = (found.astype(np.uint32) << 16).view(np.float32)
-        array: Array = np.asarray(found, dtype=np.float32)
+        array = to_float32(found, "bfloat16")  # uint16 are bits, of no other type
         if not np.isfinite(array).all():
             raise ModelFileError(f"{path}: {name} has numbers that are not finite")
         return array
