@@ -125,7 +125,8 @@ class Computed:
 class Call:
     """One attention call, as a method sees it.
 
-    Positions count keys: row i of N stands at key ``M - N + i``.
+    Positions count keys: row i of N stands at key ``M - N + i``. In cross-attention, where keys are
+    an image's, they count rows, from the prompt's first one: ``cross_row`` is that of row 0.
 
     Examples
     --------
@@ -146,6 +147,7 @@ class Call:
     num_threads: int | None = None
     out: Array | None = None  # where the output goes
     computed: Computed = field(default_factory=Computed, repr=False, compare=False)
+    cross: bool = False  # whether keys are an image's, and not the rows' own past
     batch: int = field(init=False, repr=False)  # B
     num_heads: int = field(init=False, repr=False)  # H, of the query
     num_kv_heads: int = field(init=False, repr=False)  # H_kv, of keys and values
@@ -168,25 +170,28 @@ class Call:
         num_threads: int | None = None,
         out: Array | None = None,
         computed: Computed | None = None,
+        cross_row: int | None = None,
     ) -> None:
         batch, num_heads, num_rows, _ = query.shape
         _, num_kv_heads, key_len, _ = key.shape
-        num_prompt = key_len if prompt.length is None else prompt.length
-        prefill = key_len - num_rows < num_prompt
+        first_row = key_len - num_rows if cross_row is None else cross_row
+        end = first_row + num_rows
+        num_prompt = end if prompt.length is None else prompt.length
+        prefill = first_row < num_prompt
         # At once: a frozen dataclass's own sets one by one, which takes 1 us of a layer's step.
         self.__dict__.update(
             layer=layer, num_layers=num_layers, query=query, key=key, value=value, prompt=prompt,
             mask=mask, states=states, num_threads=num_threads, out=out,
             computed=computed or Computed(), batch=batch,
             num_heads=num_heads, num_kv_heads=num_kv_heads, key_len=key_len,
-            first_row=key_len - num_rows, num_prompt=num_prompt, prefill=prefill,
-            last_chunk=prefill and num_prompt <= key_len,
+            first_row=first_row, num_prompt=num_prompt, prefill=prefill,
+            last_chunk=prefill and num_prompt <= end, cross=cross_row is not None,
         )  # fmt: skip
 
     @cached_property
     def rows(self) -> Array:
         """Position of each row, int [N]."""
-        return np.arange(self.first_row, self.key_len)
+        return np.arange(self.first_row, self.first_row + self.query.shape[2])
 
     @cached_property
     def answer_rows(self) -> Array:
@@ -284,15 +289,28 @@ class Call:
 
     @cached_property
     def first_key(self) -> Array:
-        """Position of each item's first key that is no padding, int [B]; M while there is none."""
+        """Position of each item's first key that is no padding, int [B]; M while there is none.
+
+        In cross-attention none is a sequence's first one, so there it is M too.
+        """
+        if self.cross:
+            return np.full(self.batch, self.key_len)
         if self.key_mask is None:
             return _zeros(self.batch)
         return np.where(self.key_mask.any(-1), self.key_mask.argmax(-1), self.key_len)
 
     @cached_property
     def image(self) -> Array | None:
-        """Image keys, bool [B, M]: the prompt's image mask over the keys there are so far."""
+        """Image keys, bool [B, M]: the prompt's image mask over the keys there are so far.
+
+        In cross-attention all that are no padding, of items that have an image.
+        """
         image = self.prompt.image
+        if self.cross:
+            found = np.ones((self.batch, self.key_len), bool)
+            found &= True if self.key_mask is None else self.key_mask
+            found &= True if image is None else image.any(-1, keepdims=True)
+            return found
         if image is None:
             return None
         if image.shape[1] < self.key_len:
@@ -301,17 +319,26 @@ class Call:
 
     @cached_property
     def image_end(self) -> Array:
-        """Key after each item's first image, int [B]; a position after every row without one."""
+        """Key after each item's first image, int [B]; a position after every row without one.
+
+        In cross-attention 0: every row stands behind it.
+        """
+        if self.cross:
+            return _zeros(self.batch)
         end = self.prompt.image_end
         return np.full(self.batch, NEVER) if end is None else end
 
     @property
     def hidden_states(self) -> Array:
-        """Hidden states that enter this layer, before its norm, one for each row [B, N, C]."""
+        """Hidden states that enter this layer, before its norm, one for each row [B, N, C].
+
+        In cross-attention those that the keys are made of, [B, M, C].
+        """
         if self.states is None:
+            what = "[B, M, C] that the keys are made of" if self.cross else "[B, N, C] of its rows"
             raise ValueError(
                 f"layer {self.layer}: hidden_states are needed while the prompt is read; pass "
-                "session.attend(..., hidden_states=x), the states [B, N, C] that enter the layer"
+                f"session.attend(..., hidden_states=x), the states {what}"
             )
         return self.states
 
@@ -333,6 +360,11 @@ class Call:
         window = self._window
         if self.query.shape[2] == 1 and window is None and self.key_mask is None:
             return _ones(self.batch, self.key_len)
+        if self.cross:
+            keys = True if self.key_mask is None else self.key_mask
+            return np.broadcast_to(
+                np.where(keys, self.query.shape[2], 0), (self.batch, self.key_len)
+            ).astype(np.int64)
         column = np.arange(self.key_len)
         window = self.key_len + 1 if window is None else window
         causal = bool(self.mask.causal)
@@ -369,7 +401,7 @@ class Call:
                 seen = seen & (column <= row)
             if window is not None:
                 seen = seen & (column > row - window) & (column < row + window)
-            if self.key_mask is not None:  # a row that stands at padding is none
+            if self.key_mask is not None and not self.cross:  # a row at padding is none
                 seen = seen & self.key_mask[:, row[:, 0], None]
             counts += seen.sum(1, dtype=np.int32)
         return counts if self.key_mask is None else np.where(self.key_mask, counts, 0)
@@ -421,7 +453,7 @@ class Call:
         if heads is not None:
             heads = marks("heads", heads, "[H]", (self.num_heads,))
         valid = None  # only if causal does the core know where a row stands
-        if self.key_mask is not None and not self.mask.causal:
+        if self.key_mask is not None and not self.mask.causal and not self.cross:
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
         if self.computed.plain is None and valid is None:  # both in one pass
             # A single row's sums are its weights, of all heads.
@@ -440,7 +472,7 @@ class Call:
         """Plain attention of each item's last prompt row that is no padding, [B, H, Dv]."""
         length = self.num_prompt
         last = np.full(self.batch, length - 1)
-        if self.key_mask is not None:
+        if self.key_mask is not None and not self.cross:
             last = length - 1 - self.key_mask[:, length - 1 :: -1].argmax(-1)
         start = int(last.min(initial=length - 1)) - self.first_row
         if not self.last_chunk or start < 0:
@@ -473,8 +505,11 @@ class Call:
     def text_outputs(self) -> Array:
         """Head outputs at the last row of the same prompt without its image, [B, H, Dv].
 
-        Rows that are the text-only branch themselves get their own.
+        Rows that are the text-only branch themselves get their own. In cross-attention, which is
+        attention to the image, it is 0.
         """
+        if self.cross:  # without an image there is nothing to attend to
+            return np.zeros_like(self.head_outputs)
         if self.prompt.text_outputs is not None:
             if self.layer not in self.prompt.text_outputs:
                 raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from reattend.call import Prompt
 from reattend.checks import listed
-from reattend.method import Method
+from reattend.method import Method, integers
 
 
 def fitted(
@@ -47,6 +47,40 @@ def fitted(
         if method.profile is not None:
             method.profile.check_sizes(num_layers, num_heads, hidden_size)
         method.check_model(num_layers, num_heads, hidden_size)
+    return found
+
+
+def cross_layers_of(layers: Any, num_layers: int, methods: Sequence[Method]) -> frozenset[int]:
+    """Give the layers of cross-attention, once methods are found to say what they do there.
+
+    Parameters
+    ----------
+    layers : iterable of int
+        The layers.
+    num_layers : int
+        Of the model.
+    methods : sequence of Method
+        What is to be applied.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no layers of the model, or a method does not know cross-attention.
+
+    Examples
+    --------
+    >>> cross_layers_of((1, 3), 4, ())
+    frozenset({1, 3})
+    """
+    found = frozenset(integers("cross_layers", layers))
+    if any(not 0 <= layer < num_layers for layer in found):
+        raise ValueError(f"cross_layers must be from 0 to {num_layers - 1}, got {sorted(found)}")
+    without = sorted({type(m).__name__ for m in methods if not m.knows_cross}) if found else []
+    if without:
+        raise ValueError(
+            f"{' and '.join(without)} does not say what it does in cross-attention, where all keys "
+            f"are an image's, as in layers {sorted(found)}: leave it out"
+        )
     return found
 
 

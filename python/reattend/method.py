@@ -52,6 +52,7 @@ class Method:
     segment_names: ClassVar[tuple[str, ...]] = ("all",)  # of its plan's labels, for reports
     needs_image: ClassVar[bool] = False  # whether it leaves a prompt without an image as it is
     needs_text_only: ClassVar[bool] = False  # whether it compares with the prompt without its image
+    knows_cross: ClassVar[bool] = False  # whether it says what it does in cross-attention
     profile: ClassVar[Profile | None] = None  # where its parameters are from; that model's only
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -113,6 +113,7 @@ class Recorded:
 
     num_layers: int
     methods: tuple[Method, ...]
+    cross_layers: frozenset[int] = frozenset()
     _recorder: Recorder | None = None
 
     @abstractmethod
@@ -135,7 +136,7 @@ class Recorded:
         Raises
         ------
         ValueError
-            If it is negative.
+            If it is negative, or the session has cross-attention.
 
         Examples
         --------
@@ -150,6 +151,11 @@ class Recorded:
         """
         if item < 0:
             raise ValueError(f"item must be from 0, got {item}")
+        if self.cross_layers:
+            raise ValueError(
+                "record() notes where rows attend among the keys of one sequence, and layers "
+                f"{sorted(self.cross_layers)} of this session have others"
+            )
         self._recorder = Recorder(self.num_layers, item)
 
     def recording(self) -> Recording:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.checks import as_array, count, integer, items, layer_count, numbers
-from reattend.fitting import fitted, warn_without_image
+from reattend.fitting import cross_layers_of, fitted, warn_without_image
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
 from reattend.plan import Composition, Plan, compose, taken
@@ -32,7 +32,8 @@ class _Run:
     prompt: Prompt
     batch: int | None = None  # of the last call
     text_outputs: dict[int, Array] | None = None  # what a text-only run stores; it changes nothing
-    seen: dict[int, int] = field(default_factory=dict)  # layer -> keys seen
+    seen: dict[int, int] = field(default_factory=dict)  # layer -> rows seen, from the first
+    keys: dict[int, int] = field(default_factory=dict)  # layer -> keys of the last call
     states: dict[tuple[int, int], Any] = field(default_factory=dict)  # (method's place, layer)
     tallies: dict[int, Tally] = field(default_factory=dict)
     composed: dict[int, Composition] = field(default_factory=dict)
@@ -49,6 +50,14 @@ class Session(Recorded):
         Number of layers of the model.
     num_heads : int, optional
         Number of query heads, to check calls against.
+    cross_layers : iterable of int, optional
+        Layers of cross-attention: their keys are those of an image, all of them, and not the rows'
+        own past. A model that has both in a layer takes two sessions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a method does not fit the model, or does not say what it does in cross-attention.
 
     Examples
     --------
@@ -68,11 +77,17 @@ class Session(Recorded):
     """
 
     def __init__(
-        self, methods: Method | Sequence[Method], *, num_layers: int, num_heads: int | None = None
+        self,
+        methods: Method | Sequence[Method],
+        *,
+        num_layers: int,
+        num_heads: int | None = None,
+        cross_layers: Iterable[int] = (),
     ) -> None:
         num_layers = layer_count("num_layers", num_layers)
         num_heads = None if num_heads is None else count("num_heads", num_heads, 1)
         self.methods = fitted(methods, num_layers, num_heads)
+        self.cross_layers = cross_layers_of(cross_layers, num_layers, self.methods)
         self.num_layers = num_layers
         self.num_heads = num_heads
         self._run: _Run | None = None
@@ -125,7 +140,8 @@ class Session(Recorded):
         texts = self._text_outputs if text_outputs is None else text_outputs
         run = _Run(Prompt(prompt_len, image, text_only, texts))
         self._open(run)
-        self._warned = self._warned or warn_without_image(self.methods, run.prompt, 3)
+        if not self.cross_layers:
+            self._warned = self._warned or warn_without_image(self.methods, run.prompt, 3)
         self._text_outputs = None  # used up
         try:
             yield
@@ -191,6 +207,9 @@ class Session(Recorded):
             As for `reattend.attention`; keys are all those since the prompt began.
         hidden_states : array [B, N, C], optional
             States that enter the layer, before its norm. VAR needs them while the prompt is read.
+            In a layer of cross-attention [B, M, C], the states that its keys are made of. There
+            rows see all keys, but for those that `key_mask` or `bias` hides: `causal` means
+            nothing, `window` must be None, and keys are the same in all calls.
 
         Returns
         -------
@@ -219,6 +238,9 @@ class Session(Recorded):
             key_mask = as_array("key_mask", key_mask)
         if hidden_states is not None and type(hidden_states) is not np.ndarray:
             hidden_states = numbers("hidden_states", hidden_states, "[B, N, C]")
+        cross = bool(self.cross_layers) and integer("layer", layer) in self.cross_layers
+        if cross:
+            causal = self._check_cross(run, layer, key, window)
         mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
         if (
             type(causal) is not bool
@@ -229,23 +251,25 @@ class Session(Recorded):
         ):
             mask = scalars(mask)  # methods read them before the core does
         asked = PLAIN if out is None else Request(out=out)
-        self._check(run, layer, query, key, hidden_states, key_mask)
+        first = run.seen.get(layer, 0) if cross else None
+        self._check(run, layer, query, key, hidden_states, key_mask, first)
+        end = key.shape[2] if first is None else first + query.shape[2]
         if run.text_outputs is not None:
             result: Any = attend(query, key, value, mask, asked, num_threads)
             store_last_rows(
                 run.text_outputs, layer, result, key_mask, key.shape[2] - query.shape[2], dtype
             )
-            run.seen[layer] = key.shape[2]
+            run.seen[layer] = end
             return np.asarray(result)
         if run.prompt.length is None:  # the first call tells the prompt's length
-            run.prompt = replace(run.prompt, length=key.shape[2])
+            run.prompt = replace(run.prompt, length=end)
         if not self.methods and self._recorder is None:
             result = attend(query, key, value, mask, asked, num_threads)
-            run.seen[layer], run.batch = key.shape[2], query.shape[0]
+            run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
             return np.asarray(result)
         call = Call(
             layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
-            num_threads, out,
+            num_threads, out, cross_row=first,
         )  # fmt: skip
         plans, places, states = [], [], []
         for place, method in enumerate(self.methods):
@@ -262,7 +286,7 @@ class Session(Recorded):
             result = attend(query, key, value, mask, asked, num_threads)
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
-        run.seen[layer], run.batch = call.key_len, call.batch
+        run.seen[layer], run.keys[layer], run.batch = end, call.key_len, call.batch
         if self._recorder is not None:
             self._recorder.note(call)
         return np.asarray(result)
@@ -371,6 +395,7 @@ class Session(Recorded):
         key: Array,
         hidden_states: Array | None,
         key_mask: Array | None,
+        cross_row: int | None,
     ) -> None:
         """Check what methods read before attention() checks the rest."""
         if type(layer) is not int:
@@ -378,7 +403,8 @@ class Session(Recorded):
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"layer must be from 0 to {self.num_layers - 1}, got {layer}")
         shape, key_shape = query.shape, key.shape
-        if len(shape) != 4 or len(key_shape) != 4 or shape[2] > key_shape[2]:
+        own = cross_row is None  # keys are the rows' own past
+        if len(shape) != 4 or len(key_shape) != 4 or (own and shape[2] > key_shape[2]):
             raise ValueError(
                 "query and key must be [B, H, N, D] and [B, H_kv, M, D] with N <= M, "
                 f"got shapes {shape} and {key_shape}"
@@ -386,7 +412,7 @@ class Session(Recorded):
         if self.num_heads is not None and shape[1] != self.num_heads:
             raise ValueError(f"query must have {self.num_heads} heads, got {shape[1]}")
         first_row, seen = key_shape[2] - shape[2], run.seen.get(layer, 0)
-        if first_row < seen:
+        if own and first_row < seen:
             raise ValueError(
                 f"layer {layer}: rows before {seen} were seen already, got rows from {first_row}; "
                 "a generation cannot go back, open a new one"
@@ -396,12 +422,14 @@ class Session(Recorded):
             raise ValueError(
                 f"query must have the batch size of the prompt, {batch}, got {shape[0]}"
             )
+        of, name = (shape, "[B, N, C] with query's B, N") if own else (
+            key_shape, "[B, M, C] with key's B, M"
+        )  # fmt: skip
         if hidden_states is not None and (
-            hidden_states.ndim != 3 or hidden_states.shape[:2] != shape[::2]
+            hidden_states.ndim != 3 or hidden_states.shape[:2] != of[::2]
         ):
             raise ValueError(
-                f"hidden_states must be [B, N, C] with query's B, N = {shape[::2]}, "
-                f"got shape {hidden_states.shape}"
+                f"hidden_states must be {name} = {of[::2]}, got shape {hidden_states.shape}"
             )
         if key_mask is not None and (
             key_mask.dtype != bool or key_mask.shape != (key.shape[0], key.shape[2])
@@ -410,6 +438,26 @@ class Session(Recorded):
                 f"key_mask must be bool [B, M] of key = {(key.shape[0], key.shape[2])}, "
                 f"got {key_mask.dtype} {key_mask.shape}"
             )
+
+    @staticmethod
+    def _check_cross(run: _Run, layer: int, key: Array, window: int | None) -> bool:
+        """Check what is of cross-attention only; gives whether rows see earlier keys alone."""
+        if run.text_outputs is not None:
+            raise ValueError(
+                f"layer {layer} is of cross-attention, which a prompt without its image has not: "
+                "leave it out of the text-only run"
+            )
+        if window is not None:
+            raise ValueError(
+                f"window must be None in layer {layer}, which is of cross-attention, got {window}"
+            )
+        count = key.shape[2] if len(key.shape) == 4 else 0
+        if run.keys.get(layer, count) != count:
+            raise ValueError(
+                f"layer {layer}: keys of cross-attention must be the same in all calls of a "
+                f"generation, {run.keys[layer]}, got {count}"
+            )
+        return False
 
     def _intervene(
         self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]
@@ -427,10 +475,11 @@ class Session(Recorded):
             tally = run.tallies[call.layer] = Tally()
         edited: tuple[Array | None, ...] = ()
         if edits_scores:
-            rows = np.arange(call.first_row, call.key_len)
+            rows = call.rows
             edited = tuple(each.edited_rows(rows) for each in plan.plans)
         if call.prefill:
-            valid = None if call.key_mask is None else call.key_mask[:, call.first_row :]
+            known = call.key_mask is not None and not call.cross
+            valid = call.key_mask[:, call.first_row :] if known else None  # type: ignore[index]
             assert result.changed is not None
             tally.add_prompt(result.changed, valid, edited)
         else:

@@ -42,7 +42,8 @@ class ACT(Method):
     S are the keys, the first one left out, whose attention is above theta in the mean over the rows
     that see them. Layers 0, 1 and the last are left alone. While decoding the means go on, each
     step's own row included. A prompt read in chunks is calibrated with the means so far, so it
-    differs from one read at once.
+    differs from one read at once. In cross-attention keys are an image's, of which none begins a
+    sequence and none is left out; the means are over the rows so far that see a key.
 
     Paper: Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without
     Training through Attention Calibration (ICML 2024).
@@ -54,6 +55,7 @@ class ACT(Method):
     """
 
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "sinks")
+    knows_cross: ClassVar[bool] = True
 
     heads: Any = None  # the calibrated heads, a mapping layer -> heads; None: all heads
     theta: float = 0.15  # a key is a sink above this mean attention; 0.1 in the paper's other tasks

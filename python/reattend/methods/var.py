@@ -40,7 +40,8 @@ class VAR(Method):
 
     S are the keys with phi > tau, V those of the image. A row is changed if it stands after the
     image, the image gets at least ``image_mass`` of it, and at least rho of that is not on sinks.
-    Layers 0, 1 and the last are left alone.
+    Layers 0, 1 and the last are left alone. In cross-attention all keys are the image's, every row
+    stands behind it, and phi is of the states that keys are made of: ``sink_dims`` must be theirs.
 
     Paper: See What You Are Told: Visual Attention Sink in Large Multimodal Models (ICLR 2025),
     arXiv 2503.03321.
@@ -52,6 +53,7 @@ class VAR(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    knows_cross: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "text sinks", "visual sinks", "image")
 
     sink_dims: tuple[int, ...] | None = None  # D_sink of the model; None: found in each layer
@@ -87,7 +89,7 @@ class VAR(Method):
         """Redistribute in rows after the image, once a visual sink is among the keys."""
         if not 2 <= call.layer < call.num_layers - 1:
             return None, None
-        if call.prefill and (call.image_end < NEVER).any():
+        if call.prefill and (call.image_end < NEVER).any() and not (call.cross and state):
             state = self._extend(call, state)
         if state is None or state.plan is None or call.first_row >= state.last:
             return (None if state is None else state.plan), state
@@ -126,19 +128,21 @@ class VAR(Method):
     def _extend(self, call: Call, state: Sinks | None) -> Sinks:
         """Label the prompt's keys among these rows, after those labelled before."""
         assert call.image is not None
-        num_rows = min(call.key_len, call.num_prompt) - call.first_row
-        states = call.hidden_states[:, :num_rows]
+        first = 0 if call.cross else call.first_row
+        count = call.key_len if call.cross else min(call.key_len, call.num_prompt) - first
+        states = call.hidden_states[:, :count]
         dims = self._find_dims(call, states) if self.sink_dims is None else self.sink_dims
-        sink = sink_tokens(states, dims, self._threshold(states.shape[-1]))  # [B, num_rows]
-        image = call.image[:, call.first_row : call.first_row + num_rows]
+        sink = sink_tokens(states, dims, self._threshold(states.shape[-1]))  # [B, count]
+        image = call.image[:, first : first + count]
         labels = np.where(image, np.uint8(VISUAL), np.uint8(REST))
         labels[sink] = np.where(image[sink], VISUAL_SINK, TEXT_SINK)
-        if call.first_row:
-            nothing = np.zeros((call.batch, call.first_row), np.uint8)
+        if first:
+            nothing = np.zeros((call.batch, first), np.uint8)
             labels = np.concatenate([nothing if state is None else state.labels, labels], axis=1)
         visual = labels == VISUAL_SINK
         some = np.any(visual, axis=-1)  # [B]; without a visual sink nobody hands anything on
-        start = np.maximum(np.where(some, visual.argmax(-1), NEVER), call.image_end)
+        begin = 0 if call.cross else visual.argmax(-1)
+        start = np.maximum(np.where(some, begin, NEVER), call.image_end)
         if not some.any():
             return Sinks(labels, None, start, 0)
         segments = np.where(some[:, None], labels, np.uint8(REST))[:, None]
@@ -147,6 +151,12 @@ class VAR(Method):
     @staticmethod
     def _find_dims(call: Call, states: Array) -> Array:
         """Read the sink dimensions off the prompt, for each item."""
+        if call.cross:
+            raise ValueError(
+                f"layer {call.layer}: sink_dims must be given for cross-attention, those of the "
+                "states that keys are made of: a model's own are found on a sequence's first "
+                "token, which no key of an image is"
+            )
         if call.first_row > 0 or not call.last_chunk:
             raise ValueError(
                 "sink_dims must be given where the prompt is read in chunks, since they are found "

@@ -37,7 +37,8 @@ class VHR(Method):
         O'_i  = alpha O_i                                  where VHD_i > median of the layer
 
     It needs the same prompt without its image: a run of its own (`Session.text_only`), or rows of
-    the batch. Items without an image are left alone.
+    the batch. Items without an image are left alone. In cross-attention the same holds: without an
+    image there is nothing to attend to, so there VHD is the norm of a head's output.
 
     Paper: Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence (ACL 2025),
     arXiv 2412.13949.
@@ -50,6 +51,7 @@ class VHR(Method):
 
     needs_image: ClassVar[bool] = True
     needs_text_only: ClassVar[bool] = True
+    knows_cross: ClassVar[bool] = True
 
     alpha: float = 2.0  # what multiplies a chosen head's output
     layers: tuple[int, ...] | None = None  # None: the second and the last 14 of 32, in proportion
@@ -107,13 +109,15 @@ class VHR(Method):
             return (state.plan if state is not None else None), state
         image = call.prompt.image
         with_image: Array | None = None if image is None else np.any(image, axis=-1)  # [B]
-        if not call.has_text_branch and (with_image is None or not with_image.any()):
+        nothing = not (call.cross or call.has_text_branch)
+        if nothing and (with_image is None or not with_image.any()):
             return None, None
         if call.first_row > 0 or not call.last_chunk:
+            end = call.first_row + call.query.shape[2]
             raise ValueError(
                 "VHR chooses heads at the last row of the prompt and reinforces all of it, so the "
                 f"prompt must be read in one call, got rows {call.first_row} to "
-                f"{call.key_len - 1} of {call.num_prompt}"
+                f"{end - 1} of {call.num_prompt}"
             )
         found = head_divergence(call.head_outputs, call.text_outputs)
         chosen = found.chosen if with_image is None else found.chosen & with_image[:, None]
