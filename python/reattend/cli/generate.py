@@ -127,7 +127,7 @@ def command(**chosen: Any) -> int:
             f"the prompt has {len(tokens)} tokens, "
             f"the model reads {model.config.context_length - 1}"
         )
-    sizes = {"num_layers": model.config.num_layers, "num_heads": model.config.num_heads}
+    sizes: Any = {"num_layers": model.config.num_layers, "num_heads": model.config.num_heads}
     methods = [] if method is None else [_with_heads(method, options.heads, model.config)]
     session = (
         Session(methods, **sizes)
