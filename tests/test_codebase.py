@@ -4,9 +4,11 @@ import ast
 import doctest
 import importlib
 import inspect
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,23 @@ def test_frameworks_are_imported_when_used(path):
     assert not top & FRAMEWORKS, "import it inside the function that uses it"
 
 
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_adaptors_say_why_a_type_is_any(path):
+    """Frameworks have types there too; where one has not, a comment beside it says what it is."""
+    if path.parent.parent.name != "adaptors":
+        return
+    found: dict[int, list[str]] = {}
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.string == "Any" or token.type == tokenize.COMMENT:
+            found.setdefault(token.start[0], []).append(token.string)
+    lines = path.read_text().splitlines()
+    for number, strings in found.items():
+        imported = lines[number - 1].startswith("from typing import")
+        assert "Any" not in strings or imported or strings[-1] != "Any", (
+            f"{ident(path)}:{number} has Any, and no comment that says what stands there"
+        )
+
+
 def test_import_needs_numpy_only():
     code = (
         "import sys, reattend; "
@@ -255,6 +274,8 @@ def public():
             continue
         module = importlib.import_module(dotted(path))
         for name, item in vars(module).items():
+            if getattr(item, "_is_protocol", False) and path.stem == "protocols":
+                continue  # its members are another package's, which documents them
             if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
                 continue
             if inspect.isfunction(item) or inspect.isclass(item):

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
 from models import MODELS, TEXT  # noqa: E402
-from reattend.adaptors.transformers import attached  # noqa: E402
+from reattend.adaptors.transformers import attached, protocols  # noqa: E402
+from reattend.adaptors.transformers.introspection import examined  # noqa: E402
 from reattend.method import Method  # noqa: E402
 from reattend.methods import ACT, VAR, VHR  # noqa: E402
 from runs import METHODS, generate, held, tokens  # noqa: E402
@@ -45,6 +46,20 @@ def test_all_is_restored(case):
     with pytest.raises(KeyError, match="stop"), attached(model):
         raise KeyError("stop")
     assert traces(model) == before
+
+
+@pytest.mark.parametrize("case", MODELS, ids=str)
+def test_models_have_what_the_types_say(case):
+    model = case.load()
+    structure = examined(model)
+    assert isinstance(model, protocols.Model)
+    assert isinstance(structure.decoder, protocols.Decoder)
+    assert isinstance(structure.config, protocols.Config)
+    for module in structure.attention.values():
+        assert isinstance(module, protocols.AttentionModule)
+    assert isinstance(next(model.parameters()), protocols.Tensor)
+    assert isinstance(hf.DynamicCache(), protocols.Cache)
+    assert not isinstance(np.zeros(3), protocols.Tensor)
 
 
 def test_the_vision_tower_stays_as_it_was():

@@ -7,24 +7,32 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from reattend.adaptors.transformers.interface import switched
 from reattend.adaptors.transformers.introspection import Structure, examined
 from reattend.adaptors.transformers.model_session import ModelSession
+from reattend.adaptors.transformers.protocols import (
+    ForwardArguments,
+    Generating,
+    Handle,
+    Model,
+    Tensor,
+)
 from reattend.adaptors.transformers.tensors import bools
 from reattend.fitting import fitted
 from reattend.method import Method
 from reattend.optional import demand
+from reattend.policy import Array
 
 __all__ = ["Attached", "ModelSession", "attached"]
 
 
 def attached(
-    model: Any,
+    model: object,
     *methods: Method | Sequence[Method],
-    processor: Any = None,
-    image: Any = None,
+    processor: object = None,
+    image: Tensor | Array | None = None,
     verify: bool = True,
 ) -> Attached:
     """Let reattend be the attention of a model's language model, for the length of a `with` block.
@@ -68,15 +76,15 @@ def attached(
     demand("transformers")
     one = (Method, type)  # a class is no sequence: it is refused as what it is
     flat = tuple(m for each in methods for m in ((each,) if isinstance(each, one) else each))
-    model, processor = _model_of(model, processor)
-    structure = examined(model, processor)
+    taken, processor = _model_of(model, processor)
+    structure = examined(taken, processor)
     if flat and structure.no_methods is not None:
         raise NotImplementedError(structure.no_methods)
     streams = getattr(structure.config, "hc_mult", 1)
     wanting = sorted({type(m).__name__ for m in flat if hasattr(m, "sink_dims")})
     if wanting and streams > 1:
         raise NotImplementedError(
-            f"{type(model).__name__} carries {streams} streams of hidden states, and "
+            f"{type(taken).__name__} carries {streams} streams of hidden states, and "
             f"{', '.join(wanting)} does not say in which of them sinks are: attach it without"
         )
     heads = getattr(structure.config, "num_attention_heads", None)
@@ -88,33 +96,35 @@ def attached(
     )
     for profile in {id(method.profile): method.profile for method in flat}.values():
         if profile is not None:
-            profile.check(model)
-    for parameter in model.parameters():
-        if parameter.device.type != "cpu":
+            profile.check(taken)
+    for parameter in taken.parameters():
+        if not parameter.is_cpu:
             raise NotImplementedError(
-                f"{type(model).__name__} is on {parameter.device}; reattend computes on the CPU: "
+                f"{type(taken).__name__} is on {parameter.device}; reattend computes on the CPU: "
                 "move it by model.to('cpu')"
             )
-    return Attached(model, structure, flat, None if image is None else bools(image), verify)
+    return Attached(taken, structure, flat, None if image is None else bools(image), verify)
 
 
-def _model_of(model: Any, processor: Any) -> tuple[Any, Any]:
+def _model_of(model: object, processor: object) -> tuple[Model, object]:
     """Give a model and its processor: of a pipeline those in it, of adapters what they adapt."""
     if isinstance(model, demand("transformers").Pipeline):
         model, processor = model.model, processor or getattr(model, "processor", None)
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         model = model.get_base_model()
-    return model, processor
+    if not (hasattr(model, "get_decoder") and hasattr(model, "set_attn_implementation")):
+        raise TypeError(f"model must be a transformers.PreTrainedModel, got {type(model).__name__}")
+    return cast("Model", model), processor
 
 
 @dataclass(eq=False)
 class Attached:
     """A context manager that attaches a model; it may be entered again, and be nested."""
 
-    model: Any
+    model: Model
     structure: Structure
     methods: tuple[Method, ...]
-    image: Any
+    image: Array | None
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -142,7 +152,7 @@ class Attached:
     ) -> None:
         self._entered.pop().close()
 
-    def _hooks(self, session: ModelSession) -> list[Any]:
+    def _hooks(self, session: ModelSession) -> list[Handle]:
         structure = self.structure
         hooks = [
             self.model.register_forward_pre_hook(session.model_begins, with_kwargs=True),
@@ -160,12 +170,13 @@ class Attached:
 
     def _announce(self, session: ModelSession, stack: ExitStack) -> None:
         """Tell the session what `generate` is called with: forwards see parts of a prompt only."""
-        model, generate = self.model, self.model.generate
+        model = cast("Generating", self.model)
+        generate = model.generate
         mine = vars(model).get("generate")
 
         @functools.wraps(generate)
-        def announcing(*args: Any, **kwargs: Any) -> Any:
-            with session.announced(args, kwargs):
+        def announcing(*args: Any, **kwargs: Any) -> Any:  # what generate() has
+            with session.announced(args, cast("ForwardArguments", kwargs)):
                 return generate(*args, **kwargs)
 
         def restore() -> None:
@@ -185,8 +196,8 @@ class Attached:
 _PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
-def _refusing(model: str, name: str) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
+def _refusing(model: str, name: str) -> Callable[..., NoReturn]:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f"{name}() of {model} is continuous batching: it holds keys in pages, those of several "
             "prompts in one row, which reattend does not support: use generate()"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from reattend.adaptors.transformers.keywords import refuse_unknown
 from reattend.adaptors.transformers.masks import HIDDEN, Form, recognised
 from reattend.adaptors.transformers.prompts import Prompt
+from reattend.adaptors.transformers.protocols import AttentionModule, AttentionOptions, Tensor
 from reattend.adaptors.transformers.tensors import floats, numbers, output_like
 from reattend.adaptors.transformers.verify import Asked, Check
 from reattend.attention import attention
 from reattend.optional import demand
 from reattend.policy import Array
+from reattend.session import Session
 
 
 @dataclass(eq=False)
@@ -28,20 +30,20 @@ class Forward:
     text_outputs: dict[int, Array] | None = None  # where its last rows go, [B, H, Dv]
     check: Check | None = None  # holds attention against the model's own
     before: str = ""  # the implementation that the model had
-    states: Any = None  # tensor that entered the layer that runs
-    forms: list[tuple[Any, int | None, Form]] = field(default_factory=list)  # of masks seen
+    states: Tensor | None = None  # [B, N, C] that entered the layer that runs
+    forms: list[tuple[Tensor, int | None, Form]] = field(default_factory=list)  # of masks seen
 
 
 def attend(
     forward: Forward,
-    module: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    mask: Any,
+    module: AttentionModule,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
     padding: Array | None,
-    options: dict[str, Any],
-) -> Any:
+    options: AttentionOptions,
+) -> Tensor:
     """Compute a layer's attention as a forward wants it.
 
     Parameters
@@ -64,39 +66,25 @@ def attend(
     """
     refuse_unknown(module, query, options)
     rows, slots = query.shape[2], key.shape[2]
-    if rows > forward.rows:
-        raise NotImplementedError(
-            f"{type(module).__name__} attends from {rows} rows in a forward of {forward.rows} "
-            "tokens, which reattend does not support"
-        )
-    total = forward.past + forward.rows
-    dropped = max(0, total - slots)  # by a sliding cache
-    length = total - dropped  # static caches have empty slots behind
-    if slots > length and mask is not None and _shown(mask[..., length:]).any():
-        length = slots  # no empty slots, but keys that are no tokens (DeepSeek V4)
-    methods = forward.prompt is not None or forward.text_outputs is not None
-    if length > total and methods:
-        raise NotImplementedError(
-            f"{type(module).__name__} attends to keys that are no tokens, of which methods know "
-            "nothing: attach the model without methods"
-        )
+    length, dropped = _keys(forward, module, rows, slots, mask)
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     window = options.get("sliding_window")
     mask = _chosen(module, mask, options.get("indices"), query, slots, causal)
     form = _form(forward, mask, padding, window, causal, query, length)
-    if options.get("position_bias") is not None:
-        form = form.biased(floats(options["position_bias"])[..., :length])
+    bias = options.get("position_bias")
+    if bias is not None:
+        form = form.biased(floats(bias)[..., :length])
     asked = Asked(module, query, key, value, mask, options, causal, forward.rows - rows)
     if slots > length:
         key, value = key[:, :, :length], value[:, :, :length]
     sink = options.get("s_aux")
-    (query_, key_, value_), dtype = numbers(query, key, value)
-    exact = query_.dtype == np.float32 or sink is not None
+    arrays, dtype = numbers(query, key, value)
+    exact = arrays[0].dtype == np.float32 or sink is not None
     tensor, out = output_like(query, value, exact=exact)
-    how = {
-        "scale": options.get("scaling"), "softcap": options.get("softcap"),
-        "num_threads": demand("torch").get_num_threads(), "dtype": dtype, **form.arguments(),
+    how: Settings = {
+        "scale": options.get("scaling"), "softcap": options.get("softcap"), "dtype": dtype,
+        "num_threads": demand("torch").get_num_threads(),
     }  # fmt: skip
 
     session = forward.prompt.session if forward.prompt is not None else None
@@ -105,25 +93,9 @@ def attend(
     if session is not None and (checked or sink is not None):
         unchanged, room = output_like(query, value, exact=exact)
     if session is None or checked or sink is not None:
-        if sink is None:
-            attention(query_, key_, value_, out=room, **how)
-        else:
-            wanted = attention(query_, key_, value_, out=room, returns="logsumexp", **how)
-            logsumexp = wanted.logsumexp
+        logsumexp = _plain(arrays, room, form, how, with_logsumexp=sink is not None)
     if session is not None:
-        if dropped and form.window is None and not form.dense:
-            raise NotImplementedError(
-                f"{type(module).__name__} sees {length} keys after {dropped} were dropped, and no "
-                "window says which: attach the model without methods"
-            )
-        if dropped:
-            key_, value_ = _behind(key_, dropped), _behind(value_, dropped)
-            how.update(form.behind(dropped).arguments())
-        if forward.states is not None:
-            how["hidden_states"] = floats(forward.states)
-        found = session.attend(module.layer_idx, query_, key_, value_, out=out, **how)
-        if found is not out:
-            out[...] = found
+        _intervened(forward, session, module, arrays, out, form, how, dropped)
     if forward.text_outputs is not None:  # of rows as they are before a learned sink takes its own
         forward.text_outputs[module.layer_idx] = floats(tensor[:, -1]).copy()
     if sink is not None and logsumexp is not None:
@@ -138,13 +110,85 @@ def attend(
     return tensor.to(query.dtype)
 
 
+class Settings(TypedDict):
+    """What `reattend.attention` and `Session.attend` take beside arrays and masks, by name."""
+
+    scale: float | None
+    softcap: float | None
+    dtype: str | None
+    num_threads: int
+
+
+def _keys(
+    forward: Forward, module: AttentionModule, rows: int, slots: int, mask: Tensor | None
+) -> tuple[int, int]:
+    """Give how many slots hold keys, and how many keys a sliding cache has dropped before them."""
+    if rows > forward.rows:
+        raise NotImplementedError(
+            f"{type(module).__name__} attends from {rows} rows in a forward of {forward.rows} "
+            "tokens, which reattend does not support"
+        )
+    total = forward.past + forward.rows
+    dropped = max(0, total - slots)
+    length = total - dropped  # static caches have empty slots behind
+    if slots > length and mask is not None and _shown(mask[..., length:]).any():
+        length = slots  # no empty slots, but keys that are no tokens (DeepSeek V4)
+    methods = forward.prompt is not None or forward.text_outputs is not None
+    if length > total and methods:
+        raise NotImplementedError(
+            f"{type(module).__name__} attends to keys that are no tokens, of which methods know "
+            "nothing: attach the model without methods"
+        )
+    return length, dropped
+
+
+def _plain(
+    arrays: list[Array], out: Array, form: Form, how: Settings, *, with_logsumexp: bool
+) -> Array | None:
+    """Compute attention without a method, and its logsumexp [B, H, N] where that is wanted."""
+    query, key, value = arrays
+    if not with_logsumexp:
+        attention(query, key, value, out=out, **form.arguments(), **how)
+        return None
+    found = attention(query, key, value, out=out, returns="logsumexp", **form.arguments(), **how)
+    return found.logsumexp
+
+
+def _intervened(
+    forward: Forward,
+    session: Session,
+    module: AttentionModule,
+    arrays: list[Array],
+    out: Array,
+    form: Form,
+    how: Settings,
+    dropped: int,
+) -> None:
+    """Compute attention as methods want it."""
+    query, key, value = arrays
+    if dropped:
+        if form.window is None and not form.dense:
+            raise NotImplementedError(
+                f"{type(module).__name__} sees {key.shape[2]} keys after {dropped} were dropped, "
+                "and no window says which: attach the model without methods"
+            )
+        key, value, form = _behind(key, dropped), _behind(value, dropped), form.behind(dropped)
+    states = None if forward.states is None else floats(forward.states)
+    found = session.attend(
+        module.layer_idx, query, key, value, out=out, hidden_states=states,
+        **form.arguments(), **how,
+    )  # fmt: skip
+    if found is not out:
+        out[...] = found
+
+
 def _form(
     forward: Forward,
-    mask: Any,
+    mask: Tensor | None,
     padding: Array | None,
     window: int | None,
     causal: bool,
-    query: Any,
+    query: Tensor,
     length: int,
 ) -> Form:
     """Give the words of a mask; a forward passes the same one to many layers."""
@@ -176,11 +220,11 @@ def _form(
     return form
 
 
-def _shown(mask: Any) -> Any:
+def _shown(mask: Tensor) -> Tensor:
     return mask > HIDDEN if mask.is_floating_point() else mask
 
 
-def _check_mask(mask: Any, query: Any, length: int) -> None:
+def _check_mask(mask: Tensor, query: Tensor, length: int) -> None:
     """Refuse a mask that has not a number for each pair of row and key."""
     batch, heads, rows, _ = query.shape
     shape = tuple(getattr(mask, "shape", ()))
@@ -192,7 +236,14 @@ def _check_mask(mask: Any, query: Any, length: int) -> None:
         )
 
 
-def _chosen(module: Any, mask: Any, indices: Any, query: Any, slots: int, causal: bool) -> Any:
+def _chosen(
+    module: AttentionModule,
+    mask: Tensor | None,
+    indices: Tensor | None,
+    query: Tensor,
+    slots: int,
+    causal: bool,
+) -> Tensor | None:
     """Hide the keys that an indexer has not chosen; ``indices`` are those it has, [B, N, k]."""
     if indices is None:
         return mask
@@ -206,9 +257,10 @@ def _chosen(module: Any, mask: Any, indices: Any, query: Any, slots: int, causal
             f"{type(module).__name__} passes indices {tuple(indices.shape)} to its attention; "
             f"reattend supports [B, N, k] = {(batch, rows, 'k')}, from 0 to {slots - 1}"
         )
-    chosen = torch.zeros(batch, rows, slots, dtype=torch.bool).scatter(-1, indices.long(), True)
+    none = torch.zeros(batch, rows, slots, dtype=torch.bool)
+    chosen: Tensor = none.scatter(-1, indices.long(), True)
     if mask is None:
-        seen = torch.ones(rows, slots, dtype=torch.bool)
+        seen: Tensor = torch.ones(rows, slots, dtype=torch.bool)
         return chosen[:, None] & (seen.tril(slots - rows) if causal else seen)
     if mask.dtype == torch.bool:
         return mask & chosen[:, None]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import cast
+
+from reattend.adaptors.transformers.protocols import Cache, Model
 
 _NEW, _OLD = "cache", "past_key_values"
 
 
-def cache_argument(model: Any) -> str:
+def cache_argument(model: Model) -> str:
     """Give the name by which a model takes its cache.
 
     Parameters
@@ -26,7 +28,7 @@ def cache_argument(model: Any) -> str:
     return _NEW if _NEW in signature(model.forward).parameters else _OLD
 
 
-def cache_of(values: Mapping[str, Any]) -> Any:
+def cache_of(values: Mapping[str, object]) -> Cache | None:
     """Give the cache among a forward's arguments, or of its output; None if there is none.
 
     Parameters
@@ -40,4 +42,4 @@ def cache_of(values: Mapping[str, Any]) -> Any:
     (1, 2, None)
     """
     found = values.get(_NEW)
-    return values.get(_OLD) if found is None else found
+    return cast("Cache | None", values.get(_OLD) if found is None else found)

@@ -8,24 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol, cast
 from weakref import WeakKeyDictionary
 
 from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.own import own_attention
+from reattend.adaptors.transformers.protocols import (
+    AttentionModule,
+    AttentionOptions,
+    Config,
+    Implementations,
+    Model,
+    Tensor,
+)
 from reattend.optional import demand
 
 NAME = "reattend"
-_owners: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # attention module -> who attends for it
-_configs: dict[int, tuple[Any, str]] = {}  # id of an attached config -> owner, what it used before
 
 
-def owns(owner: Any, structure: Structure) -> bool:
+class Owner(Protocol):
+    """Who attends in place of a model's attention."""
+
+    knows_sdpa: bool
+
+    def attend(
+        self,
+        module: AttentionModule,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        options: AttentionOptions,
+    ) -> Tensor:
+        """Compute a layer's attention [B, N, H, Dv]."""
+
+    def note_padding(self, mask: Tensor | None) -> None:
+        """See a forward's 2-D attention mask."""
+
+
+_owners: WeakKeyDictionary[AttentionModule, Owner] = WeakKeyDictionary()
+_configs: dict[int, tuple[Owner, str]] = {}  # id of a config -> owner, what it used before
+
+
+def owns(owner: Owner, structure: Structure) -> bool:
     """Whether it is this owner, of several nested ones, that a model's attention asks now.
 
     Parameters
     ----------
-    owner : object
+    owner : Owner
     structure : Structure
         Of the model.
     """
@@ -44,7 +74,7 @@ def before(structure: Structure) -> str:
 
 
 @contextmanager
-def switched(model: Any, structure: Structure, owner: Any) -> Iterator[None]:
+def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]:
     """Let an owner compute a language model's attention; all is as it was when the block ends.
 
     Parameters
@@ -52,8 +82,8 @@ def switched(model: Any, structure: Structure, owner: Any) -> Iterator[None]:
     model : transformers.PreTrainedModel
     structure : Structure
         Of the model.
-    owner : object
-        Its ``attend`` is called in place of attention, its ``note_padding`` with each 2-D mask.
+    owner : Owner
+        Who attends from now on.
 
     Raises
     ------
@@ -96,13 +126,13 @@ def _register() -> None:
     transformers.AttentionMaskInterface.register(NAME, _mask)
 
 
-def _switch(model: Any, structure: Structure, name: str) -> None:
+def _switch(model: Model, structure: Structure, name: str) -> None:
     """Change the implementation of the language model and of no other part, if that is possible."""
     nested = _path(model.config, structure.config, name)
     if nested is not None:
         model.set_attn_implementation(nested)
     elif hasattr(structure.decoder, "set_attn_implementation"):  # its config is a copy of a part
-        structure.decoder.set_attn_implementation(name)
+        cast("Model", structure.decoder).set_attn_implementation(name)
     else:
         raise NotImplementedError(
             f"the config of the language model is not part of the {type(model.config).__name__} of "
@@ -110,7 +140,7 @@ def _switch(model: Any, structure: Structure, name: str) -> None:
         )
 
 
-def _path(config: Any, target: Any, name: str) -> dict[str, Any] | None:
+def _path(config: Config, target: Config, name: str) -> Implementations | None:
     if config is target:
         return {"": name}
     for key in config.sub_configs:
@@ -121,12 +151,18 @@ def _path(config: Any, target: Any, name: str) -> dict[str, Any] | None:
 
 
 def _attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
-) -> tuple[Any, None]:
+    module: AttentionModule,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: object,
+) -> tuple[Tensor, None]:
     """Take the place of a model's attention: what transformers calls."""
     owner = _owners.get(module)
     if owner is not None:
-        return owner.attend(module, query, key, value, attention_mask, options), None
+        given = cast("AttentionOptions", options)
+        return owner.attend(module, query, key, value, attention_mask, given), None
     # The model's other attentions, and a second model that was built from the same config object,
     # switch together with the attached one; they go on as they were.
     _, before = _configs.get(id(getattr(module, "config", None)), (None, "sdpa"))
@@ -141,7 +177,7 @@ def _attention(
     return out, None
 
 
-def _mask(**options: Any) -> Any:
+def _mask(**options: object) -> Tensor | None:
     """Make the mask of a forward, of the kind that the model's own attention gets.
 
     For sdpa: None where it is plain causal, else bool [B, 1, N, M]. Models that do not know sdpa
@@ -149,7 +185,8 @@ def _mask(**options: Any) -> Any:
     """
     owner, before = _configs.get(id(options.get("config")), (None, ""))
     if owner is not None:  # generate() makes masks of static caches itself: nobody else sees these
-        owner.note_padding(options.get("attention_mask"))
+        owner.note_padding(cast("Tensor | None", options.get("attention_mask")))
     masks = demand("transformers.masking_utils")
     eager = before == "eager" and not getattr(owner, "knows_sdpa", True)
-    return (masks.eager_mask if eager else masks.sdpa_mask)(**options)
+    made: Tensor | None = (masks.eager_mask if eager else masks.sdpa_mask)(**options)
+    return made

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
+
+from reattend.adaptors.transformers.protocols import (
+    AttentionModule,
+    Config,
+    Decoder,
+    Model,
+    Module,
+)
 
 
 @dataclass(frozen=True)
 class Structure:
     """What the adaptor finds in a model by itself."""
 
-    decoder: Any  # the language model's stack of layers
-    config: Any  # of the language model
-    attention: dict[int, Any]  # layer -> attention module
-    layers: dict[int, Any]  # layer -> decoder layer
+    decoder: Decoder
+    config: Config  # of the language model
+    attention: dict[int, AttentionModule]  # of each layer
+    layers: dict[int, Module]
     image_token: int | None  # id of the token that stands for a part of an image
     num_layers: int  # of the language model, those without softmax attention included
     image_tokens: tuple[int, ...] = ()  # that id, and those of parts of videos
@@ -37,7 +45,7 @@ class Structure:
         return self.num_heads if heads is None else int(heads)
 
 
-def examined(model: Any, processor: Any = None) -> Structure:
+def examined(model: Model, processor: object = None) -> Structure:
     """Find the parts of a model, or say why reattend cannot be its attention.
 
     Parameters
@@ -48,7 +56,7 @@ def examined(model: Any, processor: Any = None) -> Structure:
 
     Raises
     ------
-    TypeError, ValueError, NotImplementedError
+    NotImplementedError
         Naming the model and what is in the way.
     """
     name = type(model).__name__
@@ -57,13 +65,11 @@ def examined(model: Any, processor: Any = None) -> Structure:
             f"{name} is compiled by torch.compile, which cannot see into reattend: attach the "
             "model that is not compiled"
         )
-    if not (hasattr(model, "get_decoder") and hasattr(model, "set_attn_implementation")):
-        raise TypeError(f"model must be a transformers.PreTrainedModel, got {name}")
     decoder = model.get_decoder()
     two = bool(getattr(model.config, "is_encoder_decoder", False))
     config = decoder.config if two else model.config.get_text_config(decoder=True)
-    attention: dict[int, Any] = {}
-    layers: dict[int, Any] = {}
+    attention: dict[int, AttentionModule] = {}
+    layers: dict[int, Module] = {}
     no_methods = None
     if two:
         no_methods = (
@@ -112,7 +118,7 @@ def examined(model: Any, processor: Any = None) -> Structure:
     )  # fmt: skip
 
 
-def _is_attention(module: Any, config: Any) -> bool:
+def _is_attention(module: Module, config: Config) -> TypeGuard[AttentionModule]:
     return (
         isinstance(getattr(module, "layer_idx", None), int)
         and "Attention" in type(module).__name__
@@ -120,14 +126,14 @@ def _is_attention(module: Any, config: Any) -> bool:
     )
 
 
-def _is_cross(path: str, module: Any) -> bool:
+def _is_cross(path: str, module: Module) -> bool:
     """Whether keys come from elsewhere than from the rows' own past."""
     words = f"{type(module).__name__} {path.rpartition('.')[2]}".lower()
     named = any(word in words for word in ("cross", "encdec", "encoder_attn", "encoder_attention"))
     return named or bool(getattr(module, "is_cross_attention", False))
 
 
-def _asks_twice(module: Any) -> bool:
+def _asks_twice(module: Module) -> bool:
     try:
         source = inspect.getsource(type(module).forward)
     except (OSError, TypeError):  # a class that was not read from a file
@@ -135,7 +141,7 @@ def _asks_twice(module: Any) -> bool:
     return source.count("= attention_interface(") > 1
 
 
-def _image_tokens(model: Any, processor: Any) -> tuple[int, ...]:
+def _image_tokens(model: Model, processor: object) -> tuple[int, ...]:
     config, found = model.config, []
     holders = (config, getattr(config, "vision_config", None), processor)
     for kind in ("image", "video"):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from reattend.adaptors.transformers.protocols import AttentionOptions, Module, Tensor
 from reattend.optional import demand
 
 HONOURED = {
@@ -17,7 +16,7 @@ _PASSING = {
 }  # fmt: skip
 
 
-def refuse_unknown(module: Any, query: Any, options: dict[str, Any]) -> None:
+def refuse_unknown(module: Module, query: Tensor, options: AttentionOptions) -> None:
     """Refuse what reattend cannot honour, by name.
 
     Parameters

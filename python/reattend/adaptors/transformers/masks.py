@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from reattend.policy import Array
 
 HIDDEN = float(np.finfo(np.float16).min) / 2  # what a float mask adds to hide a key is below this
+
+
+class MaskArguments(TypedDict):
+    """What `reattend.attention` takes of a mask, by name."""
+
+    causal: bool
+    key_mask: Array | None
+    window: int | None
+    bias: Array | None
 
 
 class Form(NamedTuple):
@@ -25,7 +34,7 @@ class Form(NamedTuple):
         """Whether it takes a number for each pair of row and key to say which keys a row sees."""
         return self.bias is not None
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> MaskArguments:
         """Give the arguments by name.
 
         Examples
@@ -33,7 +42,10 @@ class Form(NamedTuple):
         >>> Form(causal=True, window=4).arguments()
         {'causal': True, 'key_mask': None, 'window': 4, 'bias': None}
         """
-        return self._asdict()
+        return {
+            "causal": self.causal, "key_mask": self.key_mask, "window": self.window,
+            "bias": self.bias,
+        }  # fmt: skip
 
     def biased(self, bias: Array) -> Form:
         """Give the form with a bias added to the scores.

@@ -32,7 +32,7 @@ class ModelReport:
     def __repr__(self) -> str:
         return f"Model{self.methods!r}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:  # what JSON holds
         """Give everything as dictionaries, lists, numbers and text, as `Report.to_dict`."""
         return {
             **self.methods.to_dict(),
@@ -46,7 +46,7 @@ class ModelReport:
         """Give everything as JSON, as `Report.to_json`."""
         return json.dumps(self.to_dict())
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> Any:  # a pandas.DataFrame
         """Give a pandas table, as `Report.to_pandas`."""
         return self.methods.to_pandas()
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +24,16 @@ from reattend.adaptors.transformers.pictures import (
     without_separators,
 )
 from reattend.adaptors.transformers.prompts import Prompt, Prompts, image_of, spans
+from reattend.adaptors.transformers.protocols import (
+    AttentionModule,
+    AttentionOptions,
+    Cache,
+    Decoder,
+    ForwardArguments,
+    Model,
+    Module,
+    Tensor,
+)
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.adaptors.transformers.verify import Check
 from reattend.method import Method
@@ -35,7 +44,7 @@ from reattend.report import Report
 from reattend.session import Session
 from reattend.sinks import sink_dims
 
-_sink_dims: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()  # of each decoder
+_sink_dims: WeakKeyDictionary[Decoder, tuple[int, ...]] = WeakKeyDictionary()  # of each decoder
 
 
 class ModelSession:
@@ -43,7 +52,7 @@ class ModelSession:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         structure: Structure,
         methods: tuple[Method, ...],
         image: Array | None,
@@ -152,7 +161,7 @@ class ModelSession:
     # What the hooks call, in the order in which they do.
 
     @contextmanager
-    def announced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    def announced(self, args: tuple[Tensor, ...], kwargs: ForwardArguments) -> Iterator[None]:
         """Hear of a call of `generate`, and refuse what methods cannot follow."""
         if not (self.methods and owns(self, self.structure)):
             yield
@@ -173,7 +182,9 @@ class ModelSession:
             self._announced = self._announced_length = None
             self._pictures = self._places = None
 
-    def model_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def model_begins(
+        self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
+    ) -> None:
         """See the token ids of a forward, which the decoder does not get."""
         if self._forward.text or not owns(self, self.structure):
             return
@@ -184,22 +195,22 @@ class ModelSession:
                 "eager attention for it"
             )
         self._see_pictures(kwargs)
-        ids: Any = kwargs.get("input_ids", args[0] if args else None)
-        self._ids = ids.detach().numpy() if getattr(ids, "ndim", 0) == 2 else None
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        flat = ids if getattr(ids, "ndim", 0) == 2 else None
+        self._ids = None if flat is None else flat.detach().numpy()
 
-    def _see_pictures(self, values: dict[str, Any]) -> None:
+    def _see_pictures(self, values: ForwardArguments) -> None:
         self._pictures = pictures_given(values) or self._pictures
         places = places_given(values)
         self._places = self._places if places is None else places
 
-    def note_padding(self, mask: Any) -> None:
+    def note_padding(self, mask: Tensor | None) -> None:
         """Keep a forward's 2-D attention mask; the mask function calls it."""
-        known = mask is not None and mask.ndim == 2
-        self._padding = bools(mask) if known else None
+        self._padding = bools(mask) if mask is not None and mask.ndim == 2 else None
 
     def decoder_begins(
-        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
+    ) -> tuple[tuple[Tensor, ...], ForwardArguments] | None:
         """Learn where in a prompt a forward is, and open a generation if it begins one."""
         if self._forward.text or not owns(self, self.structure):
             return None
@@ -208,7 +219,7 @@ class ModelSession:
                 f"{type(self.model).__name__} is in training mode and reattend is for inference: "
                 "call model.eval()"
             )
-        inputs: Any = kwargs.get("inputs_embeds")
+        inputs = kwargs.get("inputs_embeds")
         if inputs is None:
             inputs = kwargs.get("input_ids", args[0] if args else None)
         if inputs is None:
@@ -222,7 +233,8 @@ class ModelSession:
         prompt = None
         if self.methods and past == 0:
             mask = kwargs.get("attention_mask")
-            padding = bools(mask) if getattr(mask, "ndim", 0) == 2 else self._padding
+            flat = mask if getattr(mask, "ndim", 0) == 2 else None
+            padding = self._padding if flat is None else bools(flat)
             prompt = self._begin(inputs, padding, ids, cache, kwargs)
         elif self.methods:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
@@ -236,13 +248,13 @@ class ModelSession:
         return None
 
     def layer_begins(
-        self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, layer: int, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
     ) -> None:
         """See the hidden states that enter a layer, and the cache a decoder made by itself."""
         forward = self._forward
-        states: Any = args[0] if args else kwargs.get("hidden_states")
+        states = args[0] if args else kwargs.get("hidden_states")
         active = getattr(self.structure.config, "altup_active_idx", None)
-        if getattr(states, "ndim", 3) == 4:  # several streams of states
+        if states is not None and getattr(states, "ndim", 3) == 4:  # several streams of states
             states = None if active is None else states[active]
         if self._probe is not None and forward.text and states is not None:
             dims = sink_dims(floats(states))  # [B, C]
@@ -255,12 +267,18 @@ class ModelSession:
             self._prompts.bind(forward.prompt, cache)
 
     def attend(
-        self, module: Any, query: Any, key: Any, value: Any, mask: Any, options: dict[str, Any]
-    ) -> Any:
+        self,
+        module: AttentionModule,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        options: AttentionOptions,
+    ) -> Tensor:
         """Compute a layer's attention [B, N, H, Dv]; the attention function calls it."""
         return attend(self._forward, module, query, key, value, mask, self._padding, options)
 
-    def decoder_ends(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def decoder_ends(self, module: Module, args: tuple[Tensor, ...], output: object) -> None:
         """Forget what was of one forward only."""
         if not self._forward.text:
             self._padding = None
@@ -270,11 +288,11 @@ class ModelSession:
 
     def _begin(
         self,
-        inputs: Any,
+        inputs: Tensor,
         padding: Array | None,
         ids: Array | None,
-        cache: Any,
-        values: dict[str, Any],
+        cache: Cache | None,
+        values: ForwardArguments,
     ) -> Prompt:
         batch, length = inputs.shape[:2]
         announced, announced_length = self._announced, self._announced_length
@@ -325,7 +343,7 @@ class ModelSession:
         self._prompts.begin(prompt, cache)
         return prompt
 
-    def _shown(self, found: Array | None, inputs: Any, values: dict[str, Any]) -> Array | None:
+    def _shown(self, found: Array | None, inputs: Tensor, values: ForwardArguments) -> Array | None:
         """Leave out of a picture's tokens what separates its rows."""
         between = [] if found is None or self.image is not None else separators_of(self.model)
         if found is None or not between:
@@ -351,10 +369,12 @@ class ModelSession:
         self._found = found
         if not found:  # each prompt may still show some
             return self.methods
-        given: Any = {"sink_dims": found}
-        return tuple(replace(m, **given) if m in without else m for m in self.methods)  # type: ignore[type-var]
+        return tuple(
+            replace(m, sink_dims=found) if m in without else m  # type: ignore[type-var]
+            for m in self.methods
+        )
 
-    def _resume(self, cache: Any, past: int, ids: Array | None) -> Prompt:
+    def _resume(self, cache: Cache | None, past: int, ids: Array | None) -> Prompt:
         prompt = self._prompts.of(cache)
         if prompt is None:
             raise RuntimeError(
@@ -370,7 +390,7 @@ class ModelSession:
         return prompt
 
     def _run_text(
-        self, inputs: Any, ids: Array | None, keep: Array, probe: bool
+        self, inputs: Tensor, ids: Array | None, keep: Array, probe: bool
     ) -> dict[int, Array]:
         """Run the decoder on prompts without their images; gives each layer's last rows [B, H, Dv].
 
@@ -411,11 +431,11 @@ class ModelSession:
         return outputs
 
 
-def _refuse_generate(model: Any, kwargs: dict[str, Any]) -> None:
+def _refuse_generate(model: Model, kwargs: ForwardArguments) -> None:
     config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
 
-    def option(name: str) -> Any:
-        return kwargs[name] if name in kwargs else getattr(config, name, None)
+    def option(name: str) -> object:
+        return dict(kwargs).get(name, getattr(config, name, None))
 
     if kwargs.get("assistant_model") is not None or option("prompt_lookup_num_tokens"):
         raise NotImplementedError(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
+from reattend.adaptors.transformers.protocols import Module, OwnAttention, Tensor
 from reattend.optional import demand
 
 
-def own_attention(module: Any, implementation: str) -> Callable[..., Any] | None:
+def own_attention(module: Module, implementation: str) -> OwnAttention | None:
     """Give a model's own attention, which takes masks as `reattend` gets them.
 
     Parameters
@@ -25,24 +24,31 @@ def own_attention(module: Any, implementation: str) -> Callable[..., Any] | None
     """
     if implementation == "sdpa":
         where = demand("transformers.integrations.sdpa_attention")
-        return getattr(where, "sdpa_attention_forward", None)
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        sdpa: OwnAttention | None = getattr(where, "sdpa_attention_forward", None)
+        return sdpa
+    eager: OwnAttention | None = getattr(
+        sys.modules[type(module).__module__], "eager_attention_forward", None
+    )
     if implementation != "eager" or eager is None:
         return None
 
     def attend(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any
-    ) -> tuple[Any, Any]:
-        result: tuple[Any, Any] = eager(module, query, key, value, _added(mask, query), **options)
-        return result
+        module: Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        **options: object,
+    ) -> tuple[Tensor, object]:
+        return eager(module, query, key, value, _added(mask, query), **options)
 
     return attend
 
 
-def _added(mask: Any, query: Any) -> Any:
+def _added(mask: Tensor | None, query: Tensor) -> Tensor | None:
     """Give a mask that is added to the scores: eager attention knows no other."""
     torch = demand("torch")
     if mask is None or mask.is_floating_point():
         return mask
-    nothing = torch.zeros(mask.shape, dtype=query.dtype)
+    nothing: Tensor = torch.zeros(mask.shape, dtype=query.dtype)
     return nothing.masked_fill(~mask, torch.finfo(query.dtype).min)

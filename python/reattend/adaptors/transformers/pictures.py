@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
+from reattend.adaptors.transformers.protocols import Model, Tensor
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.optional import demand
 from reattend.policy import Array
@@ -14,7 +15,7 @@ _WHERE = "image_embeds_position_mask"  # Kosmos
 _SEPARATORS = ("image_newline", "view_separator")
 
 
-def pictures_given(values: Mapping[str, Any]) -> str | None:
+def pictures_given(values: Mapping[str, object]) -> str | None:
     """Give the name of the argument that holds pictures; None: there is none.
 
     Parameters
@@ -31,7 +32,7 @@ def pictures_given(values: Mapping[str, Any]) -> str | None:
     return next(named, None)
 
 
-def places_given(values: Mapping[str, Any]) -> Array | None:
+def places_given(values: Mapping[str, object]) -> Array | None:
     """Give where a call itself says that its images are, bool [B, P].
 
     Parameters
@@ -46,10 +47,10 @@ def places_given(values: Mapping[str, Any]) -> Array | None:
     array([[False,  True]])
     """
     places = values.get(_WHERE)
-    return None if places is None else bools(places)
+    return None if places is None else bools(cast("Tensor | Array", places))
 
 
-def separators_of(model: Any) -> list[Any]:
+def separators_of(model: Model) -> list[Tensor]:
     """Give the vectors [C] that a model puts between the rows or the views of a picture.
 
     Parameters
@@ -60,7 +61,7 @@ def separators_of(model: Any) -> list[Any]:
     return [each for name, each in named if name.rpartition(".")[2] in _SEPARATORS]
 
 
-def features_of(image: Array, states: Any, values: Mapping[str, Any]) -> Any:
+def features_of(image: Array, states: Tensor, values: Mapping[str, object]) -> Tensor:
     """Give what stands at a picture's tokens [n, C], in the order of its tokens.
 
     Parameters
@@ -73,13 +74,14 @@ def features_of(image: Array, states: Any, values: Mapping[str, Any]) -> Any:
         Arguments of the decoder: some add features in later layers, to nothing in the first.
     """
     later = values.get("deepstack_features")
-    first = next(iter(later.values()), None) if isinstance(later, Mapping) else None
-    if first is not None and len(first) == image.sum():
+    found = iter(later.values()) if isinstance(later, Mapping) else iter(())
+    first: Tensor | None = next(found, None)
+    if first is not None and first.shape[0] == image.sum():
         return first
     return states[demand("torch").from_numpy(image)]
 
 
-def without_separators(image: Array, features: Any, separators: list[Any]) -> Array:
+def without_separators(image: Array, features: Tensor, separators: list[Tensor]) -> Array:
     """Leave out of image tokens those that separate its rows or views: they show nothing of it.
 
     Parameters

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from reattend.adaptors.transformers.protocols import Cache, Tensor
 from reattend.policy import Array
 from reattend.session import Session
 
@@ -28,8 +28,11 @@ class Prompt:
 
     def begin(self) -> None:
         """Open the session's generation."""
-        how: Any = {"prompt_len": self.length, "text_outputs": self.text_outputs}
-        self._open.enter_context(self.session.generation(self.image, **how))
+        self._open.enter_context(
+            self.session.generation(
+                self.image, prompt_len=self.length, text_outputs=self.text_outputs
+            )
+        )
 
     def end(self) -> None:
         """Close it; its report can still be read."""
@@ -40,17 +43,17 @@ class Prompts:
     """The prompts that are open, one for each cache, so that several generations can take turns."""
 
     def __init__(self) -> None:
-        self._of_cache: WeakKeyDictionary[Any, Prompt] = WeakKeyDictionary()
+        self._of_cache: WeakKeyDictionary[Cache, Prompt] = WeakKeyDictionary()
         self.last: Prompt | None = None  # the latest, for reports
 
-    def begin(self, prompt: Prompt, cache: Any) -> None:
+    def begin(self, prompt: Prompt, cache: Cache | None) -> None:
         """Open a prompt; one that the cache held before is over."""
         prompt.begin()
         self.last = prompt
         if cache is not None:
             self.bind(prompt, cache)
 
-    def bind(self, prompt: Prompt, cache: Any) -> None:
+    def bind(self, prompt: Prompt, cache: Cache) -> None:
         """Tie a prompt to the cache that holds its keys, and follow what is done to its batch."""
         old = self._of_cache.get(cache)
         if old is prompt:
@@ -61,7 +64,7 @@ class Prompts:
             old.end()
         self._of_cache[cache] = prompt
 
-    def of(self, cache: Any) -> Prompt | None:
+    def of(self, cache: Cache | None) -> Prompt | None:
         """Give the prompt of a cache."""
         return None if cache is None else self._of_cache.get(cache)
 
@@ -79,18 +82,16 @@ class Prompts:
 _BATCH_CHANGES = ("reorder_cache", "batch_repeat_interleave", "batch_select_indices")
 
 
-def _follow(cache: Any, prompts: Prompts) -> None:
+def _follow(cache: Cache, prompts: Prompts) -> None:
     """Let the states of a cache's prompt be reordered with it: beam search calls nobody else."""
-    from weakref import ref
-
     target = ref(cache)  # the cache must not hold itself through these functions
 
     def following(name: str) -> None:
-        change = getattr(type(cache), name, None)
+        change: Callable[..., None] | None = getattr(type(cache), name, None)
         if change is None:
             return
 
-        def changed(argument: Any) -> None:
+        def changed(argument: Tensor | int) -> None:
             prompt, batch = prompts.of(target()), _batch(target())
             change(target(), argument)
             if prompt is not None and batch:
@@ -106,7 +107,7 @@ def _follow(cache: Any, prompts: Prompts) -> None:
         following(name)
 
 
-def _batch(cache: Any) -> int:
+def _batch(cache: Cache | None) -> int:
     """Give the number of items of a cache, 0 while it is empty."""
     for layer in getattr(cache, "layers", ()):
         keys = getattr(layer, "keys", None)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from reattend.adaptors.transformers.protocols import Tensor
 from reattend.optional import demand
 from reattend.policy import Array
 
 
-def floats(tensor: Any) -> Array:
+def floats(tensor: Tensor) -> Array:
     """Give a float tensor as a float32 array, without a copy where it is float32 already.
 
     Parameters
@@ -18,11 +17,10 @@ def floats(tensor: Any) -> Array:
     tensor : torch.Tensor
         On the CPU.
     """
-    array: Array = tensor.detach().float().numpy()
-    return array
+    return tensor.detach().float().numpy()
 
 
-def numbers(*tensors: Any) -> tuple[list[Array], str | None]:
+def numbers(*tensors: Tensor) -> tuple[list[Array], str | None]:
     """Give float tensors as the core reads them, without a copy where all have one type it knows.
 
     Parameters
@@ -47,7 +45,7 @@ def numbers(*tensors: Any) -> tuple[list[Array], str | None]:
     return [floats(tensor) for tensor in tensors], None
 
 
-def bools(tensor: Any) -> Array:
+def bools(tensor: Tensor | Array) -> Array:
     """Give a tensor or array of zeros and ones as an array of bool.
 
     Parameters
@@ -58,7 +56,7 @@ def bools(tensor: Any) -> Array:
     return np.asarray(array).astype(bool, copy=False)
 
 
-def output_like(query: Any, value: Any, *, exact: bool) -> tuple[Any, Array]:
+def output_like(query: Tensor, value: Tensor, *, exact: bool) -> tuple[Tensor, Array]:
     """Make room for an output: the tensor [B, N, H, Dv] that models want, and [B, H, N, Dv] of it.
 
     Parameters
@@ -71,5 +69,5 @@ def output_like(query: Any, value: Any, *, exact: bool) -> tuple[Any, Array]:
     torch = demand("torch")
     batch, heads, rows, _ = query.shape
     kind = torch.float32 if exact else query.dtype
-    tensor = torch.empty((batch, rows, heads, value.shape[-1]), dtype=kind)
+    tensor: Tensor = torch.empty((batch, rows, heads, value.shape[-1]), dtype=kind)
     return tensor, numbers(tensor)[0][0].transpose(0, 2, 1, 3)

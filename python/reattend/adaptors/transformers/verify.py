@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from reattend.adaptors.transformers.masks import HIDDEN, Form
 from reattend.adaptors.transformers.own import own_attention
+from reattend.adaptors.transformers.protocols import (
+    AttentionModule,
+    AttentionOptions,
+    OwnAttention,
+    Tensor,
+)
 from reattend.adaptors.transformers.tensors import floats
 from reattend.optional import demand
 from reattend.policy import Array
@@ -21,12 +27,12 @@ _BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
 class Asked(NamedTuple):
     """What a model passes to its attention."""
 
-    module: Any  # the attention module
-    query: Any  # tensor [B, H, N, D]
-    key: Any  # tensor [B, H_kv, M, D]
-    value: Any  # tensor [B, H_kv, M, Dv]
-    mask: Any  # tensor [B, 1, N, M], bool or added to the scores; None: plain causal
-    options: dict[str, Any]  # by keyword
+    module: AttentionModule
+    query: Tensor  # [B, H, N, D]
+    key: Tensor  # [B, H_kv, M, D]
+    value: Tensor  # [B, H_kv, M, Dv]
+    mask: Tensor | None  # [B, 1, N, M], bool or added to the scores; None: plain causal
+    options: AttentionOptions  # by keyword
     causal: bool  # what no mask means
     first_row: int = 0  # of the tokens that the decoder reads
 
@@ -36,7 +42,7 @@ class Check:
     """Compares one layer of each kind of attention, when the kind first occurs."""
 
     model: str  # name of its class
-    _seen: set[Any] = field(default_factory=set)
+    _seen: set[Hashable] = field(default_factory=set)
 
     def due(self, asked: Asked, form: Form) -> bool:
         """Whether no layer of this kind was compared yet.
@@ -49,7 +55,7 @@ class Check:
         """
         return _kind(asked, form) not in self._seen
 
-    def compare(self, asked: Asked, form: Form, before: str, ours: Any) -> None:
+    def compare(self, asked: Asked, form: Form, before: str, ours: Tensor) -> None:
         """Compare a layer, and note its kind.
 
         Parameters
@@ -85,7 +91,7 @@ class Check:
         self._seen.add(_kind(asked, form))
 
 
-def _kind(asked: Asked, form: Form) -> tuple[Any, ...]:
+def _kind(asked: Asked, form: Form) -> Hashable:
     options, query, value = asked.options, asked.query, asked.value
     flags = (options.get(name) is not None for name in ("s_aux", "indices", "position_bias"))
     return (
@@ -95,25 +101,26 @@ def _kind(asked: Asked, form: Form) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _own_rows(attend: Callable[..., Any], asked: Asked, rows: Array) -> tuple[Array, Array]:
+def _own_rows(attend: OwnAttention, asked: Asked, rows: Array) -> tuple[Array, Array]:
     """Give the model's own attention of some rows [B, H, r, Dv], and which of them see a key."""
     torch = demand("torch")
     query, key, value = asked.query.float()[:, :, rows], asked.key.float(), asked.value.float()
-    options = {**asked.options, "is_causal": False}
+    options: AttentionOptions = {**asked.options, "is_causal": False}
     mask = asked.mask
     if mask is None and asked.causal and asked.query.shape[2] > 1:
         # What no mask means: the first row sees the first key, whatever room there is behind.
         places = torch.from_numpy(rows + asked.first_row)
-        mask = (torch.arange(key.shape[2]) <= places[:, None])[None, None]
+        seen: Tensor = torch.arange(key.shape[2]) <= places[:, None]
+        mask = seen[None, None]
     elif mask is not None:
         mask = mask[:, :, rows] if mask.shape[2] > 1 else mask
     bias = options.get("position_bias")
     if bias is not None and bias.shape[2] > 1:
         options["position_bias"] = bias[:, :, rows]
-    visible = np.ones((1, 1, 1), bool)
+    visible: Array = np.ones((1, 1, 1), bool)
     if mask is not None:
         shown = mask > HIDDEN if mask.is_floating_point() else mask
-        visible = shown.any(-1).numpy()
+        visible = np.asarray(shown.numpy().any(-1))
         mask = mask.float() if mask.is_floating_point() else mask
     result, _ = attend(asked.module, query, key, value, mask, **options)
     return floats(result.transpose(1, 2)), visible
