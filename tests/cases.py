@@ -5,14 +5,21 @@ from reattend import Reweight, Share
 from reattend.methods import (
     ACT,
     ADHH,
+    CAAC,
+    OWL,
     PAI,
+    PAINT,
     PASTA,
     SPIN,
     VAF,
     VAR,
     VHR,
+    ContextEmphasis,
+    EvenHeads,
     FarSight,
     HeadMask,
+    MiddleLayers,
+    RowEdit,
     ScalingVis,
     SplitSoftmax,
 )
@@ -90,6 +97,68 @@ METHODS = [
     Case(ScalingVis(), neutral=ScalingVis(w=1), conserves=True, idle=True, chunks=True),
     Case(FarSight(), one_pass=True, chunks=True),
     Case(FarSight(sigma=0.3, slopes=False), one_pass=True, chunks=True),
+    Case(
+        MiddleLayers(alpha=1.0, layers=(0, 2)),
+        neutral=MiddleLayers(alpha=0),
+        conserves=True,
+        idle=True,
+        chunks=True,
+    ),
+    Case(
+        PAINT(top=(0, 3, 5), bottom=(3, 9), layers=(1, 4)),
+        neutral=PAINT(),
+        conserves=True,
+        idle=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        CAAC(strength=1.4),
+        neutral=CAAC(),
+        conserves=True,
+        idle=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        OWL(), neutral=OWL(alpha=0, beta=0), conserves=True, idle=True, one_pass=True, chunks=True
+    ),
+    Case(
+        OWL("textual", baseline=(9.0, 0.1, 9.0, 0.1, 2.0)),
+        neutral=OWL("textual", alpha=0, beta=0, gain=0),
+        conserves=True,
+        idle=True,
+        chunks=True,
+        facts=("path", "baseline"),
+    ),
+    Case(
+        ContextEmphasis(((3, 7), (10, 12)), {0: (1, 2), 4: (0,)}, factor=4),
+        neutral=ContextEmphasis(((3, 7),), factor=1),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        RowEdit(((3, 7), (10, 12)), (0.5, 0.2), {0: (1, 2), 4: (0,)}, steps=True),
+        neutral=RowEdit(((3, 7),), (1,)),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        RowEdit(((3, 4), (10, 12)), (0.6, 0.4), None),
+        neutral=RowEdit(),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        EvenHeads({0: (1, 2), 4: (0,)}),
+        neutral=EvenHeads({0: (1,)}, epsilon=1),
+        conserves=True,
+        one_pass=True,
+        chunks=True,
+    ),
     Case(ACT(update_sinks=False), neutral=ACT(theta=1), conserves=True, idle=True),
 ]
 
@@ -107,4 +176,30 @@ POLICIES = {
     ),
     "per_head": Reweight(weight=np.linspace(0, 2, 16).reshape(1, 4, 4), to=(0,)),
     "per_item": Reweight(weight=np.linspace(0, 1, 8).reshape(2, 1, 4), to=(1, 2)),
+}
+
+# Every method, once: so that it acts in layer 2 of the sample and in a tiny LLaVA.
+ACTING = {
+    type(method).__name__: method
+    for method in (
+        ACT(theta=0.08, beta=0.4),
+        ADHH({2: (1, 2)}, threshold=0.01),
+        CAAC(strength=1.4),
+        ContextEmphasis(((3, 7), (10, 12)), {2: (1, 2)}, factor=4),
+        EvenHeads({2: (0, 2)}),
+        FarSight(),
+        HeadMask({2: (1,)}),
+        MiddleLayers(layers=(2,)),
+        OWL("textual"),
+        PAI(),
+        PAINT(top=(0, 3, 5), bottom=(3, 9)),
+        PASTA(((3, 7), (10, 12)), {2: (1, 2)}, alpha=0.2),
+        RowEdit(((3, 7), (10, 12)), (0.5, 0.2), {2: (1, 2)}, steps=True),
+        SPIN(r=0.3, gamma=0.2),
+        ScalingVis(),
+        SplitSoftmax(((3, 7), (10, 12)), {2: (1, 2)}),
+        VAF(layers=(2,)),
+        VAR(sink_dims=(7, 100), tau=0.5, p=0.2, rho=0.3),
+        VHR(layers=(1, 2)),
+    )
 }

@@ -13,6 +13,7 @@ import pytest
 import reattend as ra
 from reattend import decoding, measures, sinks
 from reattend.cache import selection
+from reattend.method import registered
 from test_codebase import exported, public
 
 RNG = np.random.default_rng(0)
@@ -59,6 +60,12 @@ def reorder(**given):
     with (session := ra.Session([], num_layers=1)).generation():
         session.attend(0, QUERY, KEY, VALUE)
         session.reorder(**given)
+
+
+def note_confidence(**given):
+    with (session := ra.Session([], num_layers=1)).generation():
+        session.attend(0, QUERY, KEY, VALUE)
+        session.note_confidence(**given)
 
 
 def call():
@@ -142,6 +149,9 @@ TABLE = {
     "call.Call.score_sums": (
         lambda **given: call().score_sums(**given),
         {"keys": np.ones((2, 5), bool), "rows": np.array([False, True, True])},
+    ),
+    "call.Call.row_scores": (
+        lambda **given: call().row_scores(**given), {"keys": np.ones((2, 5), bool)}
     ),
     "decoding.contrastive.contrast": (
         decoding.contrast, {"logits": LOGITS, "other": LOGITS + 1, "alpha": 1.0, "beta": 0.1}
@@ -282,14 +292,19 @@ TABLE = {
     "method.Method.check_model": (
         ra.VHR(layers=(1,)).check_model, {"num_layers": 4, "num_heads": 4, "hidden_size": 16}
     ),
-    **parameters_of(
-        ra.ACT, ra.ADHH, ra.FarSight, ra.HeadMask, ra.PAI, ra.PASTA, ra.SPIN, ra.ScalingVis,
-        ra.SplitSoftmax, ra.VAF, ra.VAR, ra.VHR,
-    ),
+    **parameters_of(*registered().values()),
     "methods.pai.PAI.boosted": (ra.PAI().boosted, {"num_layers": 4}),
     "methods.scaling_vis.ScalingVis.adapted": (
         ra.ScalingVis.adapted, {"confidence": 0.5, "threshold": 0.3, "low": 0.5, "high": 1.2}
     ),
+    "methods.caac.CAAC.strengths": (ra.CAAC().strengths, {"confidence": np.array([0.9, 0.1])}),
+    "methods.middle_layers.MiddleLayers.layers_for": (
+        ra.MiddleLayers().layers_for, {"num_layers": 4}
+    ),
+    "methods.paint.PAINT.from_vision": (
+        ra.PAINT.from_vision, {"first": np.ones(9), "late": np.ones((2, 9)), "share": 0.5}
+    ),
+    "methods.paint.PAINT.layers_for": (ra.PAINT().layers_for, {"num_layers": 4}),
     "methods.vaf.VAF.changed": (ra.VAF().changed, {"num_layers": 4}),
     "methods.vhr.VHR.layers_for": (ra.VHR().layers_for, {"num_layers": 4}),
     "plan.Plan": (
@@ -315,6 +330,9 @@ TABLE = {
         generation,
         {"image": np.ones((2, 5), bool), "prompt_len": 5, "text_only": np.array([True, False]),
          "text_outputs": None},
+    ),
+    "session.Session.note_confidence": (
+        note_confidence, {"confidence": np.array([0.5, 0.25])}
     ),
     "session.Session.reorder": (reorder, {"indices": np.array([1, 0])}),
     "sinks.massive_activations": (
@@ -347,29 +365,15 @@ TABLE = {
     "transform.Transform.reaches": (boost().reaches, {"rows": np.arange(3)}),
     "transform.Transform.take": (boost().take, {"indices": np.array([1, 0])}),
 }  # fmt: skip
-METHODS = (
-    "ACT",
-    "ADHH",
-    "FarSight",
-    "HeadMask",
-    "PAI",
-    "PASTA",
-    "SPIN",
-    "ScalingVis",
-    "SplitSoftmax",
-    "VAF",
-    "VAR",
-    "VHR",
-)
-
 # Public names that are not called with a user's numbers, and where they are tested.
 ELSEWHERE = (
     "adaptors.transformers.",  # tests/adaptors
     "border.config.show_config",  # a file to write to
+    "decoding.confidence.",  # a session
     "decoding.contrastive.Branch", "decoding.contrastive.ModelBranch", "decoding.contrastive.Two",
     "decoding.layers.EarlyLayers",  # models and what generate() calls: tests/decoding
     "method.Method.plan", "method.Method.readings", "method.Method.describe",  # a session's calls
-    "methods.split_softmax.Raised",  # made by SplitSoftmax
+    "methods.split_softmax.Raised", "methods.row_edit.Written",  # made by their methods
     "testing.",  # tests/test_laws.py
 )  # fmt: skip
 OF_METHODS = (".plan", ".readings", ".describe", ".check_model")  # what a session calls

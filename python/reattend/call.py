@@ -148,6 +148,7 @@ class Call:
     out: Array | None = None  # where the output goes
     computed: Computed = field(default_factory=Computed, repr=False, compare=False)
     cross: bool = False  # whether keys are an image's, and not the rows' own past
+    confidence: Array | None = None  # [B], of each item's last token, if the loop told the session
     batch: int = field(init=False, repr=False)  # B
     num_heads: int = field(init=False, repr=False)  # H, of the query
     num_kv_heads: int = field(init=False, repr=False)  # H_kv, of keys and values
@@ -171,6 +172,7 @@ class Call:
         out: Array | None = None,
         computed: Computed | None = None,
         cross_row: int | None = None,
+        confidence: Array | None = None,
     ) -> None:
         batch, num_heads, num_rows, _ = query.shape
         _, num_kv_heads, key_len, _ = key.shape
@@ -182,7 +184,7 @@ class Call:
         self.__dict__.update(
             layer=layer, num_layers=num_layers, query=query, key=key, value=value, prompt=prompt,
             mask=mask, states=states, num_threads=num_threads, out=out,
-            computed=computed or Computed(), batch=batch,
+            computed=computed or Computed(), confidence=confidence, batch=batch,
             num_heads=num_heads, num_kv_heads=num_kv_heads, key_len=key_len,
             first_row=first_row, num_prompt=num_prompt, prefill=prefill,
             last_chunk=prefill and num_prompt <= end, cross=cross_row is not None,
@@ -197,6 +199,82 @@ class Call:
     def answer_rows(self) -> Array:
         """The rows that say what comes next, bool [N]: the prompt's last one and those behind."""
         return np.asarray(self.rows >= self.num_prompt - 1)
+
+    @cached_property
+    def answer_row(self) -> int | None:
+        """Position of the row that says what comes next; None while there is none.
+
+        For what is computed from one row. Several such rows in a call raise ValueError: a method
+        that reads them would have to give each keys of its own.
+        """
+        position = self.key_len - 1
+        if position < self.num_prompt - 1:
+            return None
+        if position > max(self.first_row, self.num_prompt - 1):
+            raise ValueError(
+                f"layer {self.layer}: what is read off the row that chooses a word needs prompt "
+                "and answer, and each row of the answer, in calls of their own, got rows "
+                f"{self.first_row} to {position} of a prompt of {self.num_prompt}"
+            )
+        return position
+
+    def row_scores(self, keys: Array) -> Array:
+        """Give the last row's scores, before the softmax and a bias, on some keys, [B, H, M].
+
+        Parameters
+        ----------
+        keys : array of bool [B, M]
+            The keys.
+
+        Returns
+        -------
+        array [B, H, M]
+            float64, after scale and softcap; 0 at other keys, and at keys that the row's window or
+            the padding hides.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the keys do not fit.
+
+        Examples
+        --------
+        >>> query = key = np.ones((1, 1, 2, 4), dtype=np.float32)
+        >>> call = Call(0, 1, query, key, key, Prompt(2))
+        >>> call.row_scores(np.array([[False, True]])).tolist()
+        [[[0.0, 2.0]]]
+        """
+        keys = marks("keys", keys, "[B, M]", (self.batch, self.key_len))
+        seen = keys if self.key_mask is None else keys & self.key_mask
+        if self._window is not None:
+            seen = seen & (np.arange(self.key_len) > self.key_len - 1 - self._window)
+        dtype, scale, softcap = self.mask.dtype, self.mask.scale, self.mask.softcap
+        group = self.num_heads // self.num_kv_heads
+        query = to_float32(np.ascontiguousarray(self.query[:, :, -1]), dtype).astype(np.float64)
+        query *= query.shape[-1] ** -0.5 if scale is None else scale
+        query = query.reshape(self.batch, self.num_kv_heads, group, -1)
+        scores = np.zeros((self.batch, self.num_heads, self.key_len))
+        key: Any = to_float32(self.key, dtype) if isinstance(self.key, Quantized) else self.key
+        for item, some in enumerate(seen):
+            near = to_float32(np.ascontiguousarray(key[item][:, some]), dtype).astype(np.float64)
+            found = query[item] @ near.swapaxes(-1, -2)  # [H_kv, group, K]
+            scores[item][:, some] = found.reshape(self.num_heads, -1)
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        return scores
+
+    @cached_property
+    def row_weights(self) -> Array:
+        """Plain attention of the last row on each key, [B, H, M], from a pass over that row."""
+        if self.query.shape[2] == 1:
+            return self.column_sums()
+        request = Request(returns=("column_sums",))
+        row = self.query.shape[2] - 1
+        found: AttentionResult = attend(
+            self.query[:, :, row:], self.key, self.value, self._mask_from(row), request,
+            self.num_threads,
+        )  # fmt: skip
+        return np.asarray(found.column_sums)
 
     def in_spans(self, spans: Sequence[tuple[int, int]]) -> Array:
         """Mark the keys of spans of the prompt, counted from its first key that is no padding.

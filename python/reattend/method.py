@@ -309,7 +309,7 @@ def registered() -> dict[str, type[Method]]:
     --------
     >>> import reattend.methods
     >>> list(registered())  # doctest: +ELLIPSIS
-    ['ACT', 'ADHH', 'FarSight', 'HeadMask', 'PAI', 'PASTA', 'SPIN', 'ScalingVis', ...]
+    ['ACT', 'ADHH', ..., 'VAR', 'VHR']
     """
     ours = {
         name: m for name, m in _registry.items() if m.__module__.startswith("reattend.methods.")

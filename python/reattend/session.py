@@ -37,6 +37,7 @@ class _Run:
     states: dict[tuple[int, int], Any] = field(default_factory=dict)  # (method's place, layer)
     tallies: dict[int, Tally] = field(default_factory=dict)
     composed: dict[int, Composition] = field(default_factory=dict)
+    confidence: Array | None = None  # [B], of the latest token, as the loop told
 
 
 class Session(Recorded):
@@ -269,7 +270,7 @@ class Session(Recorded):
             return np.asarray(result)
         call = Call(
             layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
-            num_threads, out, cross_row=first,
+            num_threads, out, cross_row=first, confidence=run.confidence,
         )  # fmt: skip
         plans, places, states = [], [], []
         for place, method in enumerate(self.methods):
@@ -290,6 +291,43 @@ class Session(Recorded):
         if self._recorder is not None:
             self._recorder.note(call)
         return np.asarray(result)
+
+    @alone
+    def note_confidence(self, confidence: Array) -> None:
+        """Tell methods how sure the model was of each item's latest token.
+
+        Methods whose strength depends on it read it in the calls that follow, as
+        `Call.confidence`; `reattend.decoding.Confidence` calls this inside ``generate``.
+
+        Parameters
+        ----------
+        confidence : array [B]
+            The largest probability of what came next, from 0 to 1.
+
+        Raises
+        ------
+        RuntimeError
+            Outside `generation`.
+        TypeError, ValueError
+            If it is no such number for each item.
+
+        Examples
+        --------
+        >>> session = Session([], num_layers=2)
+        >>> with session.generation():
+        ...     session.note_confidence(np.array([0.9, 0.2]))
+        """
+        run = self._run
+        if run is None or run.text_outputs is not None:
+            raise RuntimeError("note_confidence() must be called inside session.generation(...)")
+        given = numbers("confidence", confidence, "[B]").astype(np.float64)
+        if not ((given >= 0) & (given <= 1)).all():
+            raise ValueError(f"confidence must be from 0 to 1, got {given.tolist()}")
+        if run.batch is not None and len(given) != run.batch:
+            raise ValueError(
+                f"confidence must have one number for each of {run.batch} items, got {len(given)}"
+            )
+        run.confidence = given
 
     @alone
     def reorder(self, indices: Array) -> None:
@@ -322,6 +360,7 @@ class Session(Recorded):
         run.batch = len(indices) if run.batch is not None else None
         run.states = {place: taken(state, indices) for place, state in run.states.items()}
         run.composed.clear()
+        run.confidence = taken(run.confidence, indices)
         prompt = run.prompt
         run.prompt = Prompt(
             prompt.length, *taken((prompt.image, prompt.text_only, prompt.text_outputs), indices)

@@ -1,6 +1,8 @@
 """The full matrix of a sample generation, for formulas to be written on."""
 
 import numpy as np
+from reattend.testing import run
+from reattend.testing.laws import TOLERANCE
 
 
 def scores_of(inputs, layer, item):
@@ -30,3 +32,21 @@ def expected(inputs, edit):
             value = inputs.value[layer, item].astype(float)
             out[layer, item] = weights @ value.repeat(len(weights) // len(value), 0)
     return out, changed
+
+
+def holds(inputs, method, edit):
+    """Compare with `edit(weights [H, N, M], layer, item)`; give how many rows it changed."""
+    right, changed = expected(inputs, edit)
+    assert np.abs(run(method, inputs) - right).max() < TOLERANCE
+    return changed
+
+
+def holds_on_scores(inputs, method, edit):
+    """Compare with `edit(scores [H, N, M], layer, item)`; give how many rows it changed."""
+
+    def on_weights(weights, layer, item):
+        scores = scores_of(inputs, layer, item)
+        edit(scores, layer, item)
+        weights[...] = softmax(scores)
+
+    return holds(inputs, method, on_weights)

@@ -1,8 +1,10 @@
 """Methods that edit scores equal their formulas on the full matrix, written out in float64."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from full_matrix import expected, scores_of, softmax
+from full_matrix import expected, holds_on_scores, scores_of, softmax
 from reattend.methods import ACT, PAI, VAF, VAR, FarSight, ScalingVis
 from reattend.testing import run
 from reattend.testing.laws import TOLERANCE
@@ -12,17 +14,7 @@ INPUTS = sample(0)
 LAST = INPUTS.prompt_len - 1
 
 
-def holds(method, edit):
-    """Compare with `edit(scores [H, N, M], layer, item)`; give how many rows it changed."""
-
-    def on_weights(weights, layer, item):
-        scores = scores_of(INPUTS, layer, item)
-        edit(scores, layer, item)
-        weights[...] = softmax(scores)
-
-    right, changed = expected(INPUTS, on_weights)
-    assert np.abs(run(method, INPUTS) - right).max() < TOLERANCE
-    return changed
+holds = partial(holds_on_scores, INPUTS)
 
 
 @pytest.mark.parametrize("alpha", [0.5, -0.3, 2.0])
@@ -58,6 +50,7 @@ def test_vaf_is_for_middle_layers():
     assert VAF().changed(32) == (9, 10, 11, 12, 13, 14)
     assert VAF().changed(40) == (11, 12, 13, 14, 15, 16, 17)
     assert VAF().changed(5) == (1,)
+    assert VAF().changed(4) == (1,)  # never none
 
 
 def test_scaling_vis():

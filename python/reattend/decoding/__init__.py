@@ -1,5 +1,6 @@
 """Decoding at the logits: branches combined by one mixer, as processors of a generation."""
 
+from reattend.decoding.confidence import Confidence
 from reattend.decoding.contrastive import Branch, ModelBranch, TwoBranch, contrast
 from reattend.decoding.distortion import diffusion_noise, faint_tokens, outlier_patches
 from reattend.decoding.layers import DeCo, DoLa, EarlyLayers
@@ -25,6 +26,7 @@ __all__ = [
     "AvisC",
     "Branch",
     "CausalMM",
+    "Confidence",
     "DeCo",
     "DoLa",
     "EarlyLayers",

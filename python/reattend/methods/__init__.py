@@ -8,10 +8,17 @@ VISTA's steering happen outside attention, in the loop and after the MLP.
 
 from reattend.methods.act import ACT
 from reattend.methods.adhh import ADHH
+from reattend.methods.caac import CAAC
+from reattend.methods.context_emphasis import ContextEmphasis
+from reattend.methods.even_heads import EvenHeads
 from reattend.methods.farsight import FarSight
 from reattend.methods.head_mask import HeadMask
+from reattend.methods.middle_layers import MiddleLayers
+from reattend.methods.owl import OWL
 from reattend.methods.pai import PAI
+from reattend.methods.paint import PAINT
 from reattend.methods.pasta import PASTA
+from reattend.methods.row_edit import RowEdit
 from reattend.methods.scaling_vis import ScalingVis
 from reattend.methods.spin import SPIN
 from reattend.methods.split_softmax import SplitSoftmax
@@ -22,14 +29,21 @@ from reattend.methods.vhr import VHR
 __all__ = [
     "ACT",
     "ADHH",
+    "CAAC",
+    "OWL",
     "PAI",
+    "PAINT",
     "PASTA",
     "SPIN",
     "VAF",
     "VAR",
     "VHR",
+    "ContextEmphasis",
+    "EvenHeads",
     "FarSight",
     "HeadMask",
+    "MiddleLayers",
+    "RowEdit",
     "ScalingVis",
     "SplitSoftmax",
 ]

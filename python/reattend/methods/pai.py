@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.checks import layer_count
-from reattend.method import Method, check_finite, integers
+from reattend.layer_set import frozen_layers, scaled_layers
+from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -45,8 +45,7 @@ class PAI(Method):
 
     def __post_init__(self) -> None:
         check_finite(self, "alpha")
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(sorted({*integers("layers", self.layers)})))
+        object.__setattr__(self, "layers", frozen_layers(self.layers))
 
     def boosted(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are changed in a model.
@@ -66,10 +65,7 @@ class PAI(Method):
         >>> PAI().boosted(16) == tuple(range(1, 16))
         True
         """
-        num_layers = layer_count("num_layers", num_layers)
-        if self.layers is not None:
-            return self.layers
-        return tuple(range(2 * num_layers // 32, num_layers))
+        return scaled_layers(self.layers, num_layers, 2, 32)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Boost the image's scores in the rows that choose a word."""

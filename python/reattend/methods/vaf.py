@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.checks import layer_count
-from reattend.method import Method, check_finite, integers
+from reattend.layer_set import frozen_layers, scaled_layers
+from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.transform import Transform
@@ -46,8 +46,7 @@ class VAF(Method):
 
     def __post_init__(self) -> None:
         check_finite(self, "enhance", "suppress")
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(sorted({*integers("layers", self.layers)})))
+        object.__setattr__(self, "layers", frozen_layers(self.layers))
 
     def changed(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are changed in a model.
@@ -67,10 +66,7 @@ class VAF(Method):
         >>> VAF().changed(16)
         (4, 5, 6)
         """
-        num_layers = layer_count("num_layers", num_layers)
-        if self.layers is not None:
-            return self.layers
-        return tuple(range(9 * num_layers // 32, max(15 * num_layers // 32, 1)))
+        return scaled_layers(self.layers, num_layers, 9, 15)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Multiply the scores of the image and of what lies before it."""

@@ -12,8 +12,9 @@ from reattend.call import Call
 from reattend.checks import layer_count
 from reattend.deprecated import renamed_method
 from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.layer_set import check_layers, frozen_layers
 from reattend.measures.readings import head_divergence
-from reattend.method import Method, check_finite, integers
+from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
 from reattend.reading import Reading, ranges
@@ -59,11 +60,7 @@ class VHR(Method):
 
     def __post_init__(self) -> None:
         check_finite(self, "alpha")
-        if self.layers is not None:
-            layers = tuple(sorted({*integers("layers", self.layers)}))
-            if layers and layers[0] < 0:
-                raise ValueError(f"layers must be from 0, got {layers}")
-            object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "layers", frozen_layers(self.layers))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
@@ -93,10 +90,7 @@ class VHR(Method):
         """
         num_layers = layer_count("num_layers", num_layers)
         if self.layers is not None:
-            if self.layers and self.layers[-1] >= num_layers:
-                raise ValueError(
-                    f"layers must be below {num_layers}, the model's number, got {self.layers[-1]}"
-                )
+            check_layers(self.layers, num_layers)
             return self.layers
         if self.heads is not None:
             return tuple(layer for layer, some in self.heads if some)

@@ -68,6 +68,7 @@ class ModelSession:
         self._prompts = Prompts()
         self._recorded: int | None = None  # the item of the batch
         self._forward = Forward()
+        self._read: Prompt | None = None  # of the latest forward; the last begun is a branch's
         self._padding: Array | None = None  # what the mask function saw
         self._announced: Array | None = None  # ids [B, P] of the generate() that runs
         self._announced_length: int | None = None
@@ -145,6 +146,23 @@ class ModelSession:
         found = last.session.recording()
         settings = {**found.settings, "model": type(self.model).__name__}
         return replace(found, settings=settings)
+
+    def note_confidence(self, confidence: Array) -> None:
+        """Tell the methods how sure the model was of its last token, as a `Session` is told.
+
+        Parameters
+        ----------
+        confidence : array [B]
+            The largest probability of what came next.
+
+        Raises
+        ------
+        RuntimeError
+            If no prompt was read.
+        """
+        if self._read is None:
+            raise RuntimeError("note_confidence() needs a prompt that methods have read")
+        self._read.session.note_confidence(confidence)
 
     @property
     def image_spans(self) -> list[list[tuple[int, int]]]:
@@ -238,6 +256,7 @@ class ModelSession:
             prompt = self._begin(inputs, padding, ids, cache, kwargs)
         elif self.methods:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
+        self._read = prompt
         self._forward = Forward(
             past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure)
         )

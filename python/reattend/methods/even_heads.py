@@ -1,0 +1,65 @@
+"""Ships' ablation: On the Role of Attention Heads in Large Language Model Safety (ICLR 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.method import Method, check_finite
+from reattend.plan import Plan
+from reattend.policy import Reweight
+from reattend.transform import Transform
+
+KEEP = Reweight(weight=(1,))
+
+
+@dataclass(frozen=True)
+class EvenHeads(Method):
+    r"""Chosen heads attend to all they see nearly evenly: their scores are made next to nothing.
+
+    .. code-block:: text
+
+        s'_hij = epsilon s_hij
+
+    That is the undifferentiated attention of Ships, W_q or W_k times epsilon. Its other ablation,
+    W_v times epsilon, is `HeadMask` with that gate. `reattend.measures.ships` compares the answers
+    with and without a head. A layer with a softcap is refused: there scores times epsilon are not
+    what queries times epsilon give.
+
+    Paper: On the Role of Attention Heads in Large Language Model Safety (ICLR 2025),
+    arXiv 2410.13708.
+
+    Examples
+    --------
+    >>> EvenHeads(heads={5: (0, 3)})
+    EvenHeads(heads=((5, (0, 3)),), epsilon=1e-05)
+    """
+
+    heads: Any = ()  # the ablated heads, a mapping layer -> heads; None: all heads
+    epsilon: float = 1e-5  # what multiplies their scores; 1 leaves them
+
+    def __post_init__(self) -> None:
+        check_finite(self, "epsilon")
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
+
+    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+        """Shrink the scores of the chosen heads, on all keys there are so far."""
+        chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+        if not chosen.any() or self.epsilon == 1:
+            return None, None
+        if call.mask.softcap is not None:
+            raise ValueError(
+                f"layer {call.layer}: EvenHeads scales queries, which under a softcap is not to "
+                "scale scores: choose heads of layers without one"
+            )
+        scale = np.where(chosen, self.epsilon, 1).astype(np.float32)[None, :, None]
+        edit = Transform(scale=np.repeat(scale, call.key_len, axis=2))
+        return Plan(None, KEEP, transform=edit), None

@@ -1,0 +1,110 @@
+"""Circuit Component Reuse Across Tasks in Transformer Language Models (ICLR 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.checks import finite, listed, spans
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.method import Method
+from reattend.plan import Plan
+from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array
+
+REST = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """A policy: segments from 1 on get given shares of the row, the rest what is left."""
+
+    shares: tuple[float, ...]
+
+    def __call__(self, masses: Array) -> Array:
+        """Turn masses [..., G] into factors; a row that cannot be written stays as it is."""
+        wanted = np.array((1 - sum(self.shares), *self.shares))
+        wanted = np.where(np.abs(wanted) < 1e-12, 0, wanted)  # the rest of shares that sum to 1
+        known = ((masses >= SMALLEST_MASS) | (wanted == 0)).all(-1, keepdims=True)
+        safe = np.where(masses >= SMALLEST_MASS, masses, 1)
+        return np.asarray(np.where(known, wanted / safe, 1).astype(masses.dtype))
+
+
+@dataclass(frozen=True)
+class RowEdit(Method):
+    r"""In chosen heads the prompt's last row is written: each span gets a given share of it.
+
+    .. code-block:: text
+
+        A'_ij = share_k A_ij / mass_i(span_k)                           j in span k
+        A'_ij = (1 - sum of the shares) A_ij / mass_i(the rest)         others
+
+    Within a span keys keep their proportion; one of a single key is written outright. The paper
+    makes four inhibition heads attend to the wrong options at the last position; which heads is
+    the model's fact, found by path patching. Rows that have next to nothing where something shall
+    be are left alone. Its policy is a function, so it takes the open road, see
+    `reattend.attention`.
+
+    Paper: Circuit Component Reuse Across Tasks in Transformer Language Models (ICLR 2024),
+    arXiv 2310.08744.
+
+    Examples
+    --------
+    >>> RowEdit(spans=((4, 5), (9, 10)), shares=(0.5, 0.5), heads={8: (1,)}).steps
+    False
+    """
+
+    segment_names: ClassVar[tuple[str, ...]] = ("rest",)
+
+    spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token
+    shares: tuple[float, ...] = ()  # of the row, one for each span; together at most 1
+    heads: Any = ()  # the edited heads, a mapping layer -> heads; None: all heads
+    steps: bool = False  # whether rows of the answer are edited too
+
+    def __post_init__(self) -> None:
+        found = spans("spans", self.spans)
+        if len(found) >= MAX_SEGMENTS:
+            raise ValueError(f"spans must be at most {MAX_SEGMENTS - 1}, got {len(found)}")
+        ordered = sorted(found)
+        if any(a[1] > b[0] for a, b in pairwise(ordered)):
+            raise ValueError(f"spans must not overlap, got {found}")
+        shares = listed("shares", self.shares, "a number for each span")
+        shares = tuple(finite("shares", each) for each in shares)
+        if len(shares) != len(found) or any(each < 0 for each in shares) or sum(shares) > 1 + 1e-12:
+            raise ValueError(
+                f"shares must be numbers from 0, one for each of {len(found)} spans, and together "
+                f"at most 1, got {shares}"
+            )
+        if not isinstance(self.steps, (bool, np.bool_)):
+            raise TypeError(f"steps must be a bool, got {self.steps!r}")
+        object.__setattr__(self, "spans", found)
+        object.__setattr__(self, "shares", shares)
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
+
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
+        """Label the spans, for the prompt's last row."""
+        if not call.prefill:
+            return (state, state) if self.steps else (None, None)
+        chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+        if not self.spans or not chosen.any() or not call.last_chunk:
+            return None, None
+        labels = np.zeros((call.batch, call.num_prompt), np.uint8)
+        for number, span in enumerate(self.spans, 1):
+            inside = call.in_spans((span,))[:, : call.num_prompt]
+            if not inside.any(-1).all():
+                raise ValueError(
+                    f"spans must lie in the prompt of each item, got {span} for prompts of "
+                    f"{(call.num_prompt - call.first_key).tolist()} tokens"
+                )
+            labels[inside] = number
+        rows = call.answer_rows if self.steps else call.rows == call.num_prompt - 1
+        policy, heads = Written(self.shares), chosen[None, :, None]
+        later = Plan(labels[:, None], policy, heads)
+        return Plan(labels[:, None], policy, heads & rows), later

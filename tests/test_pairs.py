@@ -1,0 +1,66 @@
+"""Any two methods together give what one after the other gives, or are refused with the reason."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from cases import ACTING
+from reattend import Session
+from reattend.method import registered
+from reattend.testing import Recorder, run
+from reattend.testing.laws import TOLERANCE
+from reattend.testing.sample import sample
+
+INPUTS = sample(0).take(np.array([0, 2]))  # one image, and none
+LAYER = 2
+CUTS = [0, *range(INPUTS.prompt_len, INPUTS.length + 1)]
+
+
+def test_every_method_is_among_them():
+    assert {*ACTING} == {*registered()}
+
+
+def expected(plans, start, end):
+    """One call of the layer with plans one after the other, on the full matrix."""
+    query, key, value = (x[LAYER].astype(float) for x in (INPUTS.query, INPUTS.key, INPUTS.value))
+    query, key, value = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
+    rows, columns = np.arange(start, end), np.arange(end)
+    scores = query @ key.repeat(2, 1).swapaxes(-1, -2) / 4
+    extra = np.full((*scores.shape[:3], 1), -np.inf)
+    for plan in plans:
+        if plan.transform is not None:
+            scores = plan.transform(scores, rows)
+        if plan.null_logit is not None:
+            extra = np.broadcast_to(plan.null_logit[..., None], extra.shape)
+    scores = np.where(columns <= rows[:, None], scores, -np.inf)
+    weights = np.exp(np.concatenate([scores, extra], -1) - scores.max(-1, keepdims=True))
+    weights = (weights / weights.sum(-1, keepdims=True))[..., :-1]
+    for plan in plans:
+        labels = np.zeros((1, 1, 0), np.uint8) if plan.segments is None else plan.segments
+        labels = np.pad(labels, ((0, 0), (0, 0), (0, end - labels.shape[-1])))
+        inside = labels[:, :, None, :, None] == np.arange(plan.num_segments)
+        factors = plan.policy((weights[..., None] * inside).sum(-2))
+        if plan.where is not None:
+            factors = np.where(plan.where[..., None], factors, 1)
+        weights = (weights[..., None] * inside * factors[..., None, :]).sum(-1)
+    return weights @ value.repeat(2, 1)
+
+
+@pytest.mark.parametrize(("one", "two"), [*combinations(ACTING, 2)])
+def test_two_methods(one, two):
+    recorders = Recorder(ACTING[one]), Recorder(ACTING[two])
+    session = Session(recorders, num_layers=len(INPUTS.query))
+    reason = None
+    try:
+        out = run((), INPUTS, session=session)[LAYER]
+    except ValueError as error:
+        reason = str(error)
+    calls = [[r.plans[i] for r in recorders] for i in range(LAYER, len(recorders[1].plans), 5)]
+    if reason is not None:
+        assert "at most one transform when they are composed" in reason
+        assert sum(r.plans[-1].transform is not None for r in recorders) == 2
+        return
+    assert all(any(plans[i] is not None for plans in calls) for i in (0, 1)), "one does not act"
+    for plans, (start, end) in zip(calls, pairwise(CUTS), strict=True):
+        right = expected([plan for plan in plans if plan is not None], start, end)
+        assert np.abs(out[:, :, start:end] - right).max() < TOLERANCE
