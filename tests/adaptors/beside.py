@@ -15,6 +15,7 @@ import numpy as np
 import reattend.adaptors.transformers.model_session as model_session
 import torch
 import transformers as hf
+from across import Across
 from formulas import WrittenOut
 
 
@@ -28,6 +29,7 @@ class Beside(WrittenOut):
         self.structure, self.num_layers = structure, structure.num_layers
         self.one_image, self.one_text, self.one_valid = image, {}, None
         self.off, self.calls = 0.0, 0
+        self.across = Across(methods, self.num_layers, self.changed)
 
     def expected(self, module: Any, query: Any, key: Any, value: Any, mask: Any, options: Any, *,
                  causal: bool, plain: bool) -> Any:  # fmt: skip
@@ -53,7 +55,7 @@ class Beside(WrittenOut):
             visible = visible & chosen[..., :length]
         if options.get("position_bias") is not None:
             bias = bias + options["position_bias"][..., :length].double().numpy()
-        sink, scale = options.get("s_aux"), options.get("scaling")
+        sink, scale = options.get("s_aux", options.get("sinks")), options.get("scaling")
         if not plain and rows > 1 and self.one_image is not None:
             times = len(q) // len(self.one_image)
             self.valid = self.one_valid.repeat(times, 0)
@@ -66,10 +68,27 @@ class Beside(WrittenOut):
         )  # fmt: skip
         return out, np.broadcast_to(visible, (len(q), visible.shape[1], rows, length)).any((1, 3))
 
+    def expected_across(
+        self, module: Any, query: Any, key: Any, value: Any, mask: Any, padding: Any, options: Any
+    ) -> Any:
+        """Compute a call of cross-attention by the formula; gives what `expected` gives."""
+        q, k, v = (x.detach().double().numpy() for x in (query, key, value))
+        visible, bias = np.ones((1, 1, 1, 1), bool), 0.0
+        if mask is not None:
+            visible = (mask > -1e30).numpy() if mask.is_floating_point() else mask.numpy()
+            bias = np.where(visible, mask.double().numpy(), 0) if mask.is_floating_point() else 0.0
+        valid = np.ones((len(q), q.shape[2]), bool)
+        if padding is not None and q.shape[2] > 1:
+            valid = padding
+        out = self.across.computed(
+            module.layer_idx, q, k, v, visible, bias, valid, scale=options["scaling"]
+        )
+        return out, valid & np.broadcast_to(visible.any(-1)[:, 0], valid.shape)
+
     def reorder(self, indices: Any) -> None:
         """Follow a beam search."""
         where = np.asarray(indices)
-        for kept in self.kept.values():
+        for kept in (*self.kept.values(), *self.across.kept.values()):
             kept.update({n: x[where] for n, x in kept.items() if isinstance(x, np.ndarray)})
         if self.image is not None:
             self.image = self.image[where]
@@ -100,6 +119,7 @@ def _read(model: Any, ids: Any) -> None:
 def beside(oracle: Beside) -> Iterator[Beside]:
     """Hold every call of an attached model's attention against the formula."""
     attend, reorder = model_session.attend, hf.Cache.reorder_cache
+    attend_across = model_session.attend_across
 
     def watching(forward, module, query, key, value, mask, padding, options):  # type: ignore[no-untyped-def]
         found = attend(forward, module, query, key, value, mask, padding, options)
@@ -108,10 +128,26 @@ def beside(oracle: Beside) -> Iterator[Beside]:
         expected, seen = oracle.expected(
             module, query, key, value, mask, options, causal=causal, plain=forward.prompt is None
         )
+        note(found, expected, seen)
+        return found
+
+    def watching_across(forward, module, query, key, value, mask, padding, options):  # type: ignore[no-untyped-def]
+        found = attend_across(forward, module, query, key, value, mask, padding, options)
+        asked = (query, key, value, mask, padding, options)
+        note(found, *oracle.expected_across(module, *asked))
+        return found
+
+    def note(found, expected, seen):  # type: ignore[no-untyped-def]
         off = np.abs(found.double().numpy() - expected.swapaxes(1, 2))[seen]
         oracle.off = max(oracle.off, off.max() / max(1, np.abs(expected).max()))
         oracle.calls += 1
-        return found
+
+    def keep_keys(module, args, kwargs):  # type: ignore[no-untyped-def]
+        states = kwargs.get("cross_attention_states")
+        if states is not None:
+            batch = len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+            kept = states.detach().double().reshape(batch, -1, states.shape[-1]).numpy()
+            oracle.across.states[module.layer_idx] = kept
 
     def reordering(cache, indices):  # type: ignore[no-untyped-def]
         oracle.reorder(indices)
@@ -130,9 +166,14 @@ def beside(oracle: Beside) -> Iterator[Beside]:
         module.register_forward_pre_hook(keep(layer), with_kwargs=True)
         for layer, module in oracle.structure.layers.items()
     ]
+    hooks += [
+        module.register_forward_pre_hook(keep_keys, with_kwargs=True)
+        for module in oracle.structure.cross.values()
+    ]
     try:
         with (
             patch.object(model_session, "attend", watching),
+            patch.object(model_session, "attend_across", watching_across),
             patch.object(hf.Cache, "reorder_cache", reordering),
         ):
             yield oracle

@@ -63,7 +63,8 @@ class WrittenOut:
         total = weights.sum(-1, keepdims=True)
         left = np.ones_like(total)
         if sink is not None:  # in the denominator only
-            left = total / (total + np.exp(sink[:, None, None] - most))
+            sink = sink[:, None, None] if sink.ndim == 1 else sink  # of each head, or of each row
+            left = total / (total + np.exp(sink - most))
         weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
         if plain:
             self.unsunk.append(weights @ v)

@@ -34,7 +34,7 @@ def given(model: Any) -> Given:
         found = _tried(model, convention)
         if found is not None:
             inputs, holders = found
-            return Given(name, inputs, _shown(name, holders), holders)
+            return Given(name, inputs, _shown(name, model, holders), holders)
     inputs = prompts()
     image = np.zeros(inputs["input_ids"].shape, bool)
     image[:, -9:-2] = True
@@ -47,8 +47,13 @@ def prompts() -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
-def _shown(name: str, holders: Any) -> Any:
+def _shown(name: str, model: Any, holders: Any) -> Any:
     """Leave out the newlines of two tiles of s x s tokens, side by side behind an overview."""
+    if model.config.model_type == "hy_v4_vl":  # two rows of two tokens and a newline
+        image = holders.copy()
+        for row in image:
+            row[np.flatnonzero(row)[2::3]] = False
+        return image
     if name != "tiles and an overview":
         return holders
     image, side = holders.copy(), round((holders.sum(1)[0] / 3) ** 0.5 - 0.1)
@@ -114,6 +119,8 @@ def _count(model: Any, pictures: dict[str, Any], token: int) -> int:
                     return 1
                 features = model.get_image_features(**pictures, return_dict=True).pooler_output
                 seen.append(features)
+    if not seen:  # it does not look for them: one stands for a picture
+        return 1
     features = seen[0]
     features = (
         torch.cat([f.flatten(0, -2) for f in features])
@@ -269,11 +276,14 @@ def _crossed(vision: Any, which: int) -> dict[str, Any]:
     """Pictures that the text sees by layers of their own, and no token stands for."""
     size, _, channels = _size(vision)
     length = _LENGTH + 2 + 1
+    seen = torch.zeros(2, length, 1, 4, dtype=torch.long)  # from its token on; no tile 4
+    for row, question in zip(seen, QUESTIONS, strict=True):
+        row[length - len(question) - 2 :, :, :3] = 1
     return {
         "pixel_values": _noise(which, 2, 1, 4, channels, size, size),
         "aspect_ratio_ids": torch.ones(2, 1, dtype=torch.long),
-        "aspect_ratio_mask": torch.ones(2, 1, 4, dtype=torch.long),
-        "cross_attention_mask": torch.ones(2, length, 1, 4, dtype=torch.long),
+        "aspect_ratio_mask": torch.tensor([[[1, 1, 1, 0]]] * 2),
+        "cross_attention_mask": seen,
     }
 
 

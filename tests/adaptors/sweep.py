@@ -113,7 +113,9 @@ def swept(family: str, ways: tuple[str, ...] = tuple(WAYS)) -> Row:
 
 
 def _layers(structure: Any) -> str:
-    return f"{len(structure.attention)} of {structure.num_layers} layers"
+    count = len(structure.attention) + len(structure.cross)
+    across = f", {len(structure.cross)} of them across" if structure.cross else ""
+    return f"{count} of {structure.num_layers} layers{across}"
 
 
 def _with(name: str, model: Any, what: Given, ways: tuple[str, ...]) -> tuple[list[str], bool]:
@@ -121,7 +123,8 @@ def _with(name: str, model: Any, what: Given, ways: tuple[str, ...]) -> tuple[li
 
     Gives what is wrong, and whether the formula had something to do.
     """
-    layers = tuple(attached(model).structure.attention)
+    structure = attached(model).structure
+    layers = tuple(sorted({*structure.attention, *structure.cross}))
     for choice in METHODS[name]:
         how = {**choice, **({"layers": tuple(at for at in layers if at)} if name == "VHR" else {})}
         block = attached(model, KINDS[name](**how), image=None if what.pictures else what.image)

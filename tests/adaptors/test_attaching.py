@@ -14,7 +14,7 @@ from models import MODELS, TEXT  # noqa: E402
 from reattend.adaptors.transformers import attached, protocols  # noqa: E402
 from reattend.adaptors.transformers.introspection import examined  # noqa: E402
 from reattend.method import Method  # noqa: E402
-from reattend.methods import ACT, VAR, VHR  # noqa: E402
+from reattend.methods import ACT, PAI, VAR, VHR  # noqa: E402
 from runs import METHODS, generate, held, tokens  # noqa: E402
 
 CASES = {case.name: case for case in MODELS}
@@ -285,8 +285,29 @@ def test_models_that_see_images_through_cross_attention():
         with attached(model) as session:
             assert sorted(session.structure.attention) == [0, 2]
             assert (model(**how).logits - expected).abs().max() < 1e-5
-    with pytest.raises(NotImplementedError, match="MllamaForCausalLM has cross-attention"):
-        attached(model, VAR())
+    with pytest.raises(ValueError, match="sink_dims must be given for MllamaForCausalLM"):
+        attached(model, VAR(tau=0.3))
+    with pytest.raises(ValueError, match="PAI does not say what it does in cross-attention"):
+        attached(model, PAI())
+
+
+def test_cross_attention_to_a_text_stays_the_models_own():
+    config = hf.BartConfig(
+        d_model=16, decoder_layers=4, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=32,
+        is_decoder=True, is_encoder_decoder=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = hf.BartForCausalLM(config).eval()
+    ids, text = torch.tensor([[5, 9, 7, 11, 2, 3, 4, 8]]), torch.randn(1, 5, 16)
+    how = {"input_ids": ids, "encoder_hidden_states": text}
+    with torch.no_grad():
+        expected = model(**how).logits
+        with attached(model, ACT(theta=1)) as session:
+            assert (model(**how).logits - expected).abs().max() < 1e-5
+            assert session.structure.cross == {}
+        with attached(model, ACT(theta=0.05)) as session:
+            assert (model(**how).logits - expected).abs().max() > 1e-5
+            assert {r.layer for r in session.report().readings} == {2}
 
 
 def test_image_tokens_in_a_later_turn():

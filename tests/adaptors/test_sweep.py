@@ -8,13 +8,14 @@ hf = pytest.importorskip("transformers")
 from beside import Beside, beside  # noqa: E402
 from given import given  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
-from reattend.methods import ACT, VAR, VHR  # noqa: E402
+from reattend.methods import ACT, VAR  # noqa: E402
 from runs import generate  # noqa: E402
 from sweep import difference, swept  # noqa: E402
 from tiny import model_of  # noqa: E402
 
 EXACT = {
-    "diffllama": "", "gemma3n_text": "", "minimax": "", "olmo_hybrid": "",
+    "diffllama": "", "gemma3n_text": "", "minimax": "", "olmo_hybrid": "", "hy_v4": "",
+    "inkling2_text": "", "longcat_flash": "", "phimoe": "", "mllama": "cross-attention",
     "chameleon": "square", "cohere2_vision": "square, with its size",
     "gemma4": "patches with their places", "granite4_vision": "tiles and an overview",
     "idefics2": "parts", "lfm2_vl": "patches in their own shape",
@@ -86,10 +87,3 @@ def test_families_that_are_refused(family, sentence):
     what = given(model)
     with pytest.raises(NotImplementedError, match=sentence), attached(model):
         generate(model, what.inputs, 2)
-
-
-def test_states_in_streams_have_no_sinks_to_look_for():
-    model = model_of("hy_v4")
-    with pytest.raises(NotImplementedError, match=r"HYV4ForCausalLM carries 4 streams .*VAR does"):
-        attached(model, ACT(), VAR(tau=0.3))
-    attached(model, ACT(), VHR())

@@ -89,7 +89,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "gemma4_unified_text": {"layer_types": MIXED},
     "inkling2_text": {"unpadded_vocab_size": 96},
-    "inkling2_loop_text": {"unpadded_vocab_size": 96},
+    "inkling2_loop_text": {"unpadded_vocab_size": 96, "n_layers_per_attn_res_block": 2,
+                           "loop_layer_index_start": 2, "loop_layer_index_end": 4},
     "radio": {"video_temporal_patch_size": 2},
     "qwen4_exp_text": {"indexer_budget": 8, "indexer_compress_ratio": 2, "indexer_n_heads": 2,
                        "indexer_kv_heads": 1, "indexer_head_dim": 16},
@@ -219,8 +220,9 @@ def model_of(family: str) -> Any:
         raise ValueError(f"it has {size:,} parameters by these rules")
     torch.manual_seed(0)
     model = kind(config_of(config)).eval()
-    for parameter in model.parameters():  # a projection that begins as nothing shows no picture
-        if parameter.ndim > 1 and not parameter.any():
+    for name, parameter in model.named_parameters():
+        # A projection or a gate that begins as nothing shows no picture.
+        if (parameter.ndim > 1 or name.endswith("gate")) and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0

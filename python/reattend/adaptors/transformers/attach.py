@@ -20,7 +20,7 @@ from reattend.adaptors.transformers.protocols import (
     Tensor,
 )
 from reattend.adaptors.transformers.tensors import bools
-from reattend.fitting import fitted
+from reattend.fitting import cross_layers_of, fitted
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
@@ -80,13 +80,14 @@ def attached(
     structure = examined(taken, processor)
     if flat and structure.no_methods is not None:
         raise NotImplementedError(structure.no_methods)
-    streams = getattr(structure.config, "hc_mult", 1)
-    wanting = sorted({type(m).__name__ for m in flat if hasattr(m, "sink_dims")})
-    if wanting and streams > 1:
-        raise NotImplementedError(
-            f"{type(taken).__name__} carries {streams} streams of hidden states, and "
-            f"{', '.join(wanting)} does not say in which of them sinks are: attach it without"
-        )
+    if structure.cross:
+        cross_layers_of(structure.cross, structure.num_layers, flat)
+        if any(getattr(m, "sink_dims", ()) is None for m in flat):
+            raise ValueError(
+                f"sink_dims must be given for {type(taken).__name__}, those of the states that its "
+                "vision tower gives: keys of its cross-attention are made of them, and the "
+                "language model's sink dimensions are not theirs"
+            )
     heads = getattr(structure.config, "num_attention_heads", None)
     fitted(
         flat,
@@ -166,6 +167,12 @@ class Attached:
                 )
                 for layer, module in structure.layers.items()
             ]
+            hooks += [
+                module.register_forward_pre_hook(session.cross_begins, with_kwargs=True)
+                for module in structure.cross.values()
+            ]
+            first = structure.attention[structure.first]
+            hooks.append(first.register_forward_pre_hook(session.first_begins, with_kwargs=True))
         return hooks
 
     def _announce(self, session: ModelSession, stack: ExitStack) -> None:

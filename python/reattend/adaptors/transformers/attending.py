@@ -7,10 +7,16 @@ from typing import TypedDict
 
 import numpy as np
 
+from reattend.adaptors.transformers.caches import window_of
 from reattend.adaptors.transformers.keywords import refuse_unknown
 from reattend.adaptors.transformers.masks import HIDDEN, Form, recognised
 from reattend.adaptors.transformers.prompts import Prompt
-from reattend.adaptors.transformers.protocols import AttentionModule, AttentionOptions, Tensor
+from reattend.adaptors.transformers.protocols import (
+    AttentionModule,
+    AttentionOptions,
+    Cache,
+    Tensor,
+)
 from reattend.adaptors.transformers.tensors import floats, numbers, output_like
 from reattend.adaptors.transformers.verify import Asked, Check
 from reattend.attention import attention
@@ -31,6 +37,8 @@ class Forward:
     check: Check | None = None  # holds attention against the model's own
     before: str = ""  # the implementation that the model had
     states: Tensor | None = None  # [B, N, C] that entered the layer that runs
+    key_states: Tensor | None = None  # that the keys of the cross-attention that runs are made of
+    cache: Cache | None = None  # of keys and values
     forms: list[tuple[Tensor, int | None, Form]] = field(default_factory=list)  # of masks seen
 
 
@@ -70,6 +78,8 @@ def attend(
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     window = options.get("sliding_window")
+    if window is None and dropped:  # Phi-3.5 MoE slides by its masks and its cache alone
+        window = window_of(forward.cache, module.layer_idx)
     mask = _chosen(module, mask, options.get("indices"), query, slots, causal)
     form = _form(forward, mask, padding, window, causal, query, length)
     bias = options.get("position_bias")
@@ -78,7 +88,7 @@ def attend(
     asked = Asked(module, query, key, value, mask, options, causal, forward.rows - rows)
     if slots > length:
         key, value = key[:, :, :length], value[:, :, :length]
-    sink = options.get("s_aux")
+    sink = _sink(module, options, query)
     arrays, dtype = numbers(query, key, value)
     exact = arrays[0].dtype == np.float32 or sink is not None
     tensor, out = output_like(query, value, exact=exact)
@@ -101,7 +111,7 @@ def attend(
     if sink is not None and logsumexp is not None:
         # A learned sink is a key without a value: it takes its share of each row. Methods change
         # how a row shares out what is left; that share itself is not theirs.
-        left = _left_by(floats(sink), logsumexp)[..., None]
+        left = _left_by(sink, logsumexp)[..., None]
         out *= left
         if room is not out:
             room *= left
@@ -278,7 +288,24 @@ def _behind(array: Array, dropped: int) -> Array:
     return full
 
 
+def _sink(module: AttentionModule, options: AttentionOptions, query: Tensor) -> Array | None:
+    """Give the score of a learned sink, of each head [H, 1] or of each row too [B, H, N]."""
+    of_head, of_row = options.get("s_aux"), options.get("sinks")
+    sink = of_row if of_head is None else of_head
+    if sink is None:
+        return None
+    shape, rows = tuple(sink.shape), (*query.shape[:3], 1)
+    if of_head is not None and of_row is None and shape == tuple(query.shape[1:2]):
+        return floats(sink)[:, None]
+    if of_head is None and shape == rows:
+        return floats(sink)[..., 0]
+    raise NotImplementedError(
+        f"{type(module).__name__} passes a sink {shape} to its attention; reattend supports s_aux "
+        f"[H] = {rows[1:2]} or sinks [B, H, N, 1] = {rows}"
+    )
+
+
 def _left_by(sink: Array, logsumexp: Array) -> Array:
-    """Give what a learned sink [H] leaves of each row [B, H, N] for the keys."""
-    left: Array = np.exp(logsumexp - np.logaddexp(logsumexp, sink[:, None]))
+    """Give what a learned sink leaves of each row [B, H, N] for the keys."""
+    left: Array = np.exp(logsumexp - np.logaddexp(logsumexp, sink))
     return left

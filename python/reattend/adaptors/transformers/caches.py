@@ -43,3 +43,23 @@ def cache_of(values: Mapping[str, object]) -> Cache | None:
     """
     found = values.get(_NEW)
     return cast("Cache | None", values.get(_OLD) if found is None else found)
+
+
+def window_of(cache: Cache | None, layer: int) -> int | None:
+    """Give how many keys a cache keeps of a layer; None where it keeps all.
+
+    Parameters
+    ----------
+    cache : transformers.Cache, optional
+    layer : int
+
+    Examples
+    --------
+    >>> window_of(None, 0) is None
+    True
+    """
+    layers = getattr(cache, "layers", ())
+    kept = layers[layer] if layer < len(layers) else None
+    if kept is None or not getattr(kept, "is_sliding", False):
+        return None
+    return int(getattr(kept, "sliding_window", None) or kept.max_cache_len)

@@ -21,6 +21,7 @@ from reattend.adaptors.transformers.protocols import (
     Model,
     Tensor,
 )
+from reattend.method import Method
 from reattend.optional import demand
 
 NAME = "reattend"
@@ -30,6 +31,7 @@ class Owner(Protocol):
     """Who attends in place of a model's attention."""
 
     knows_sdpa: bool
+    methods: tuple[Method, ...]
 
     def attend(
         self,
@@ -83,7 +85,7 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
     structure : Structure
         Of the model.
     owner : Owner
-        Who attends from now on.
+        Who attends from now on; if it has methods, of cross-attention to pictures too.
 
     Raises
     ------
@@ -92,6 +94,7 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
     """
     _register()
     config, modules = structure.config, list(structure.attention.values())
+    modules += structure.cross.values() if owner.methods else ()
     before = config._attn_implementation
     owners = [_owners.get(module) for module in modules]
     known = _configs.get(id(config))

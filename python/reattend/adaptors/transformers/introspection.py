@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from reattend.adaptors.transformers.protocols import (
@@ -22,11 +22,12 @@ class Structure:
     decoder: Decoder
     config: Config  # of the language model
     attention: dict[int, AttentionModule]  # of each layer
-    layers: dict[int, Module]
+    layers: dict[int, Module]  # that the states enter which attention's norm reads
     image_token: int | None  # id of the token that stands for a part of an image
     num_layers: int  # of the language model, those without softmax attention included
     image_tokens: tuple[int, ...] = ()  # that id, and those of parts of videos
     no_methods: str | None = None  # why methods cannot be attached; plain attention can
+    cross: dict[int, AttentionModule] = field(default_factory=dict)  # whose keys are a picture's
 
     @property
     def first(self) -> int:
@@ -65,16 +66,23 @@ def examined(model: Model, processor: object = None) -> Structure:
             f"{name} is compiled by torch.compile, which cannot see into reattend: attach the "
             "model that is not compiled"
         )
-    decoder = model.get_decoder()
+    decoder = _decoder_of(model)
     two = bool(getattr(model.config, "is_encoder_decoder", False))
     config = decoder.config if two else model.config.get_text_config(decoder=True)
     attention: dict[int, AttentionModule] = {}
     layers: dict[int, Module] = {}
+    cross: dict[int, AttentionModule] = {}
     no_methods = None
     if two:
         no_methods = (
             f"{name} is an encoder with a decoder, and methods are for language models in which "
             "image and text are keys of one sequence: attach it without methods"
+        )
+    passes = getattr(config, "loop_num_passes", 1)
+    if passes > 1:
+        no_methods = (
+            f"{name} passes some of its layers {passes} times in a forward, and methods count each "
+            "layer once: attach it without methods"
         )
     for path, module in decoder.named_modules():
         if not _is_attention(module, config):
@@ -84,11 +92,9 @@ def examined(model: Model, processor: object = None) -> Structure:
                 f"{name} attends to its own past and to an encoder in one softmax "
                 f"({type(module).__name__}), which reattend does not support"
             )
-        if _is_cross(path, module):
-            no_methods = no_methods or (
-                f"{name} has cross-attention ({type(module).__name__}), and methods are for models "
-                "in which image and text are keys of one sequence: attach it without methods"
-            )
+        if _is_cross(path, module):  # to a text or a sound it stays the model's own
+            if _PICTURE_STATES in inspect.signature(module.forward).parameters:
+                cross[module.layer_idx] = module
             continue
         if module.layer_idx in attention:
             raise NotImplementedError(
@@ -103,9 +109,11 @@ def examined(model: Model, processor: object = None) -> Structure:
                 "attach it without methods"
             )
         attention[module.layer_idx] = module
-        layers[module.layer_idx] = decoder.get_submodule(path.rpartition(".")[0])
+        layers[module.layer_idx] = _entrance(decoder, path, config)
     expected = max(attention, default=-1) + 1
-    expected = expected if two else getattr(config, "num_hidden_layers", expected)
+    if not two:  # of half an encoder-decoder, num_hidden_layers are the encoder's
+        expected = getattr(config, "num_hidden_layers", expected)
+        expected = getattr(config, "decoder_layers", expected)
     if not attention or not 0 <= min(attention) <= max(attention) < expected:
         raise NotImplementedError(
             f"{name} has {expected} layers, of which {len(attention)} have an attention of their "
@@ -114,14 +122,36 @@ def examined(model: Model, processor: object = None) -> Structure:
     tokens = _image_tokens(model, processor)
     return Structure(
         decoder, config, attention, layers, tokens[0] if tokens else None, expected, tokens,
-        no_methods,
+        no_methods, cross,
     )  # fmt: skip
+
+
+_PICTURE_STATES = "cross_attention_states"  # what keys are made of, where they are a picture's
+
+
+def _decoder_of(model: Model) -> Decoder:
+    """Give the stack of layers; ModernBERT's decoder names its last matrix `decoder`."""
+    found = model.get_decoder()
+    return found if hasattr(found, "config") else model.base_model
+
+
+def _entrance(decoder: Decoder, path: str, config: Config) -> Module:
+    """Give the module that the states enter which an attention's norm reads.
+
+    It is the decoder layer, but where that carries several streams of states, of which the norm
+    reads a mix (HY-V4), or holds two attentions (LongCat).
+    """
+    above, _, place = path.rpartition(".")
+    if place.isdigit():
+        return decoder.get_submodule(f"{above.rpartition('.')[0]}.input_layernorm.{place}")
+    streams = getattr(config, "hc_mult", 1) > 1
+    return decoder.get_submodule(f"{above}.input_layernorm" if streams else above)
 
 
 def _is_attention(module: Module, config: Config) -> TypeGuard[AttentionModule]:
     return (
         isinstance(getattr(module, "layer_idx", None), int)
-        and "Attention" in type(module).__name__
+        and ("Attention" in type(module).__name__ or type(module).__name__.endswith("MLA"))
         and getattr(module, "config", None) is config
     )
 

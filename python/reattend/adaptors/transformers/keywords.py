@@ -6,7 +6,8 @@ from reattend.adaptors.transformers.protocols import AttentionOptions, Module, T
 from reattend.optional import demand
 
 HONOURED = {
-    "scaling", "softcap", "s_aux", "sliding_window", "is_causal", "indices", "position_bias",
+    "scaling", "softcap", "s_aux", "sinks", "sliding_window", "is_causal", "indices",
+    "position_bias",
 }  # fmt: skip
 # These go past every attention on their way through a model, and change it in none.
 _PASSING = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from reattend.adaptors.transformers.attending import Forward, attend
 from reattend.adaptors.transformers.caches import cache_of
+from reattend.adaptors.transformers.crossing import attend_across
 from reattend.adaptors.transformers.interface import before, owns
 from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.model_report import ModelReport
@@ -258,8 +259,9 @@ class ModelSession:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
         self._read = prompt
         self._forward = Forward(
-            past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure)
-        )
+            past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure),
+            cache=cache,
+        )  # fmt: skip
         if prompt is not None and kwargs.get("logits_to_keep"):
             # A decoder that is told so reads the last rows only in its last layers (Gemma 4), but
             # methods want the whole prompt in each; the head on top cuts by itself.
@@ -269,7 +271,7 @@ class ModelSession:
     def layer_begins(
         self, layer: int, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
     ) -> None:
-        """See the hidden states that enter a layer, and the cache a decoder made by itself."""
+        """See the hidden states that enter a layer."""
         forward = self._forward
         states = args[0] if args else kwargs.get("hidden_states")
         active = getattr(self.structure.config, "altup_active_idx", None)
@@ -281,9 +283,26 @@ class ModelSession:
         if forward.prompt is None or forward.past >= forward.prompt.length:
             return
         forward.states = states
-        cache = cache_of(kwargs)
-        if layer == self.structure.first and forward.past == 0 and cache is not None:
+        if layer == self.structure.first:
+            self._see_cache(cache_of(kwargs))
+
+    def first_begins(
+        self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
+    ) -> None:
+        """See the cache that a decoder made by itself."""
+        self._see_cache(cache_of(kwargs))
+
+    def _see_cache(self, cache: Cache | None) -> None:
+        forward = self._forward
+        if cache is not None and forward.prompt is not None and forward.past == 0:
+            forward.cache = cache
             self._prompts.bind(forward.prompt, cache)
+
+    def cross_begins(
+        self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
+    ) -> None:
+        """See the states that the keys of cross-attention are made of; later steps keep keys."""
+        self._forward.key_states = kwargs.get("cross_attention_states")
 
     def attend(
         self,
@@ -295,7 +314,10 @@ class ModelSession:
         options: AttentionOptions,
     ) -> Tensor:
         """Compute a layer's attention [B, N, H, Dv]; the attention function calls it."""
-        return attend(self._forward, module, query, key, value, mask, self._padding, options)
+        asked = (self._forward, module, query, key, value, mask, self._padding, options)
+        if self.structure.cross.get(module.layer_idx) is module:
+            return attend_across(*asked)
+        return attend(*asked)
 
     def decoder_ends(self, module: Module, args: tuple[Tensor, ...], output: object) -> None:
         """Forget what was of one forward only."""
@@ -344,7 +366,10 @@ class ModelSession:
         for_text = image is not None and whole and any(m.needs_text_only for m in self.methods)
         methods = self._with_sink_dims() if whole else self.methods
         probe = methods is None
-        session = Session(methods or self.methods, num_layers=self.structure.num_layers)
+        session = Session(
+            methods or self.methods, num_layers=self.structure.num_layers,
+            cross_layers=self.structure.cross,
+        )  # fmt: skip
         if self._recorded is not None:
             session.record(self._recorded)
         prompt = Prompt(session, length, image)

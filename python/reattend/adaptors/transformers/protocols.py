@@ -118,6 +118,8 @@ class Model(Module, Protocol):
 
     config: Config
 
+    @property
+    def base_model(self) -> Decoder: ...
     def get_decoder(self) -> Decoder: ...
     def set_attn_implementation(self, attn_implementation: str | Implementations) -> None: ...
 
@@ -141,6 +143,7 @@ class AttentionOptions(TypedDict, total=False):
     scaling: float | None
     softcap: float | None
     s_aux: Tensor | None  # [H], a learned sink
+    sinks: Tensor | None  # [B, H, N, 1], one of each row
     sliding_window: int | None
     is_causal: bool | None
     indices: Tensor | None  # [B, N, k], the keys that an indexer has chosen
@@ -160,6 +163,7 @@ class ForwardArguments(TypedDict, total=False):
     cache: Cache | None
     past_key_values: Cache | None
     deepstack_features: object
+    cross_attention_states: Tensor | None  # [B or B tiles, M, C], that keys are made of
     output_attentions: bool | None
     logits_to_keep: object  # a number, or a tensor of places
     generation_config: object

@@ -93,7 +93,8 @@ class Check:
 
 def _kind(asked: Asked, form: Form) -> Hashable:
     options, query, value = asked.options, asked.query, asked.value
-    flags = (options.get(name) is not None for name in ("s_aux", "indices", "position_bias"))
+    names = ("s_aux", "sinks", "indices", "position_bias")
+    flags = (options.get(name) is not None for name in names)
     return (
         type(asked.module), options.get("sliding_window"), options.get("softcap"), *flags,
         form.causal, form.window, form.dense, form.key_mask is not None,
@@ -114,9 +115,11 @@ def _own_rows(attend: OwnAttention, asked: Asked, rows: Array) -> tuple[Array, A
         mask = seen[None, None]
     elif mask is not None:
         mask = mask[:, :, rows] if mask.shape[2] > 1 else mask
-    bias = options.get("position_bias")
+    bias, sinks = options.get("position_bias"), options.get("sinks")
     if bias is not None and bias.shape[2] > 1:
         options["position_bias"] = bias[:, :, rows]
+    if sinks is not None:
+        options["sinks"] = sinks[:, :, rows]
     visible: Array = np.ones((1, 1, 1), bool)
     if mask is not None:
         shown = mask > HIDDEN if mask.is_floating_point() else mask
