@@ -13,6 +13,7 @@ import pytest
 import reattend as ra
 from reattend import decoding, measures, sinks
 from reattend.cache import selection
+from reattend.cache.selection.row import row_and_keys
 from reattend.method import registered
 from test_codebase import exported, public
 
@@ -66,6 +67,12 @@ def note_confidence(**given):
     with (session := ra.Session([], num_layers=1)).generation():
         session.attend(0, QUERY, KEY, VALUE)
         session.note_confidence(**given)
+
+
+def recycled():
+    found = selection.Recycled(2)
+    found.note(QUERY[:, :, 0], WEIGHTS[:, :, 0])
+    return found
 
 
 def call():
@@ -128,19 +135,70 @@ TABLE = {
     "cache.kv_cache.KVCache.reorder": (
         lambda **given: cache().reorder(**given), {"indices": np.array([1, 0])}
     ),
-    "cache.selection.forgetting_scores": (
+    "cache.selection.scores.forgetting_scores": (
         selection.forgetting_scores, {"weights": WEIGHTS, "num_kv_heads": 2, "forget": 0.9}
     ),
-    "cache.selection.highest": (selection.highest, {"scores": np.ones((2, 2, 5)), "count": 2}),
-    "cache.selection.last_row_scores": (
+    "cache.selection.scores.highest": (
+        selection.highest, {"scores": np.ones((2, 2, 5)), "count": 2}
+    ),
+    "cache.selection.scores.last_row_scores": (
         selection.last_row_scores, {"weights": WEIGHTS[:, :, -1:], "num_kv_heads": 2}
     ),
-    "cache.selection.observed_scores": (
+    "cache.selection.scores.observed_scores": (
         selection.observed_scores, {"column_sums": WEIGHTS[:, :, 0], "num_kv_heads": 2}
     ),
-    "cache.selection.streaming": (selection.streaming, {"num_keys": 9, "sinks": 1, "recent": 2}),
-    "cache.selection.window_scores": (
+    "cache.selection.scores.streaming": (
+        selection.streaming, {"num_keys": 9, "sinks": 1, "recent": 2}
+    ),
+    "cache.selection.scores.window_scores": (
         selection.window_scores, {"weights": WEIGHTS[:, :, -2:], "num_kv_heads": 2, "pool": 3}
+    ),
+    "cache.selection.blocks.chunk_scores": (
+        selection.chunk_scores, {"query": QUERY[:, :, 0], "key": KEY, "starts": np.array([0, 2])}
+    ),
+    "cache.selection.blocks.tree_keys": (
+        selection.tree_keys, {"query": QUERY[:, :, 0], "key": KEY, "keep": 1, "block": 2}
+    ),
+    "cache.selection.compensation.compensated": (
+        selection.compensated, {"key": KEY, "value": VALUE, "indices": np.array([0, 3])}
+    ),
+    "cache.selection.compensation.image_tiers": (
+        selection.image_tiers, {"scores": np.ones((2, 2, 5)), "core": 1, "stored": 3}
+    ),
+    "cache.selection.layers.centre_distance": (
+        selection.centre_distance, {"head_outputs": OUTPUTS}
+    ),
+    "cache.selection.layers.lazy_share": (
+        selection.lazy_share, {"weights": WEIGHTS[:, :, 0], "sinks": 1, "recent": 2}
+    ),
+    "cache.selection.layers.sinks_recent_middle": (
+        selection.sinks_recent_middle,
+        {"scores": np.ones((2, 2, 5)), "sinks": 1, "recent": 1, "middle": 1},
+    ),
+    "cache.selection.row.row_and_keys": (
+        row_and_keys, {"query": QUERY[:, :, 0], "key": KEY}
+    ),
+    "cache.selection.low_rank.key_components": (selection.key_components, {"key": KEY}),
+    "cache.selection.low_rank.low_rank_scores": (
+        selection.low_rank_scores,
+        {"query": QUERY[:, :, 0], "key": KEY, "components": np.stack([np.eye(8)] * 2), "rank": 2,
+         "scale": 0.3},
+    ),
+    "cache.selection.sparse.Recycled": (
+        selection.Recycled, {"count": 2, "every": 3, "similarity": 0.5}
+    ),
+    "cache.selection.sparse.Recycled.keys": (
+        lambda **given: recycled().keys(**given), {"query": QUERY[:, :, 0], "num_keys": 6}
+    ),
+    "cache.selection.sparse.Recycled.note": (
+        lambda **given: recycled().note(**given),
+        {"query": QUERY[:, :, 0], "weights": WEIGHTS[:, :, 0]},
+    ),
+    "cache.selection.sparse.selection_bias": (
+        selection.selection_bias, {"indices": np.array([[[0, 2]]]), "num_keys": 5}
+    ),
+    "cache.selection.sparse.stripes": (
+        selection.stripes, {"weights": WEIGHTS, "share": 0.9}
     ),
     "call.Call.column_sums": (
         lambda **given: call().column_sums(**given), {"heads": np.ones(4, bool)}
@@ -152,6 +210,11 @@ TABLE = {
     ),
     "call.Call.row_scores": (
         lambda **given: call().row_scores(**given), {"keys": np.ones((2, 5), bool)}
+    ),
+    "decoding.context.context_votes": (
+        decoding.context_votes,
+        {"weights": np.full((3, 4), 0.1), "ids": np.array([0, 2, 2, 1]), "vocab_size": 7,
+         "head_weights": np.ones(3), "probe": None, "logits": LOGITS[0], "top_rank": 3},
     ),
     "decoding.contrastive.contrast": (
         decoding.contrast, {"logits": LOGITS, "other": LOGITS + 1, "alpha": 1.0, "beta": 0.1}
@@ -180,8 +243,9 @@ TABLE = {
     "decoding.mixing.plausible": (decoding.plausible, {"logits": LOGITS, "beta": 0.1}),
     "decoding.mixing.softmax": (decoding.softmax, {"logits": LOGITS}),
     **parameters_of(
-        decoding.AvisC, decoding.CausalMM, decoding.DAMRO, decoding.DeCo, decoding.DoLa,
-        decoding.Guidance, decoding.ICD, decoding.M3ID, decoding.ONLY, decoding.VCD,
+        decoding.AvisC, decoding.CausalMM, decoding.DAGCD, decoding.DAMRO, decoding.DeCo,
+        decoding.DoLa, decoding.Guidance, decoding.ICD, decoding.M3ID, decoding.ONLY,
+        decoding.VCD,
     ),
     "measures.across_layers.flow": (measures.flow, {"weights": WEIGHTS[0], "row": -1}),
     "measures.across_layers.rollout": (measures.rollout, {"weights": WEIGHTS[0]}),
@@ -241,6 +305,21 @@ TABLE = {
     "measures.image_maps.relative_map": (
         measures.relative_map,
         {"weights": np.full(16, 0.1), "generic": np.full(16, 0.2), "lamb": 1.0},
+    ),
+    "measures.over_trust.over_trust": (
+        measures.over_trust, {"weights": WEIGHTS, "scale": 50.0, "base": 1e-7}
+    ),
+    "measures.pursuit.head_pursuit": (
+        measures.head_pursuit, {"head_outputs": STATES[0], "dictionary": np.eye(16), "k": 2}
+    ),
+    "measures.saliency.evidence_saliency": (
+        measures.evidence_saliency, {"weights": WEIGHTS, "tau": 2.0, "share": 0.5}
+    ),
+    "measures.side_branch.side_branch": (
+        measures.side_branch,
+        {"weights": WEIGHTS[:, :, 0], "value": VALUE,
+         "image": np.array([[False, False, False, True, True]] * 2),
+         "key_mask": np.ones((2, 5), bool)},
     ),
     "measures.readings.head_divergence": (
         measures.head_divergence, {"head_outputs": OUTPUTS, "text_outputs": OUTPUTS + 1}
