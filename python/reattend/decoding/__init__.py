@@ -1,6 +1,7 @@
 """Decoding at the logits: branches combined by one mixer, as processors of a generation."""
 
 from reattend.decoding.confidence import Confidence
+from reattend.decoding.context import DAGCD, context_votes
 from reattend.decoding.contrastive import Branch, ModelBranch, TwoBranch, contrast
 from reattend.decoding.distortion import diffusion_noise, faint_tokens, outlier_patches
 from reattend.decoding.layers import DeCo, DoLa, EarlyLayers
@@ -11,6 +12,7 @@ from reattend.decoding.settings import (
     M3ID,
     ONLY,
     VCD,
+    AttentionBuckets,
     AvisC,
     CausalMM,
     Guidance,
@@ -18,11 +20,13 @@ from reattend.decoding.settings import (
 )
 
 __all__ = [
+    "DAGCD",
     "DAMRO",
     "ICD",
     "M3ID",
     "ONLY",
     "VCD",
+    "AttentionBuckets",
     "AvisC",
     "Branch",
     "CausalMM",
@@ -34,6 +38,7 @@ __all__ = [
     "ModelBranch",
     "Setting",
     "TwoBranch",
+    "context_votes",
     "contrast",
     "diffusion_noise",
     "faint_tokens",
