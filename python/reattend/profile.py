@@ -112,11 +112,16 @@ class Profile:
             with whole_file(beside) as partial:
                 partial.write_bytes(content.getvalue())
             values["arrays"] = {"file": beside.name, "sha256": checksum}
-        before = _arrays_file(path)
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-        if before is not None and before != values.get("arrays", {}).get("file"):
-            path.with_name(before).unlink(missing_ok=True)
+        before, kept = _arrays_file(path), values.get("arrays", {}).get("file")
+        try:
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        except BaseException:
+            before, kept = kept, before  # what was there before goes on
+            raise
+        finally:
+            if before is not None and before != kept:
+                path.with_name(before).unlink(missing_ok=True)
         return path
 
     @classmethod

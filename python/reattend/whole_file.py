@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path : path
         Where the file shall be; a file that is there stays as it is until then.
 
+    Raises
+    ------
+    OSError
+        If it cannot be written, such as on a full disk; it names the path.
+
     Examples
     --------
     >>> import tempfile
@@ -37,5 +43,28 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None or str(error.filename) not in ("None", str(partial)):
+            raise  # of another file
+        raise named(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is gone, or that nobody may write to
+            partial.unlink()
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """Give an error of the system with the file that it is about: most writes name none.
+
+    Parameters
+    ----------
+    error : OSError
+        What the system said.
+    path : path
+        Of the file.
+
+    Examples
+    --------
+    >>> print(named(OSError(28, "No space left on device"), Path("run.json")))
+    [Errno 28] No space left on device: 'run.json'
+    """
+    return OSError(error.errno, error.strerror, str(path))

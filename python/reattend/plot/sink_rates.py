@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,8 +162,10 @@ def write_figure(path: str | Path, draw: Callable[[], Any]) -> None:
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {path.name!r}")
     figure = draw()
+    content = io.BytesIO()  # drawn before it is written: matplotlib hides that a disk is full
+    figure.savefig(content, format=path.suffix[1:], dpi=150)
     with whole_file(path) as partial:
-        figure.savefig(partial, dpi=150)
+        partial.write_bytes(content.getvalue())
 
 
 def _figure(shares: SinkShares, title: str, caption: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reattend.evaluation.runner.file_lock import FileLock, HeldError
+from reattend.whole_file import named
 
 VERSION = 2  # of the lines; the first had no checksums
 
@@ -126,6 +127,11 @@ class Journal:
         found
             What JSON can hold.
 
+        Raises
+        ------
+        OSError
+            If it cannot be written, such as on a full disk; the journal then is as it was.
+
         Examples
         --------
         See the example of the class.
@@ -220,7 +226,16 @@ def _short(value: Any) -> str:
 
 
 def _append(path: Path, line: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a line to the disk, or nothing: after half a line the next one would be lost too."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException as error:
+            os.truncate(path, size)
+            if isinstance(error, OSError):
+                raise named(error, path) from error
+            raise
