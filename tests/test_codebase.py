@@ -23,7 +23,7 @@ CPP = ROOT / "cpp"
 # folder stands for all that is in it that no longer name here does.
 PYTHON_LAYERS = [
     ["_core"],
-    ["checks", "optional", "one_thread", "deprecated", "whole_file"],
+    ["checks", "optional", "one_thread", "deprecated", "whole_file", "damaged_arrays"],
     ["policy"],
     ["transform", "fingerprint", "reading"],
     ["border"],

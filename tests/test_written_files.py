@@ -121,7 +121,7 @@ def no_room(folder):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 @roads
 def test_a_disk_that_is_really_full(tmp_path, name):
-    with no_room(tmp_path):
+    with no_room(tmp_path):  # nothing is left mounted: pytest could not clear away
         path, write = tmp_path / name, ROADS[name]
         write(path, 1)
         room = os.statvfs(tmp_path)

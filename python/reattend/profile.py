@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from reattend.border.config import __version__
+from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.fingerprint import fingerprint
 from reattend.policy import Array
 from reattend.whole_file import whole_file
@@ -164,7 +165,7 @@ class Profile:
             )  # fmt: skip
         except ProfileError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGED_ARRAYS as error:
             raise ProfileError(f"{path} is no profile of a model: {error!r}") from error
 
     def check(self, model: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.policy import Array
 from reattend.whole_file import whole_file
 
@@ -131,13 +131,13 @@ class Recording:
         See the example of `save`.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 about = json.loads(bytes(file["about"]))
                 arrays = {name: file[name] for name in file.files if name != "about"}
             version = about.pop("version")
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except DAMAGED_ARRAYS as error:
             raise ValueError(f"{path} is not a recording: {error}") from error
         if version != VERSION:
             raise ValueError(
@@ -146,8 +146,11 @@ class Recording:
         known = {each.name for each in fields(cls)}
         if not {*arrays, *about} <= known or not {*_ARRAYS} <= {*arrays}:
             raise ValueError(f"{path} is not a recording: it holds {sorted({*arrays, *about})}")
-        words, grid = tuple(about.pop("words")), about.pop("grid")
-        return cls(**arrays, words=words, grid=None if grid is None else tuple(grid), **about)
+        try:
+            words, grid = tuple(about.pop("words")), about.pop("grid")
+            return cls(**arrays, words=words, grid=None if grid is None else tuple(grid), **about)
+        except (ValueError, TypeError, LookupError) as error:  # of arrays that do not fit
+            raise ValueError(f"{path} is not a recording: {error}") from error
 
     def with_words(
         self,

@@ -1,8 +1,6 @@
 """Model files that lie: each is refused with its name and the field, before memory is spent."""
 
 import io
-import random
-import resource
 import struct
 import tracemalloc
 import zipfile
@@ -10,12 +8,11 @@ import zipfile
 import numpy as np
 import pytest
 import tiny_llama as tiny
+from changed_files import fuzz
 from reattend.models import ModelFile, ModelFileError, Tokenizer, read_llama
 from reattend.models.vision_weights import WeightsFile, planes
 
 pytestmark = pytest.mark.skipif(not tiny.installed("gguf"), reason="needs the extra demo")
-
-MEMORY = 64 << 20  # beyond twice the file
 
 
 def text(content):
@@ -154,34 +151,6 @@ def test_broken_templates_are_refused(rng, tmp_path, template):
         Tokenizer(ModelFile(path)).chat([{"role": "user", "content": "x"}])
 
 
-def changed(content, draw):
-    """Change some bytes, or cut the content."""
-    content = bytearray(content)
-    for _ in range(draw.choice((1, 1, 2, 8))):
-        at = draw.randrange(min(len(content), draw.choice((64, 2000, 20_000, len(content)))))
-        content[at : at + draw.choice((1, 4, 8))] = draw.choice(
-            (b"\xff" * 8, b"\0" * 8, draw.randbytes(8), b"\xff" * 7 + b"\x7f")
-        )[: draw.choice((1, 4, 8))]
-    return bytes(content[: draw.randrange(len(content))] if draw.random() < 0.1 else content)
-
-
-def fuzz(path, content, read, times):
-    """Read a file that is changed at random: it is read, or refused by ModelFileError."""
-    draw = random.Random(0)
-    refused = read_well = 0
-    for _ in range(times):
-        path.write_bytes(changed(content, draw))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            read(path)
-            read_well += 1
-        except ModelFileError as error:
-            refused += path.name in str(error)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-        assert grown <= 2 * len(content) + MEMORY
-    assert refused > 0
-
-
 def read_gguf(path):
     file = ModelFile(path)
     read_llama(file)
@@ -191,7 +160,7 @@ def read_gguf(path):
 @pytest.mark.parametrize("times", [300, pytest.param(10_000, marks=[pytest.mark.nightly])])
 def test_random_changes_of_a_gguf_file(rng, tmp_path, times):
     path = tiny.write(tmp_path / "tiny.gguf", tiny.weights(rng))
-    fuzz(path, path.read_bytes(), read_gguf, times)
+    fuzz(path, read_gguf, ModelFileError, times)
 
 
 def npz(path, **arrays):
@@ -202,7 +171,7 @@ def npz(path, **arrays):
 @pytest.mark.parametrize("times", [300, pytest.param(10_000, marks=[pytest.mark.nightly])])
 def test_random_changes_of_an_npz_file(rng, tmp_path, times):
     path = npz(tmp_path / "weights.npz", scale=rng.standard_normal((9, 40)))
-    fuzz(path, path.read_bytes(), WeightsFile, times)
+    fuzz(path, WeightsFile, ModelFileError, times)
 
 
 def header(shape, descr="'<f4'", version=1):

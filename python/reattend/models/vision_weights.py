@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.models.llama import Llama
 from reattend.models.vision import GROUPS, Convolution, Encoder, Linear, Projector, Registers
 from reattend.models.weights import ModelFileError
@@ -59,11 +57,7 @@ class WeightsFile:
             raise FileNotFoundError(f"{self.path} is not a file; weights are a .npz file's path")
         try:
             self._arrays = read_arrays(self.path)
-        except (
-            ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error, SyntaxError,
-            NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error,
-            tokenize.TokenError,
-        ) as error:  # fmt: skip
+        except DAMAGED_ARRAYS as error:
             raise ModelFileError(f"{self.path} cannot be read as .npz: {error}") from error
         self.metadata = self._read_metadata()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import Any
 
 import numpy as np
 
+from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.evaluation.regression.baseline import Regression
 from reattend.policy import Array
 from reattend.recording import Recording
@@ -94,11 +94,11 @@ class AttentionRegression(Regression):
 
     def _read(self) -> dict[str, Array]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if int(file["version"]) != VERSION:
                     raise ValueError(f"it has version {int(file['version'])}, not {VERSION}")
                 return {name: file[name] for name in ("masses", "entropy", "sinks", "image")}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED_ARRAYS as error:
             raise ValueError(f"{self.path} cannot be read as a baseline: {error}") from error
 
 
