@@ -86,12 +86,14 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int rows, int6
     return edits;
 }
 
-Rows Tensor::rows(int64_t batch, int64_t head, int64_t row, int64_t count, float* buffer) const {
-    const void* first = this->row(batch, head, row);
-    if (direct()) return {static_cast<const float*>(first), row_stride};
-    kernels().widen(first, type, row_stride, scales ? scales.row(batch, head, row) : nullptr,
-                    static_cast<int>(count), static_cast<int>(dim), buffer, buffer_stride());
-    return {buffer, buffer_stride()};
+Matrix<const float> Tensor::rows(int64_t batch, int64_t head, int64_t row, int64_t count,
+                                 float* buffer) const {
+    const StoredMatrix from = stored(batch, head, row);
+    if (direct()) return {static_cast<const float*>(from.data), from.ld};
+    const Matrix<float> to{buffer, buffer_stride()};
+    kernels().widen(from, scales ? scales.row(batch, head, row) : nullptr, static_cast<int>(count),
+                    static_cast<int>(dim), to);
+    return to;
 }
 
 void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) const {
@@ -104,21 +106,20 @@ void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) 
         kernels().narrow(from, type == Type::kBfloat16, static_cast<uint16_t*>(to), dim);
 }
 
-void Scores::query_rows(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
-                        int64_t ld) const {
+void Scores::query_rows(int64_t item, int64_t head, int64_t row, int64_t count,
+                        Matrix<float> to) const {
     for (int64_t r = 0; r < count; ++r) {
-        float* each = to + r * ld;
+        float* each = to.row(r);
         const float* from = query.rows(item, head, row + r, 1, each).data;
         if (from != each) std::copy_n(from, head_dim, each);
-        std::fill(each + head_dim, each + ld, 0.0f);
+        std::fill(each + head_dim, each + to.ld, 0.0f);
     }
 }
 
-void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
-                         int64_t ld) const {
-    read(this->key, item, kv_head, key, count, [&](Rows keys, int offset, int some) {
-        kernels().pack_keys(keys.data, keys.stride, some, static_cast<int>(head_dim), to + offset,
-                            ld);
+void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count,
+                         Matrix<float> to) const {
+    read(this->key, item, kv_head, key, count, [&](Matrix<const float> keys, int offset, int some) {
+        kernels().pack_keys(keys, some, static_cast<int>(head_dim), to.at(0, offset));
     });
 }
 

@@ -13,7 +13,7 @@
 
 namespace reattend {
 
-/// Hands on `count` rows as float32, as use(Rows, offset, number): all at once where they can be
+/// Hands on `count` rows as float32, as use(Matrix, offset, number): all at once where they can be
 /// read where they lie, else as many at a time as the first level cache holds.
 template <class Use>
 void read(const Tensor& tensor, int64_t item, int64_t head, int64_t row, int count,
@@ -69,13 +69,11 @@ struct Scores {
     /// [count].
     ScoreEdits edits(int64_t item, int64_t head, int64_t row, int rows, int64_t key, int count,
                      int32_t* hidden) const;
-    /// Transposes keys to [head_dim, ld].
-    void packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, float* to,
-                     int64_t ld) const;
-    /// Copies rows of the query, padded with zeros, to [count, ld]. They are not multiplied by
+    /// Transposes keys to [head_dim, count].
+    void packed_keys(int64_t item, int64_t kv_head, int64_t key, int count, Matrix<float> to) const;
+    /// Copies rows of the query, padded with zeros, to [count, to.ld]. They are not multiplied by
     /// scale: to round their products alone is more exact.
-    void query_rows(int64_t item, int64_t head, int64_t row, int64_t count, float* to,
-                    int64_t ld) const;
+    void query_rows(int64_t item, int64_t head, int64_t row, int64_t count, Matrix<float> to) const;
 };
 
 /// A policy with the rows that it is for.

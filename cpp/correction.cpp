@@ -46,8 +46,6 @@ public:
              int rows)
         : call_(call), scores_(call.scores), item_(item), head_(head), row_(row), rows_(rows) {
         logsumexp_ = logsumexp + scores_.row_index(item, head, row);
-        key_ld_ = padded(scores_.head_dim);
-        partial_ld_ = padded(call.value_dim);
     }
 
     void run(const FewKeys& keys) {
@@ -58,26 +56,30 @@ public:
             segments += !keys.positions[g].empty();
             most = std::max(most, static_cast<int>(keys.positions[g].size()));
         }
-        ld_ = padded(most);
-        const size_t packed = scores_.head_dim * ld_, weights = kRows * ld_;
-        float* memory = Scratch::of_thread().floats(
-            packed + 2 * weights + ld_ * (key_ld_ + partial_ld_) + segments * kRows * partial_ld_ +
-            scores_.query.buffer_size(kRows) + partial_ld_);
-        packed_ = memory;
-        weights_ = packed_ + packed;
-        bias_ = weights_ + weights;
-        keys_ = bias_ + weights;
-        values_ = keys_ + ld_ * key_ld_;
-        out_row_ = values_ + ld_ * partial_ld_;
-        float* next = out_row_ + partial_ld_;
-        query_buffer_ = next;
-        next += scores_.query.buffer_size(kRows);
+        const auto keys_ld = static_cast<int64_t>(padded(most));
+        const auto key_ld = static_cast<int64_t>(padded(scores_.head_dim));
+        const auto value_ld = static_cast<int64_t>(padded(call_.value_dim));
+        const size_t query = scores_.query.buffer_size(kRows);
+        float* next = Scratch::of_thread().floats((scores_.head_dim + 2 * kRows) * keys_ld +
+                                                  keys_ld * (key_ld + value_ld) + value_ld + query +
+                                                  segments * kRows * value_ld);
+        const auto take = [&](int64_t rows, int64_t ld) {
+            const Matrix<float> taken{next, ld};
+            next = taken.row(rows);
+            return taken;
+        };
+        packed_ = take(scores_.head_dim, keys_ld);
+        weights_ = take(kRows, keys_ld);
+        bias_ = take(kRows, keys_ld);
+        keys_ = take(keys_ld, key_ld);
+        values_ = take(keys_ld, value_ld);
+        out_row_ = take(1, value_ld).data;
+        query_buffer_ = take(1, query).data;
         std::fill_n(&mass_[0][0], rows_ * kMaxSegments, 0.0f);
         for (int g = 1; g < call_.num_segments; ++g) {
-            partial_[g] = nullptr;
+            partial_[g] = {};
             if (keys.positions[g].empty()) continue;
-            partial_[g] = next;
-            next += kRows * partial_ld_;
+            partial_[g] = take(kRows, value_ld);
             add(g, keys.positions[g]);
         }
         for (int r = 0; r < rows_; ++r) finish(r);
@@ -110,14 +112,14 @@ public:
             call_.finish_empty(item_, head_, row_);
             return true;
         }
-        weights_ = Scratch::of_thread().floats(scores_.key_len + partial_ld_);
-        out_row_ = weights_ + scores_.key_len;
+        float* changed = Scratch::of_thread().floats(scores_.key_len + padded(call_.value_dim));
+        out_row_ = changed + scores_.key_len;
         write(0, mass, factor, [&](float* out) {
             if (factor[0] != 1) kernels().scaled(out, factor[0], out, call_.value_dim);
             for (const Interval& keys : labelled) {
                 for (int64_t key = keys.begin; key < keys.end; ++key)
-                    weights_[key] = added[label[key]] * weights[key];
-                add_values(keys, out);
+                    changed[key] = added[label[key]] * weights[key];
+                add_values(keys, changed + keys.begin, out);
             }
         });
         return true;
@@ -164,8 +166,7 @@ private:
         int64_t begin = seen.begin;
         const auto add_until = [&](int64_t end) {
             const Range columns{static_cast<int32_t>(begin), static_cast<int32_t>(end)};
-            if (begin < end)
-                kernels().sum_rows(weights, scores_.key_len, 1, columns, mass, kMaxSegments);
+            if (begin < end) kernels().sum_rows({weights}, 1, columns, {mass});
         };
         for (const Interval& keys : labelled) {
             add_until(keys.begin);
@@ -174,17 +175,15 @@ private:
         add_until(seen.end);
     }
 
-    /// out += weights_ * values, of keys that the row sees.
-    void add_values(Interval keys, float* out) {
+    /// out += weights * values, of keys that the row sees.
+    void add_values(Interval keys, float* weights, float* out) {
         const Tensor& value = call_.value;
         const int64_t kv_head = scores_.kv_head(head_);
         const int count = static_cast<int>(keys.size());
-        float* some = weights_ + keys.begin;
         if (value.scales)
-            kernels().multiply(value.scales.row(item_, kv_head, keys.begin), some, count);
-        kernels().accumulate_few(some, scores_.key_len, value.row(item_, kv_head, keys.begin),
-                                 value.type, value.row_stride, out, partial_ld_, 1, count,
-                                 static_cast<int>(call_.value_dim), fetched_ahead(1, false));
+            kernels().multiply(value.scales.row(item_, kv_head, keys.begin), weights, count);
+        kernels().accumulate_few({weights}, value.stored(item_, kv_head, keys.begin), {out}, 1,
+                                 count, static_cast<int>(call_.value_dim), fetched_ahead(1, false));
     }
 
     /// Mass and partial of a segment.
@@ -193,13 +192,13 @@ private:
                   dim = static_cast<int>(scores_.head_dim);
         const int64_t kv_head = scores_.kv_head(head_);
         for (int i = 0; i < count; ++i) {
-            float* key = keys_ + i * key_ld_;
-            const Rows key_read = scores_.key.rows(item_, kv_head, positions[i], 1, key);
-            if (key_read.data != key) std::copy_n(key_read.data, dim, key);
-            std::fill(key + dim, key + key_ld_, 0.0f);
-            float* value = values_ + i * partial_ld_;
-            const Rows found = call_.value.rows(item_, kv_head, positions[i], 1, value);
-            if (found.data != value) std::copy_n(found.data, call_.value_dim, value);
+            float* key = keys_.row(i);
+            const float* key_read = scores_.key.rows(item_, kv_head, positions[i], 1, key).data;
+            if (key_read != key) std::copy_n(key_read, dim, key);
+            std::fill(key + dim, key + keys_.ld, 0.0f);
+            float* value = values_.row(i);
+            const float* found = call_.value.rows(item_, kv_head, positions[i], 1, value).data;
+            if (found != value) std::copy_n(found, call_.value_dim, value);
         }
         Range visible[kRows];
         const Interval all{0, scores_.key_len};
@@ -217,35 +216,33 @@ private:
         if (scores_.bias.view) {
             for (int r = 0; r < rows_; ++r)
                 for (int i = 0; i < count; ++i)
-                    bias_[r * ld_ + i] = scores_.bias.view.row(
+                    bias_.row(r)[i] = scores_.bias.view.row(
                         item_, head_, row_ + r)[positions[i] * scores_.bias.key_stride];
-            edits.bias = bias_;
-            edits.bias_row_stride = ld_;
+            edits.bias = bias_.data;
+            edits.bias_row_stride = bias_.ld;
             edits.bias_key_stride = 1;
         }
         score(count);
-        kernels().weights(weights_, ld_, rows_, count, visible, edits, logsumexp_);
+        kernels().weights(weights_, rows_, count, visible, edits, logsumexp_);
         const Range columns{0, count};
-        kernels().sum_rows(weights_, ld_, rows_, columns, &mass_[0][segment], kMaxSegments);
-        std::fill_n(partial_[segment], rows_ * partial_ld_, 0.0f);
-        kernels().accumulate(weights_, ld_, values_, partial_ld_, partial_[segment], partial_ld_,
-                             rows_, columns, static_cast<int>(call_.value_dim), visible);
+        kernels().sum_rows(weights_, rows_, columns, {&mass_[0][segment], kMaxSegments});
+        std::fill(partial_[segment].data, partial_[segment].row(rows_), 0.0f);
+        kernels().accumulate(weights_, values_, partial_[segment], rows_, columns,
+                             static_cast<int>(call_.value_dim), visible);
     }
 
     /// Scores with the keys. A few are held against the queries, which are read in order.
     void score(int count) {
         const int dim = static_cast<int>(scores_.head_dim);
         if (count > kVeryFewKeys) {
-            const Rows query = scores_.query.rows(item_, head_, row_, rows_, query_buffer_);
-            kernels().pack_keys(keys_, key_ld_, count, dim, packed_, ld_);
-            return kernels().scores(query.data, query.stride, packed_, ld_, weights_, ld_, rows_,
-                                    count, dim, nullptr);
+            kernels().pack_keys(keys_, count, dim, packed_);
+            return kernels().scores(scores_.query.rows(item_, head_, row_, rows_, query_buffer_),
+                                    packed_, weights_, rows_, count, dim, nullptr);
         }
-        const Tensor& query = scores_.query;
-        kernels().dots(keys_, key_ld_, query.row(item_, head_, row_), query.type, query.row_stride,
-                       &transposed_[0][0], kRows, count, rows_, dim, fetched_ahead(count, false));
+        kernels().dots(keys_, scores_.query.stored(item_, head_, row_), {&transposed_[0][0], kRows},
+                       count, rows_, dim, fetched_ahead(count, false));
         for (int r = 0; r < rows_; ++r)
-            for (int i = 0; i < count; ++i) weights_[r * ld_ + i] = transposed_[i][r];
+            for (int i = 0; i < count; ++i) weights_.row(r)[i] = transposed_[i][r];
     }
 
     void finish(int r) {
@@ -289,8 +286,8 @@ private:
         write(r, mass, factor, [&](float* out) {
             float keep = factor[0];
             for (int g = 1; g < call_.num_segments; ++g) {
-                if (!partial_[g] || factor[g] == factor[0]) continue;
-                kernels().mix(partial_[g] + r * partial_ld_, factor[g] - factor[0], out, keep,
+                if (!partial_[g].data || factor[g] == factor[0]) continue;
+                kernels().mix(partial_[g].row(r), factor[g] - factor[0], out, keep,
                               call_.value_dim);
                 keep = 1;
             }
@@ -319,11 +316,10 @@ private:
     int64_t item_, head_, row_;
     int rows_;
     const float* logsumexp_;
-    int64_t key_ld_, partial_ld_, ld_;
-    float *packed_, *weights_, *bias_, *keys_, *values_, *out_row_;
-    float* query_buffer_;
+    Matrix<float> packed_, weights_, bias_, keys_, values_;
+    float *out_row_, *query_buffer_;
     float transposed_[kVeryFewKeys][kRows];
-    float* partial_[kMaxSegments] = {};
+    Matrix<float> partial_[kMaxSegments];
     float mass_[kRows][kMaxSegments];
     int again_[kRows];
     int num_again_ = 0;

@@ -23,12 +23,6 @@ struct View {
     }
 };
 
-/// Rows of float32, `stride` apart.
-struct Rows {
-    const float* data;
-    int64_t stride;
-};
-
 /// Queries, keys or values [B, H, rows, dim] as they are stored: a View of some type.
 struct Tensor {
     const void* data = nullptr;
@@ -49,8 +43,17 @@ struct Tensor {
     int64_t at(int64_t batch, int64_t head, int64_t row) const {
         return batch * batch_stride + head * head_stride + row * row_stride;
     }
+    /// The rows from one on, as they are stored.
+    StoredMatrix stored(int64_t batch, int64_t head, int64_t row) const {
+        return {this->row(batch, head, row), row_stride, type};
+    }
+    /// The same of bfloat16.
+    Matrix<const uint16_t> bits(int64_t batch, int64_t head, int64_t row) const {
+        return {static_cast<const uint16_t*>(this->row(batch, head, row)), row_stride};
+    }
     /// Some rows as float32: where they lie, or else converted to `buffer`.
-    Rows rows(int64_t batch, int64_t head, int64_t row, int64_t count, float* buffer) const;
+    Matrix<const float> rows(int64_t batch, int64_t head, int64_t row, int64_t count,
+                             float* buffer) const;
     /// Distance of rows in a buffer.
     int64_t buffer_stride() const { return padded(dim); }
     /// Floats that a buffer for so many rows takes: none where they are read where they lie.

@@ -23,19 +23,19 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const size_t size = few_rows ? kDecodeRows * query_ld : dim * kKeys;
     const size_t buffer_size =
         few_rows ? scores.key.buffer_size(count) : scores.query.buffer_size(kRows);
-    float* operand =
-        Scratch::of_thread().floats(size + kRows * kKeys + kKeys + buffer_size);  // of the product
-    float* weights = operand + size;
-    float* total = weights + kRows * kKeys;
+    float* memory = Scratch::of_thread().floats(size + kRows * kKeys + kKeys + buffer_size);
+    const Matrix<float> operand{memory, few_rows ? query_ld : kKeys};  // of the product
+    const Matrix<float> weights{memory + size, kKeys};
+    float* total = weights.row(kRows);
     float* buffer = total + kKeys;
     std::fill_n(total, kKeys, 0.0f);
     const int64_t kv_head = scores.kv_head(head);
-    Rows keys_read{};
+    Matrix<const float> keys_read;
     if (few_rows) {
         keys_read = scores.key.rows(item, kv_head, key, count, buffer);
-        scores.query_rows(item, head, 0, scores.query_len, operand, query_ld);
+        scores.query_rows(item, head, 0, scores.query_len, operand);
     } else {
-        scores.packed_keys(item, kv_head, key, count, operand, kKeys);
+        scores.packed_keys(item, kv_head, key, count, operand);
     }
 
     const int64_t first = scores.first_row(keys);
@@ -52,28 +52,25 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
         if (std::all_of(visible, visible + rows, empty)) continue;
         const bool all = rows == kRows && std::all_of(visible, visible + rows, full);
         if (few_rows) {
-            kernels().dots(operand + row * query_ld, query_ld, keys_read.data, Type::kFloat32,
-                           keys_read.stride, weights, kKeys, rows, count, dim,
-                           fetched_ahead(rows, false));
+            kernels().dots(operand.at(row), {keys_read.data, keys_read.ld, Type::kFloat32}, weights,
+                           rows, count, dim, fetched_ahead(rows, false));
         } else {
-            const Rows query = scores.query.rows(item, head, row, rows, buffer);
-            if (all && query.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
+            const Matrix<const float> query = scores.query.rows(item, head, row, rows, buffer);
+            if (all && query.ld >= dim)  // oneDNN takes no rows that overlap or run backwards
                 matmul({.rows = kRows,
                         .cols = kKeys,
                         .depth = dim,
-                        .a_stride = query.stride,
-                        .b_stride = kKeys,
-                        .c_stride = kKeys},
-                       query.data, operand, weights);
+                        .a_stride = query.ld,
+                        .b_stride = operand.ld,
+                        .c_stride = weights.ld},
+                       query.data, operand.data, weights.data);
             else
-                kernels().scores(query.data, query.stride, operand, kKeys, weights, kKeys, rows,
-                                 count, dim, visible);
+                kernels().scores(query, operand, weights, rows, count, dim, visible);
         }
         int32_t hidden[kKeys];
         const ScoreEdits edits = scores.edits(item, head, row, rows, key, count, hidden);
-        kernels().weights(weights, kKeys, rows, count, all ? nullptr : visible, edits,
-                          logsumexp + row);
-        kernels().sum_columns(weights, kKeys, rows, count, total);
+        kernels().weights(weights, rows, count, all ? nullptr : visible, edits, logsumexp + row);
+        kernels().sum_columns(weights, rows, count, total);
     }
     std::copy_n(total, count, sums + key);
 }

@@ -44,7 +44,7 @@ public:
         for (size_t t = 0; t < tiles_.size(); ++t) {
             const auto [key, count, ld] = tiles_[t];
             const float* tile_max = max_ + t * kTileRows;
-            const float* weights = weights_ + t * kSize;
+            const Matrix<const float> weights{weights_ + t * kSize, ld};
             for (int r = 0; r < place_.rows; ++r) {
                 factor_[r] =
                     counts(r) && sum[r][0] != 0 ? std::exp(tile_max[r] - max[r]) / sum[r][0] : 0;
@@ -53,11 +53,11 @@ public:
                 const Interval seen = call_.scores.visible(place_.row + r, keys);
                 for (int64_t j = std::max(seen.begin, key); j < std::min(seen.end, key + count);
                      ++j)
-                    place_.sums[j] += factor_[r] * weights[r * ld + (j - key)];
+                    place_.sums[j] += factor_[r] * weights.row(r)[j - key];
                 factor_[r] = 0;
             }
-            kernels().accumulate_few(factor_, kTileRows, weights, Type::kFloat32, ld,
-                                     place_.sums + key, 0, 1, place_.rows,
+            kernels().accumulate_few({factor_}, {weights.data, ld, Type::kFloat32},
+                                     {place_.sums + key}, 1, place_.rows,
                                      static_cast<int>(padded(count)), Ahead::kNothing);
         }
     }

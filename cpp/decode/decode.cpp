@@ -64,22 +64,21 @@ public:
           ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
           saved_(kept),
           tile_(tile) {
-        query_ld_ = padded(scores_.head_dim);
-        query_ = Scratch::of_thread().floats(scratch(scores_, size_));
-        weights_ = query_ + size_ * query_ld_;
-        narrow_ = reinterpret_cast<uint16_t*>(weights_ + size_ * kKeys);
-        max_ = weights_ + 2 * size_ * kKeys;
+        query_ = {Scratch::of_thread().floats(scratch(scores_, size_)),
+                  static_cast<int64_t>(padded(scores_.head_dim))};
+        weights_ = {query_.row(size_), kKeys};
+        narrow_ = {reinterpret_cast<uint16_t*>(weights_.row(size_)), 2 * kKeys};
+        max_ = weights_.row(2 * size_);
         keep_ = max_ + padded(size_);
         sum_ = keep_ + padded(size_);
         visible_ = reinterpret_cast<Range*>(sum_ + padded(size_));
         for (int r = 0; r < size_; ++r) {
             if (pairs_)
-                std::memcpy(narrow_query() + r * query_ld_,
+                std::memcpy(narrow_query().row(r),
                             scores_.query.row(group.item, group.head(r), group.row(r)),
                             scores_.head_dim * sizeof(uint16_t));
             else
-                scores_.query_rows(group.item, group.head(r), group.row(r), 1,
-                                   query_ + r * query_ld_, query_ld_);
+                scores_.query_rows(group.item, group.head(r), group.row(r), 1, query_.at(r));
             states.row(r).clear(states.segments);
             max_[r] = kNoKey;
         }
@@ -126,11 +125,11 @@ private:
         for (int r = 0; r < size_; ++r) {
             const ScoreEdits edits =
                 scores_.edits(group_.item, group_.head(r), group_.row(r), 1, key, count, hidden);
-            kernels().softmax(weights_ + r * kKeys, kKeys, 1, count, visible_ + r, edits, max_ + r,
-                              keep_ + r, sum_ + r);
+            kernels().softmax(weights_.at(r), 1, count, visible_ + r, edits, max_ + r, keep_ + r,
+                              sum_ + r);
             rescale(r);
             if (saved_)
-                saved_->keep(group_.item, group_.head(r), tile_, key, count, weights_ + r * kKeys,
+                saved_->keep(group_.item, group_.head(r), tile_, key, count, weights_.row(r),
                              max_[r]);
         }
         ++tile_;
@@ -168,10 +167,11 @@ private:
     void add_run(int segment, Range columns, int64_t key, int first, int rows) {
         open(segment);
         const RowState state = states_.row(first);
-        const float* weights = weights_ + first * kKeys;
-        kernels().sum_rows(weights, kKeys, rows, columns, state.sum + segment, states_.row_size());
+        kernels().sum_rows(weights_.at(first), rows, columns,
+                           {state.sum + segment, states_.row_size()});
         // Rows that do not see a key have weight 0 there.
-        if (call_.reads_values()) read_values(columns, key, first, rows, state.partial_of(segment));
+        if (call_.reads_values())
+            read_values(columns, key, first, rows, {state.partial_of(segment), states_.row_size()});
     }
 
     /// Scores of all rows.
@@ -179,52 +179,45 @@ private:
         const Tensor& keys = scores_.key;
         const int dim = static_cast<int>(scores_.head_dim);
         if (pairs_)
-            return kernels().dot_pairs(
-                narrow_query(), query_ld_,
-                static_cast<const uint16_t*>(keys.row(group_.item, group_.kv_head, key)),
-                keys.row_stride, weights_, kKeys, size_, count, dim);
+            return kernels().dot_pairs(narrow_query(), keys.bits(group_.item, group_.kv_head, key),
+                                       weights_, size_, count, dim);
         if (size_ > kDecodeRows)
             return read(keys, group_.item, group_.kv_head, key, count,
-                        [&](Rows rows, int offset, int some) {
-                            kernels().dots(query_, query_ld_, rows.data, Type::kFloat32,
-                                           rows.stride, weights_ + offset, kKeys, size_, some, dim,
+                        [&](Matrix<const float> rows, int offset, int some) {
+                            kernels().dots(query_, {rows.data, rows.ld, Type::kFloat32},
+                                           weights_.at(0, offset), size_, some, dim,
                                            Ahead::kNothing);
                         });
-        kernels().dots(query_, query_ld_, keys.row(group_.item, group_.kv_head, key), keys.type,
-                       keys.row_stride, weights_, kKeys, size_, count, dim, ahead_);
+        kernels().dots(query_, keys.stored(group_.item, group_.kv_head, key), weights_, size_,
+                       count, dim, ahead_);
         for (int r = 0; keys.scales && r < size_; ++r)
-            kernels().multiply(keys.scales.row(group_.item, group_.kv_head, key),
-                               weights_ + r * kKeys, count);
+            kernels().multiply(keys.scales.row(group_.item, group_.kv_head, key), weights_.row(r),
+                               count);
     }
 
     /// Adds values to some rows.
-    void read_values(Range columns, int64_t key, int first, int rows, float* out) {
+    void read_values(Range columns, int64_t key, int first, int rows, Matrix<float> out) {
         const Tensor& values = call_.value;
         const int dim = static_cast<int>(call_.value_dim), count = columns.end - columns.begin;
-        const int64_t out_ld = states_.row_size();
-        float* weights = weights_ + first * kKeys + columns.begin;
+        const Matrix<float> weights = weights_.at(first, columns.begin);
         key += columns.begin;
         if (pairs_) {
             for (int r = 0; r < rows; ++r)
-                kernels().narrow(weights + r * kKeys, true, narrow_ + r * kNarrowLd, count);
+                kernels().narrow(weights.row(r), true, narrow_.row(r), count);
             return kernels().accumulate_pairs(
-                narrow_, kNarrowLd,
-                static_cast<const uint16_t*>(values.row(group_.item, group_.kv_head, key)),
-                values.row_stride, out, out_ld, rows, count, dim);
+                narrow_, values.bits(group_.item, group_.kv_head, key), out, rows, count, dim);
         }
         if (rows > kDecodeRows)
             return read(values, group_.item, group_.kv_head, key, count,
-                        [&](Rows some_values, int offset, int some) {
-                            kernels().accumulate(weights + offset, kKeys, some_values.data,
-                                                 some_values.stride, out, out_ld, rows, {0, some},
-                                                 dim, nullptr);
+                        [&](Matrix<const float> read_here, int offset, int some) {
+                            kernels().accumulate(weights.at(0, offset), read_here, out, rows,
+                                                 {0, some}, dim, nullptr);
                         });
         for (int r = 0; values.scales && r < rows; ++r)
-            kernels().multiply(values.scales.row(group_.item, group_.kv_head, key),
-                               weights + r * kKeys, count);
-        kernels().accumulate_few(weights, kKeys, values.row(group_.item, group_.kv_head, key),
-                                 values.type, values.row_stride, out, out_ld, rows, count, dim,
-                                 ahead_);
+            kernels().multiply(values.scales.row(group_.item, group_.kv_head, key), weights.row(r),
+                               count);
+        kernels().accumulate_few(weights, values.stored(group_.item, group_.kv_head, key), out,
+                                 rows, count, dim, ahead_);
     }
 
     void open(int segment) {
@@ -233,10 +226,10 @@ private:
         for (int r = 0; r < size_; ++r) states_.row(r).open(segment, call_.value_dim);
     }
 
-    static constexpr int64_t kNarrowLd = 2 * kKeys;
-
     /// In the place of query_.
-    uint16_t* narrow_query() const { return reinterpret_cast<uint16_t*>(query_); }
+    Matrix<uint16_t> narrow_query() const {
+        return {reinterpret_cast<uint16_t*>(query_.data), query_.ld};
+    }
 
     const Attention& call_;
     const Scores& scores_;
@@ -247,9 +240,9 @@ private:
     Ahead ahead_;
     SavedWeights* saved_;
     int64_t tile_;
-    int64_t query_ld_;
-    float *query_, *weights_, *max_, *keep_, *sum_;
-    uint16_t* narrow_;  // weights as bfloat16
+    Matrix<float> query_, weights_;
+    Matrix<uint16_t> narrow_;  // weights as bfloat16
+    float *max_, *keep_, *sum_;
     Range* visible_;
     SegmentSet present_ = 0;
 };

@@ -12,7 +12,7 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
-// with AVX-512, 6 x 2 of 16 else.
+// Rows of a block: 6 x 4 of 32 registers hold its sums with AVX-512, 6 x 2 of 16 else.
 constexpr int kRowBlock = 6;
 
 /// The columns that any of `rows` rows sees, within `all`.
@@ -30,25 +30,25 @@ inline Range seen(const Range* visible, int rows, Range all) {
 /// c [rows, vecs] (+)= a [rows, depth] * b [depth, vecs], held in registers. With `partial`, b's
 /// last vector has only that many columns.
 template <int rows, int vecs, bool add, bool partial = false>
-inline void block(const float* a, int64_t a_ld, const float* b, int64_t b_ld, float* c,
-                  int64_t c_ld, int depth, int last = kLanes) {
+inline void block(Matrix<const float> a, Matrix<const float> b, Matrix<float> c, int depth,
+                  int last = kLanes) {
     Vec sum[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
     for (int k = 0; k < depth; ++k) {
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
-            const float* from = b + k * b_ld + v * kLanes;
+            const float* from = b.row(k) + v * kLanes;
             factor[v] = partial && v == vecs - 1 ? load_first(from, last) : load(from);
         }
         for (int r = 0; r < rows; ++r) {
-            const Vec weight = broadcast(a[r * a_ld + k]);
+            const Vec weight = broadcast(a.row(r)[k]);
             for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
         }
     }
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) {
-            float* to = c + r * c_ld + v * kLanes;
+            float* to = c.row(r) + v * kLanes;
             if (partial && v == vecs - 1)
                 store_first(to, add ? load_first(to, last) + sum[r][v] : sum[r][v], last);
             else
@@ -58,44 +58,41 @@ inline void block(const float* a, int64_t a_ld, const float* b, int64_t b_ld, fl
 
 /// block() for 1 <= rows <= kRowBlock.
 template <int vecs, bool add, bool partial = false, int rows = kRowBlock>
-inline void block_of(int count, const float* a, int64_t a_ld, const float* b, int64_t b_ld,
-                     float* c, int64_t c_ld, int depth, int last = kLanes) {
+inline void block_of(int count, Matrix<const float> a, Matrix<const float> b, Matrix<float> c,
+                     int depth, int last = kLanes) {
     if constexpr (rows > 1)
         if (count < rows)
-            return block_of<vecs, add, partial, rows - 1>(count, a, a_ld, b, b_ld, c, c_ld, depth,
-                                                          last);
-    block<rows, vecs, add, partial>(a, a_ld, b, b_ld, c, c_ld, depth, last);
+            return block_of<vecs, add, partial, rows - 1>(count, a, b, c, depth, last);
+    block<rows, vecs, add, partial>(a, b, c, depth, last);
 }
 
 /// kLanes x kLanes keys, transposed. Edges go by way of a block filled up with zeros.
-inline void pack_block(const float* keys, int64_t key_stride, float* packed, int64_t ld) {
+inline void pack_block(Matrix<const float> keys, Matrix<float> packed) {
     Vec tile[kLanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) tile[i] = load(keys + i * key_stride);
+    for (int i = 0; i < kLanes; ++i) tile[i] = load(keys.row(i));
     transpose(tile);
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) store(packed + i * ld, tile[i]);
+    for (int i = 0; i < kLanes; ++i) store(packed.row(i), tile[i]);
 }
 
-void pack_keys(const float* keys, int64_t key_stride, int count, int dim, float* packed,
-               int64_t ld) {
+void pack_keys(Matrix<const float> keys, int count, int dim, Matrix<float> packed) {
     const int width = round_up(count, Kernels::kPad);
     for (int j = 0; j < width; j += kLanes)
         for (int d = 0; d < dim; d += kLanes) {
-            const float* from = keys + j * key_stride + d;
-            float* to = packed + d * ld + j;
+            const Matrix<const float> from = keys.at(j, d);
+            const Matrix<float> to = packed.at(d, j);
             if (j + kLanes <= count && d + kLanes <= dim) {
-                pack_block(from, key_stride, to, ld);
+                pack_block(from, to);
                 continue;
             }
             for (int k = 0; k < smaller(kLanes, dim - d); ++k)
-                for (int i = 0; i < kLanes; ++i)
-                    to[k * ld + i] = j + i < count ? from[i * key_stride + k] : 0;
+                for (int i = 0; i < kLanes; ++i) to.row(k)[i] = j + i < count ? from.row(i)[k] : 0;
         }
 }
 
-void scores(const float* query, int64_t query_ld, const float* packed, int64_t packed_ld,
-            float* out, int64_t out_ld, int rows, int width, int dim, const Range* visible) {
+void scores(Matrix<const float> query, Matrix<const float> packed, Matrix<float> out, int rows,
+            int width, int dim, const Range* visible) {
     constexpr int kWide = kVecBlock * kLanes;
     width = round_up(width, Kernels::kPad);
     for (int j = 0; j < width; j += kWide)
@@ -106,11 +103,9 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
             const int end = smaller(j + kWide, round_up(columns.end, kLanes));
             if (begin >= end) continue;
             with_vectors<kVecBlock>((end - begin) / kLanes, [&](auto vecs) {
-                float* to = out + r * out_ld + begin;
                 const auto add_part = [&](auto add, int from, int depth) {
-                    block_of<vecs.value, add.value>(count, query + r * query_ld + from, query_ld,
-                                                    packed + from * packed_ld + begin, packed_ld,
-                                                    to, out_ld, depth);
+                    block_of<vecs.value, add.value>(
+                        count, query.at(r, from), packed.at(from, begin), out.at(r, begin), depth);
                 };
                 add_part(std::false_type(), 0, smaller(dim, Kernels::kChain));
                 for (int from = Kernels::kChain; from < dim; from += Kernels::kChain)
@@ -120,30 +115,25 @@ void scores(const float* query, int64_t query_ld, const float* packed, int64_t p
 }
 
 template <int vecs>
-inline void accumulate_columns(int count, const float* weights, int64_t ld, const float* values,
-                               int64_t value_stride, float* out, int64_t out_ld, int depth, int dim,
-                               int& d) {
+inline void accumulate_columns(int count, Matrix<const float> weights, Matrix<const float> values,
+                               Matrix<float> out, int depth, int dim, int& d) {
     for (; d + vecs * kLanes <= dim; d += vecs * kLanes)
-        block_of<vecs, true>(count, weights, ld, values + d, value_stride, out + d, out_ld, depth);
+        block_of<vecs, true>(count, weights, values.at(0, d), out.at(0, d), depth);
 }
 
-void accumulate(const float* weights, int64_t ld, const float* values, int64_t value_stride,
-                float* out, int64_t out_ld, int rows, Range columns, int dim,
-                const Range* visible) {
+void accumulate(Matrix<const float> weights, Matrix<const float> values, Matrix<float> out,
+                int rows, Range columns, int dim, const Range* visible) {
     for (int r = 0; r < rows; r += kRowBlock) {
         const int count = smaller(kRowBlock, rows - r);
         const Range range = seen(visible ? visible + r : nullptr, count, columns);
         if (range.begin >= range.end) continue;
-        const float* a = weights + r * ld + range.begin;
-        const float* b = values + range.begin * value_stride;
-        float* c = out + r * out_ld;
+        const Matrix<const float> a = weights.at(r, range.begin), b = values.at(range.begin);
+        const Matrix<float> c = out.at(r);
         const int depth = range.end - range.begin;
         int d = 0;
-        accumulate_columns<kVecBlock>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
-        accumulate_columns<1>(count, a, ld, b, value_stride, c, out_ld, depth, dim, d);
-        if (d < dim)
-            block_of<1, true, true>(count, a, ld, b + d, value_stride, c + d, out_ld, depth,
-                                    dim - d);
+        accumulate_columns<kVecBlock>(count, a, b, c, depth, dim, d);
+        accumulate_columns<1>(count, a, b, c, depth, dim, d);
+        if (d < dim) block_of<1, true, true>(count, a, b.at(0, d), c.at(0, d), depth, dim - d);
     }
 }
 

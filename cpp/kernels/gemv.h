@@ -42,8 +42,8 @@ inline int keys_in(int bytes, int dim, int size) {
 
 /// How many numbers lie between a key that is used and the one that is fetched.
 template <Ahead ahead, class T>
-inline int64_t ahead_by(const T*, int64_t key_stride, int dim) {
-    return keys_in(distance(ahead), dim, sizeof(T)) * key_stride;
+inline int64_t ahead_by(Matrix<const T> keys, int dim) {
+    return keys_in(distance(ahead), dim, sizeof(T)) * keys.ld;
 }
 
 template <Ahead ahead, class T>
@@ -72,14 +72,13 @@ inline void with_ahead(Ahead ahead, const Use& use) {
 
 /// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
 template <Ahead ahead, class T>
-inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int count, int dim,
-                   int64_t by) {
+inline Vec dot_row(const float* query, Matrix<const T> keys, int count, int dim, int64_t by) {
     // By way of memory: with these in registers the loop over keys would have to be unrolled, and
     // the compiler would read vectors of several keys in turns.
     float each[kLanes][kLanes];
     for (int k = 0; k < kLanes; ++k) {
         // Beyond the last key: the last again, its scores are not used.
-        const T* key = keys + smaller(k, count - 1) * key_stride;
+        const T* key = keys.row(smaller(k, count - 1));
         Vec sum{};
         int d = 0;
         for (; d + kLanes <= dim; d += kLanes) {
@@ -98,13 +97,13 @@ inline Vec dot_row(const float* query, const T* keys, int64_t key_stride, int co
 /// Scores of `rows` queries with as many keys as fit, kLanes / rows: lane r * keys + key. What is
 /// loaded of a query serves all these keys.
 template <int rows, class T>
-inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_t key_stride,
-                     int count, int dim, int64_t by) {
+inline Vec dot_block(Matrix<const float> query, Matrix<const T> keys, int count, int dim,
+                     int64_t by) {
     constexpr int kKeys = kLanes / rows;
     const T* key[kKeys];
     Vec sums[kLanes];
 #pragma GCC unroll 16
-    for (int k = 0; k < kKeys; ++k) key[k] = keys + smaller(k, count - 1) * key_stride;
+    for (int k = 0; k < kKeys; ++k) key[k] = keys.row(smaller(k, count - 1));
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) sums[i] = Vec{};
     int d = 0;
@@ -117,7 +116,7 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
         }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const Vec factor = load(query + r * query_ld + d);
+            const Vec factor = load(query.row(r) + d);
 #pragma GCC unroll 16
             for (int k = 0; k < kKeys; ++k) sums[r * kKeys + k] += factor * x[k];
         }
@@ -127,8 +126,7 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
         for (int k = 0; k < kKeys; ++k) {
             const Vec x = first_numbers(key[k] + d, dim - d);
 #pragma GCC unroll 4
-            for (int r = 0; r < rows; ++r)
-                sums[r * kKeys + k] += load(query + r * query_ld + d) * x;
+            for (int r = 0; r < rows; ++r) sums[r * kKeys + k] += load(query.row(r) + d) * x;
         }
     }
     return sum_each(sums);
@@ -136,19 +134,18 @@ inline Vec dot_block(const float* query, int64_t query_ld, const T* keys, int64_
 
 // Not inline, as weigh(): where all types and sizes are in one function, registers do not suffice.
 template <int rows, Ahead ahead, class T>
-[[gnu::noinline]] void dots_of(const float* query, int64_t query_ld, const T* keys,
-                               int64_t key_stride, float* out, int64_t out_ld, int count, int dim) {
+[[gnu::noinline]] void dots_of(Matrix<const float> query, Matrix<const T> keys, Matrix<float> out,
+                               int count, int dim) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t by = ahead_by<ahead>(keys, key_stride, dim);
+    const int64_t by = ahead_by<ahead>(keys, dim);
     for (int j = 0; j < count; j += kKeys) {
-        const T* some = keys + j * key_stride;
         float lanes[kLanes];
         if constexpr (rows == 1)
-            store(lanes, dot_row<ahead>(query, some, key_stride, count - j, dim, by));
+            store(lanes, dot_row<ahead>(query.data, keys.at(j), count - j, dim, by));
         else
-            store(lanes, dot_block<rows>(query, query_ld, some, key_stride, count - j, dim, by));
+            store(lanes, dot_block<rows>(query, keys.at(j), count - j, dim, by));
         for (int r = 0; r < rows; ++r) {
-            float* to = out + r * out_ld + j;
+            float* to = out.row(r) + j;
             if (j + kKeys <= count)
                 memcpy(to, lanes + r * kKeys, kKeys * sizeof *to);
             else
@@ -182,14 +179,13 @@ inline bool with_vectors(int vecs, const Use& use) {
     }
 }
 
-void dots(const float* query, int64_t query_ld, const void* keys, Type type, int64_t key_stride,
-          float* out, int64_t out_ld, int rows, int count, int dim, Ahead ahead) {
+void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int rows, int count,
+          int dim, Ahead ahead) {
     const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
-    as_stored(keys, type, [&](const auto* stored) {
+    as_stored(keys, [&](auto stored) {
         const auto add = [&](int j, int r, auto number, auto fetching) {
-            dots_of<number.value, fetching.value>(
-                query + r * query_ld, query_ld, stored + j * key_stride, key_stride,
-                out + r * out_ld + j, out_ld, smaller(step, count - j), dim);
+            dots_of<number.value, fetching.value>(query.at(r), stored.at(j), out.at(r, j),
+                                                  smaller(step, count - j), dim);
         };
         for (int j = 0; j < count; j += step)
             by_some(rows, [&](int r, auto number) {
@@ -204,14 +200,13 @@ void dots(const float* query, int64_t query_ld, const void* keys, Type type, int
 /// out [rows, vecs] += weights [rows, count] * values [count, vecs], held in registers. With
 /// `partial`, the last vector has only `last` columns.
 template <int rows, int vecs, bool partial, Ahead ahead, class T>
-[[gnu::noinline]] void weigh(const float* weights, int64_t ld, const T* values,
-                             int64_t value_stride, float* out, int64_t out_ld, int count, int last,
-                             int64_t by) {
+[[gnu::noinline]] void weigh(Matrix<const float> weights, Matrix<const T> values, Matrix<float> out,
+                             int count, int last, int64_t by) {
     Vec sum[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
     for (int k = 0; k < count; ++k) {
-        const T* value = values + k * value_stride;
+        const T* value = values.row(k);
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
             const T* from = value + v * kLanes;
@@ -219,33 +214,31 @@ template <int rows, int vecs, bool partial, Ahead ahead, class T>
             factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
         }
         for (int r = 0; r < rows; ++r) {
-            const Vec weight = broadcast(weights[r * ld + k]);
+            const Vec weight = broadcast(weights.row(r)[k]);
             for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
         }
     }
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) {
-            float* to = out + r * out_ld + v * kLanes;
+            float* to = out.row(r) + v * kLanes;
             store(to, load(to) + sum[r][v]);
         }
 }
 
 /// Whole values, which are read key after key.
 template <int vecs, class T>
-inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64_t value_stride,
-                        float* out, int64_t out_ld, int rows, int count, Ahead ahead) {
+inline void weigh_whole(Matrix<const float> weights, Matrix<const T> values, Matrix<float> out,
+                        int rows, int count, Ahead ahead) {
     constexpr int kMost = held_rows(vecs);
     const int step =
         rows <= kMost ? kMostAdded : smaller(kMostAdded, keys_in(kTurn, vecs * kLanes, sizeof(T)));
     for (int j = 0; j < count; j += step) {
-        const T* near = values + j * value_stride;
         const int some = smaller(step, count - j);
         by_some<kMost>(rows, [&](int r, auto number) {
             with_ahead<number.value>(r ? Ahead::kNothing : ahead, [&](auto fetching) {
-                const int64_t by = ahead_by<fetching.value>(values, value_stride, vecs * kLanes);
-                weigh<number.value, vecs, false, fetching.value>(weights + r * ld + j, ld, near,
-                                                                 value_stride, out + r * out_ld,
-                                                                 out_ld, some, 0, by);
+                weigh<number.value, vecs, false, fetching.value>(
+                    weights.at(r, j), values.at(j), out.at(r), some, 0,
+                    ahead_by<fetching.value>(values, vecs * kLanes));
             });
         });
     }
@@ -253,29 +246,27 @@ inline void weigh_whole(const float* weights, int64_t ld, const T* values, int64
 
 /// Some columns after the others.
 template <class T>
-inline void weigh_columns(const float* weights, int64_t ld, const T* values, int64_t value_stride,
-                          float* out, int64_t out_ld, int rows, int count, int dim) {
+inline void weigh_columns(Matrix<const float> weights, Matrix<const T> values, Matrix<float> out,
+                          int rows, int count, int dim) {
     constexpr int kWide = kVecBlock * kLanes;
-    const int64_t far = ahead_by<Ahead::kFar>(values, value_stride, dim);
+    const int64_t far = ahead_by<Ahead::kFar>(values, dim);
     const int step = smaller(kMostAdded, keys_in(kTurn, dim, sizeof(T)));
     for (int j = 0; j < count; j += step) {
-        const T* near = values + j * value_stride;
+        const Matrix<const T> near = values.at(j);
         const int some = smaller(step, count - j);
         const auto add = [&](int r, auto number, auto fetching) {
             constexpr int kRows = number.value;
             constexpr Ahead kFetch = fetching.value;
-            const float* from = weights + r * ld + j;
-            float* to = out + r * out_ld;
+            const Matrix<const float> from = weights.at(r, j);
+            const Matrix<float> to = out.at(r);
             int d = 0;
             for (; d + kWide <= dim; d += kWide)
-                weigh<kRows, kVecBlock, false, kFetch>(from, ld, near + d, value_stride, to + d,
-                                                       out_ld, some, 0, far);
+                weigh<kRows, kVecBlock, false, kFetch>(from, near.at(0, d), to.at(0, d), some, 0,
+                                                       far);
             for (; d + kLanes <= dim; d += kLanes)
-                weigh<kRows, 1, false, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
-                                               some, 0, far);
+                weigh<kRows, 1, false, kFetch>(from, near.at(0, d), to.at(0, d), some, 0, far);
             if (d < dim)
-                weigh<kRows, 1, true, kFetch>(from, ld, near + d, value_stride, to + d, out_ld,
-                                              some, dim - d, far);
+                weigh<kRows, 1, true, kFetch>(from, near.at(0, d), to.at(0, d), some, dim - d, far);
         };
         by_some(rows, [&](int r, auto number) {
             r ? add(r, number, Fetching<Ahead::kNothing>{})
@@ -284,20 +275,17 @@ inline void weigh_columns(const float* weights, int64_t ld, const T* values, int
     }
 }
 
-void accumulate_few(const float* weights, int64_t ld, const void* values, Type type,
-                    int64_t value_stride, float* out, int64_t out_ld, int rows, int count, int dim,
-                    Ahead ahead) {
-    as_stored(values, type, [&](const auto* stored) {
+void accumulate_few(Matrix<const float> weights, StoredMatrix values, Matrix<float> out, int rows,
+                    int count, int dim, Ahead ahead) {
+    as_stored(values, [&](auto stored) {
         bool cut = true;
         if (dim % kLanes == 0)
             with_vectors(dim / kLanes, [&](auto vecs) {
                 constexpr int kMost = held_rows(vecs.value);
                 cut = kMost < 4 && kMost < rows;  // whole, they would be read again and again
-                if (!cut)
-                    weigh_whole<vecs.value>(weights, ld, stored, value_stride, out, out_ld, rows,
-                                            count, ahead);
+                if (!cut) weigh_whole<vecs.value>(weights, stored, out, rows, count, ahead);
             });
-        if (cut) weigh_columns(weights, ld, stored, value_stride, out, out_ld, rows, count, dim);
+        if (cut) weigh_columns(weights, stored, out, rows, count, dim);
     });
 }
 

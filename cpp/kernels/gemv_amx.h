@@ -53,27 +53,25 @@ public:
 
 /// Fetches so many numbers of `count` keys, key after key: memory is faster in its own order than
 /// in that of tiles.
-inline void fetch_keys(const uint16_t* from, int64_t stride, int count, int numbers) {
+inline void fetch_keys(Matrix<const uint16_t> keys, int count, int numbers) {
     for (int i = 0; i < count; ++i)
-        for (int d = 0; d < numbers; d += kTileNumbers)
-            __builtin_prefetch(from + i * stride + d, 0, 3);
+        for (int d = 0; d < numbers; d += kTileNumbers) __builtin_prefetch(keys.row(i) + d, 0, 3);
 }
 
 /// out [rows, 16] = queries times the keys of a tile: sums [key, row] of it, transposed.
-inline void store_scores(float (&sums)[kTileSide][kTileSide], float* out, int64_t out_ld,
-                         int rows) {
+inline void store_scores(float (&sums)[kTileSide][kTileSide], Matrix<float> out, int rows) {
     Vec tile[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) tile[i] = load(sums[i]);
     transpose(tile);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileMostRows; ++r)
-        if (r < rows) store(out + r * out_ld, tile[r]);
+        if (r < rows) store(out.row(r), tile[r]);
 }
 
 /// Scores of as many keys as fill tiles; how many those are.
-int dot_tiles(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
-              float* out, int64_t out_ld, int rows, int count, int dim) {
+int dot_tiles(Matrix<const uint16_t> query, Matrix<const uint16_t> keys, Matrix<float> out,
+              int rows, int count, int dim) {
     if (count < kTileSide) return 0;
     // [dim / 32, 16 pairs, 16 rows of the query, 2]
     alignas(64) uint32_t packed[kTileMostDim / kTileNumbers][kTileSide][kTileSide];
@@ -81,40 +79,40 @@ int dot_tiles(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int
     memset(packed, 0, depth * sizeof packed[0]);
     for (int r = 0; r < rows; ++r)
         for (int pair = 0; pair < dim / 2; ++pair)
-            memcpy(&packed[pair / kTileSide][pair % kTileSide][r], query + r * query_ld + 2 * pair,
+            memcpy(&packed[pair / kTileSide][pair % kTileSide][r], query.row(r) + 2 * pair,
                    sizeof(uint32_t));
     write_out();
     const Tiles tiles;
-    const int64_t stride = key_stride * sizeof *keys;
+    const int64_t stride = keys.ld * sizeof(uint16_t);
     alignas(64) float sums[4][kTileSide][kTileSide];
     const int part = (4 * kTileSide + depth - 1) / depth;  // of the keys that each step fetches
     int j = 0;
     for (; j + 4 * kTileSide <= count; j += 4 * kTileSide) {  // so many that none waits for another
-        const uint16_t* from = keys + j * key_stride;
+        const uint16_t* from = keys.row(j);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
         for (int d = 0; d < depth; ++d, from += kTileNumbers) {
-            fetch_keys(keys + (j + kFetched + d * part) * key_stride, key_stride, part, dim);
+            fetch_keys(keys.at(j + kFetched + d * part), part, dim);
             _tile_loadd(7, packed[d], kTileBytes);
             _tile_loadd(4, from, stride);
             _tile_dpbf16ps(0, 4, 7);
-            _tile_loadd(5, from + kTileSide * key_stride, stride);
+            _tile_loadd(5, from + kTileSide * keys.ld, stride);
             _tile_dpbf16ps(1, 5, 7);
-            _tile_loadd(6, from + 2 * kTileSide * key_stride, stride);
+            _tile_loadd(6, from + 2 * kTileSide * keys.ld, stride);
             _tile_dpbf16ps(2, 6, 7);
-            _tile_loadd(4, from + 3 * kTileSide * key_stride, stride);
+            _tile_loadd(4, from + 3 * kTileSide * keys.ld, stride);
             _tile_dpbf16ps(3, 4, 7);
         }
         _tile_stored(0, sums[0], kTileBytes);
         _tile_stored(1, sums[1], kTileBytes);
         _tile_stored(2, sums[2], kTileBytes);
         _tile_stored(3, sums[3], kTileBytes);
-        for (int i = 0; i < 4; ++i) store_scores(sums[i], out + j + i * kTileSide, out_ld, rows);
+        for (int i = 0; i < 4; ++i) store_scores(sums[i], out.at(0, j + i * kTileSide), rows);
     }
     for (; j + kTileSide <= count; j += kTileSide) {
-        const uint16_t* from = keys + j * key_stride;
+        const uint16_t* from = keys.row(j);
         _tile_zero(0);
         for (int d = 0; d < depth; ++d, from += kTileNumbers) {
             _tile_loadd(7, packed[d], kTileBytes);
@@ -122,7 +120,7 @@ int dot_tiles(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int
             _tile_dpbf16ps(0, 4, 7);
         }
         _tile_stored(0, sums[0], kTileBytes);
-        store_scores(sums[0], out + j, out_ld, rows);
+        store_scores(sums[0], out.at(0, j), rows);
     }
     return j;
 }
@@ -138,13 +136,12 @@ inline void add_in_turns(const float* even, const float* odd, float* out) {
 /// Adds as many values as fill tiles; how many those are. A product takes neighbours as pairs,
 /// which here are two numbers of one value: a row's weights come twice, with 0 for the odd numbers
 /// and with 0 for the even ones.
-int accumulate_tiles(const uint16_t* weights, int64_t ld, const uint16_t* values,
-                     int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                     int dim) {
+int accumulate_tiles(Matrix<const uint16_t> weights, Matrix<const uint16_t> values,
+                     Matrix<float> out, int rows, int count, int dim) {
     const int whole = count / kTileSide * kTileSide;
     if (!whole) return 0;
     constexpr int kWide = 4 * kTileNumbers;  // numbers of a value that are read together
-    const int64_t stride = value_stride * sizeof *values;
+    const int64_t stride = values.ld * sizeof(uint16_t);
     alignas(64) uint32_t twice[kTileSide][kTileSide] = {};
     const Tiles tiles;
     for (int d = 0; d < dim; d += kWide) {
@@ -156,14 +153,13 @@ int accumulate_tiles(const uint16_t* weights, int64_t ld, const uint16_t* values
         for (int j = 0; j < whole; j += kTileSide) {
             for (int r = 0; r < rows; ++r) {
                 HalfVec half;
-                memcpy(&half, weights + r * ld + j, sizeof half);
+                memcpy(&half, weights.row(r) + j, sizeof half);
                 const IntVec even = __builtin_convertvector(half, IntVec), odd = even << 16;
                 memcpy(twice[r], &even, sizeof even);
                 memcpy(twice[rows + r], &odd, sizeof odd);
             }
-            const uint16_t* from = values + j * value_stride + d;
-            fetch_keys(from + kFetched * value_stride, value_stride, kTileSide,
-                       some * kTileNumbers);
+            const uint16_t* from = values.row(j) + d;
+            fetch_keys(values.at(j + kFetched, d), kTileSide, some * kTileNumbers);
             write_out();
             _tile_loadd(4, twice, kTileBytes);
             _tile_loadd(5, from, stride);
@@ -188,18 +184,16 @@ int accumulate_tiles(const uint16_t* weights, int64_t ld, const uint16_t* values
         _tile_stored(3, sums[3], kTileBytes);
         for (int i = 0; i < some; ++i)
             for (int r = 0; r < rows; ++r)
-                add_in_turns(sums[i][r], sums[i][rows + r],
-                             out + r * out_ld + d + i * kTileNumbers);
+                add_in_turns(sums[i][r], sums[i][rows + r], out.row(r) + d + i * kTileNumbers);
     }
     return whole;
 }
 #else
-inline int dot_tiles(const uint16_t*, int64_t, const uint16_t*, int64_t, float*, int64_t, int, int,
-                     int) {
+inline int dot_tiles(Matrix<const uint16_t>, Matrix<const uint16_t>, Matrix<float>, int, int, int) {
     return 0;
 }
-inline int accumulate_tiles(const uint16_t*, int64_t, const uint16_t*, int64_t, float*, int64_t,
-                            int, int, int) {
+inline int accumulate_tiles(Matrix<const uint16_t>, Matrix<const uint16_t>, Matrix<float>, int, int,
+                            int) {
     return 0;
 }
 #endif

@@ -33,19 +33,18 @@ inline Vec add_products(Vec sum, __m512bh a, __m512bh b) {
 
 /// Queries [rows, vecs] times keys [count, vecs], the queries held in registers.
 template <int rows, int vecs>
-void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
-                  float* out, int64_t out_ld, int count) {
+void dot_pairs_of(Matrix<const uint16_t> query, Matrix<const uint16_t> keys, Matrix<float> out,
+                  int count) {
     constexpr int kKeys = kLanes / rows;
-    const int64_t far = ahead_by<Ahead::kFar>(keys, key_stride, vecs * kPairLanes);
+    const int64_t far = ahead_by<Ahead::kFar>(keys, vecs * kPairLanes);
     __m512bh held[rows][vecs];
     for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v)
-            held[r][v] = load_pairs(query + r * query_ld + v * kPairLanes);
+        for (int v = 0; v < vecs; ++v) held[r][v] = load_pairs(query.row(r) + v * kPairLanes);
     for (int j = 0; j < count; j += kKeys) {
         const int some = smaller(kKeys, count - j);
         float each[kLanes][kLanes];  // by way of memory, as in dot_row
         for (int k = 0; k < kKeys; ++k) {
-            const uint16_t* key = keys + (j + smaller(k, some - 1)) * key_stride;
+            const uint16_t* key = keys.row(j + smaller(k, some - 1));
             Vec sum[rows];
             for (int r = 0; r < rows; ++r) sum[r] = Vec{};
             for (int v = 0; v < vecs; ++v) {
@@ -61,7 +60,7 @@ void dot_pairs_of(const uint16_t* query, int64_t query_ld, const uint16_t* keys,
         float lanes[kLanes];
         store(lanes, sum_each(sums));
         for (int r = 0; r < rows; ++r)
-            memcpy(out + r * out_ld + j, lanes + r * kKeys, some * sizeof *out);
+            memcpy(out.row(r) + j, lanes + r * kKeys, some * sizeof(float));
     }
 }
 
@@ -69,17 +68,14 @@ bool has_pairs(int dim) {
     return dim % kPairLanes == 0 && with_vectors<kHeld / 2>(dim / kPairLanes, [](auto) {});
 }
 
-void dot_pairs(const uint16_t* query, int64_t query_ld, const uint16_t* keys, int64_t key_stride,
-               float* out, int64_t out_ld, int rows, int count, int dim) {
-    const int done = dot_tiles(query, query_ld, keys, key_stride, out, out_ld, rows, count, dim);
+void dot_pairs(Matrix<const uint16_t> query, Matrix<const uint16_t> keys, Matrix<float> out,
+               int rows, int count, int dim) {
+    const int done = dot_tiles(query, keys, out, rows, count, dim);
     if (done == count) return;
-    keys += done * key_stride;
-    out += done;
-    count -= done;
     with_vectors<kHeld / 2>(dim / kPairLanes, [&](auto vecs) {
         by_some(rows, [&](int r, auto number) {
-            dot_pairs_of<number.value, vecs.value>(query + r * query_ld, query_ld, keys, key_stride,
-                                                   out + r * out_ld, out_ld, count);
+            dot_pairs_of<number.value, vecs.value>(query.at(r), keys.at(done), out.at(r, done),
+                                                   count - done);
         });
     });
 }
@@ -93,25 +89,24 @@ inline void in_order(Vec low, Vec high, Vec& first, Vec& last) {
 
 /// out [rows, vecs] += weights [rows, count] * values [count, vecs]; two keys a product.
 template <int rows, int vecs>
-inline void weigh_pairs(const uint16_t* weights, int64_t ld, const uint16_t* values,
-                        int64_t value_stride, float* out, int64_t out_ld, int count) {
+inline void weigh_pairs(Matrix<const uint16_t> weights, Matrix<const uint16_t> values,
+                        Matrix<float> out, int count) {
     Vec low[rows][vecs], high[rows][vecs];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) low[r][v] = high[r][v] = Vec{};
     for (int k = 0; k < count; k += 2) {
-        const uint16_t* value = values + k * value_stride;
+        const uint16_t* value = values.row(k);
         __m512bh lower[vecs], upper[vecs];
         for (int v = 0; v < vecs; ++v) {
             const auto a = (__m512i)load_pairs(value + v * kPairLanes);
-            const auto b = k + 1 < count
-                               ? (__m512i)load_pairs(value + value_stride + v * kPairLanes)
-                               : __m512i{};
+            const auto b =
+                k + 1 < count ? (__m512i)load_pairs(value + values.ld + v * kPairLanes) : __m512i{};
             lower[v] = (__m512bh)_mm512_unpacklo_epi16(a, b);
             upper[v] = (__m512bh)_mm512_unpackhi_epi16(a, b);
         }
         for (int r = 0; r < rows; ++r) {
             int32_t pair;
-            memcpy(&pair, weights + r * ld + k, sizeof pair);
+            memcpy(&pair, weights.row(r) + k, sizeof pair);
             const auto weight = (__m512bh)_mm512_set1_epi32(pair);
             for (int v = 0; v < vecs; ++v) {
                 low[r][v] = add_products(low[r][v], weight, lower[v]);
@@ -121,7 +116,7 @@ inline void weigh_pairs(const uint16_t* weights, int64_t ld, const uint16_t* val
     }
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vecs; ++v) {
-            float* to = out + r * out_ld + v * kPairLanes;
+            float* to = out.row(r) + v * kPairLanes;
             Vec first, last;
             in_order(low[r][v], high[r][v], first, last);
             store(to, load(to) + first);
@@ -129,22 +124,15 @@ inline void weigh_pairs(const uint16_t* weights, int64_t ld, const uint16_t* val
         }
 }
 
-void accumulate_pairs(const uint16_t* weights, int64_t ld, const uint16_t* values,
-                      int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                      int dim) {
-    const int done =
-        accumulate_tiles(weights, ld, values, value_stride, out, out_ld, rows, count, dim);
-    if (done == count) return;
-    weights += done;
-    values += done * value_stride;
-    count -= done;
-    const int step = smaller(kMostAdded, 2 * keys_in(kTurn, dim, 2 * sizeof *values));
+void accumulate_pairs(Matrix<const uint16_t> weights, Matrix<const uint16_t> values,
+                      Matrix<float> out, int rows, int count, int dim) {
+    const int done = accumulate_tiles(weights, values, out, rows, count, dim);
+    const int step = smaller(kMostAdded, 2 * keys_in(kTurn, dim, 2 * sizeof(uint16_t)));
     with_vectors<kHeld / 2>(dim / kPairLanes, [&](auto vecs) {
-        for (int j = 0; j < count; j += step)
+        for (int j = done; j < count; j += step)
             by_some<held_rows(2 * vecs.value)>(rows, [&](int r, auto number) {
-                weigh_pairs<number.value, vecs.value>(
-                    weights + r * ld + j, ld, values + j * value_stride, value_stride,
-                    out + r * out_ld, out_ld, smaller(step, count - j));
+                weigh_pairs<number.value, vecs.value>(weights.at(r, j), values.at(j), out.at(r),
+                                                      smaller(step, count - j));
             });
     });
 }

@@ -3,11 +3,9 @@
 
 #include <stdint.h>
 
-namespace reattend {
+#include "kernels/matrix.h"
 
-/// How the numbers of an array are stored. Sums are float32. int8 are to be multiplied by a scale,
-/// one for each row.
-enum class Type : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8 };
+namespace reattend {
 
 /// What a reader of few rows fetches before it comes there: nothing; near, into the first cache;
 /// near and past the other caches, which keep what they hold; or far, into the second cache, for
@@ -36,7 +34,7 @@ struct ScoreEdits {
     int32_t num_hidden = 0;
 };
 
-/// Tiles are row-major floats; `ld` is the distance between rows. Widths are padded to kPad
+/// Tiles are row-major floats. Widths are padded to kPad
 /// columns, which may hold anything before and zeros after the softmax. `visible` [rows] says which
 /// columns a row sees; null: all.
 struct Kernels {
@@ -50,64 +48,56 @@ struct Kernels {
     int value_depth;
 
     /// packed [dim, count padded with zeros] = transpose of keys [count, dim].
-    void (*pack_keys)(const float* keys, int64_t key_stride, int count, int dim, float* packed,
-                      int64_t ld);
+    void (*pack_keys)(Matrix<const float> keys, int count, int dim, Matrix<float> packed);
 
     /// scores = query [rows, dim] * packed [dim, width]; tiles of columns that no row near by sees
     /// are left out.
-    void (*scores)(const float* query, int64_t query_ld, const float* packed, int64_t packed_ld,
-                   float* scores, int64_t scores_ld, int rows, int width, int dim,
-                   const Range* visible);
+    void (*scores)(Matrix<const float> query, Matrix<const float> packed, Matrix<float> scores,
+                   int rows, int width, int dim, const Range* visible);
 
     /// The same for few rows, straight from keys as they lie, without their scales. Rows of query
     /// are padded with zeros to kPad. `ahead` is for a row that goes key after key.
-    void (*dots)(const float* query, int64_t query_ld, const void* keys, Type type,
-                 int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count, int dim,
-                 Ahead ahead);
+    void (*dots)(Matrix<const float> query, StoredMatrix keys, Matrix<float> scores, int rows,
+                 int count, int dim, Ahead ahead);
 
     /// scores -> exp(score - max), 0 where not visible. Updates max [rows]; keep [rows] = exp(old
     /// max - new max) is what earlier sums and partials are to be multiplied by; sum [rows] is this
     /// tile's.
-    void (*softmax)(float* scores, int64_t ld, int rows, int width, const Range* visible,
+    void (*softmax)(Matrix<float> scores, int rows, int width, const Range* visible,
                     const ScoreEdits& edits, float* max, float* keep, float* sum);
 
     /// scores -> exp(score - logsumexp), 0 where not visible or where logsumexp is -inf: attention
     /// weights.
-    void (*weights)(float* scores, int64_t ld, int rows, int width, const Range* visible,
+    void (*weights)(Matrix<float> scores, int rows, int width, const Range* visible,
                     const ScoreEdits& edits, const float* logsumexp);
 
-    /// sum[r * sum_stride] += sum of weights[r] over begin <= column < end.
-    void (*sum_rows)(const float* weights, int64_t ld, int rows, Range columns, float* sum,
-                     int64_t sum_stride);
+    /// sum [rows, 1] += sum of weights over begin <= column < end.
+    void (*sum_rows)(Matrix<const float> weights, int rows, Range columns, Matrix<float> sum);
 
     /// sum [width] += sum of weights over rows.
-    void (*sum_columns)(const float* weights, int64_t ld, int rows, int width, float* sum);
+    void (*sum_columns)(Matrix<const float> weights, int rows, int width, float* sum);
 
-    /// out [rows, dim] += weights [rows, columns] * values [columns, dim]; column j weighs the row
-    /// values[j]. Nothing beyond dim is written: out may be the caller's.
-    void (*accumulate)(const float* weights, int64_t ld, const float* values, int64_t value_stride,
-                       float* out, int64_t out_ld, int rows, Range columns, int dim,
-                       const Range* visible);
+    /// out [rows, dim] += weights [rows, columns] * values [columns, dim]; column j weighs row j of
+    /// the values. Nothing beyond dim is written: out may be the caller's.
+    void (*accumulate)(Matrix<const float> weights, Matrix<const float> values, Matrix<float> out,
+                       int rows, Range columns, int dim, const Range* visible);
 
     /// The same for few rows, which see all columns, straight from values as they lie, without
     /// their scales. `ahead` is for values that are read whole.
-    void (*accumulate_few)(const float* weights, int64_t ld, const void* values, Type type,
-                           int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                           int dim, Ahead ahead);
+    void (*accumulate_few)(Matrix<const float> weights, StoredMatrix values, Matrix<float> out,
+                           int rows, int count, int dim, Ahead ahead);
 
     /// dots() and accumulate_few() where query or weights are bfloat16 as well, in the CPU's
     /// products of pairs; one weight more than `count` is read. has_pairs: whether the CPU has
     /// them, for so many numbers a key or value.
     bool (*has_pairs)(int dim);
-    void (*dot_pairs)(const uint16_t* query, int64_t query_ld, const uint16_t* keys,
-                      int64_t key_stride, float* scores, int64_t scores_ld, int rows, int count,
-                      int dim);
-    void (*accumulate_pairs)(const uint16_t* weights, int64_t ld, const uint16_t* values,
-                             int64_t value_stride, float* out, int64_t out_ld, int rows, int count,
-                             int dim);
+    void (*dot_pairs)(Matrix<const uint16_t> query, Matrix<const uint16_t> keys,
+                      Matrix<float> scores, int rows, int count, int dim);
+    void (*accumulate_pairs)(Matrix<const uint16_t> weights, Matrix<const uint16_t> values,
+                             Matrix<float> out, int rows, int count, int dim);
 
-    /// rows[r] *= factor[r]; rows whose factor is 1 are not touched.
-    void (*scale_rows)(float* rows, int64_t ld, int count, int dim, const float* factor);
+    /// rows [count, dim] *= factor [count]; rows whose factor is 1 are not touched.
+    void (*scale_rows)(Matrix<float> rows, int count, int dim, const float* factor);
 
     /// out [size] *= factor [size].
     void (*multiply)(const float* factor, float* out, int64_t size);
@@ -119,22 +109,20 @@ struct Kernels {
 
     /// to [count, dim] = from [count, dim], multiplied by scales [count]; null: 1. Writes whole
     /// vectors.
-    void (*widen)(const void* from, Type type, int64_t from_stride, const float* scales, int count,
-                  int dim, float* to, int64_t to_ld);
+    void (*widen)(StoredMatrix from, const float* scales, int count, int dim, Matrix<float> to);
     /// to [size] = from [size] as 16-bit floats, to the nearest.
     void (*narrow)(const float* from, bool bfloat16, uint16_t* to, int64_t size);
 
     /// bfloat16 keys [count, dim] -> b [dim, count] of a product, as PackedPairs.
-    void (*pack_key_pairs)(const uint16_t* keys, int64_t key_stride, int count, int dim,
-                           uint16_t* packed);
+    void (*pack_key_pairs)(Matrix<const uint16_t> keys, int count, int dim, uint16_t* packed);
     /// bfloat16 values [count, dim] -> b [depth, dim] of a product, as PackedPairs; 0 from count
     /// on.
-    void (*pack_value_pairs)(const uint16_t* values, int64_t value_stride, int count, int depth,
-                             int dim, uint16_t* packed);
-    /// to [height, to_ld] = from as bfloat16 where a row is in `rows` and a column in `columns`, 0
+    void (*pack_value_pairs)(Matrix<const uint16_t> values, int count, int depth, int dim,
+                             uint16_t* packed);
+    /// to [height, to.ld] = from as bfloat16 where a row is in `rows` and a column in `columns`, 0
     /// elsewhere.
-    void (*narrow_block)(const float* from, int64_t from_ld, int height, Range rows, Range columns,
-                         uint16_t* to, int64_t to_ld);
+    void (*narrow_block)(Matrix<const float> from, int height, Range rows, Range columns,
+                         Matrix<uint16_t> to);
 
     bool (*all_finite)(const float* values, int64_t size);
     /// Whether a value is larger than its limit.

@@ -58,29 +58,30 @@ inline Vec first_numbers(const T* from, int64_t count) {
     return numbers(some);
 }
 
-/// use(data as what it is).
+/// use(a matrix of what the numbers are).
 template <class Use>
-inline void as_stored(const void* data, Type type, const Use& use) {
-    switch (type) {
+inline void as_stored(StoredMatrix matrix, const Use& use) {
+    const auto of = [&]<class T>(T) {
+        use(Matrix<const T>{static_cast<const T*>(matrix.data), matrix.ld});
+    };
+    switch (matrix.type) {
         case Type::kFloat32:
-            return use(static_cast<const float*>(data));
+            return of(float{});
         case Type::kFloat16:
-            return use(static_cast<const Float16*>(data));
+            return of(Float16{});
         case Type::kBfloat16:
-            return use(static_cast<const Bfloat16*>(data));
+            return of(Bfloat16{});
         case Type::kInt8:
-            return use(static_cast<const int8_t*>(data));
+            return of(int8_t{});
     }
 }
 
-void widen(const void* from, Type type, int64_t from_stride, const float* scales, int count,
-           int dim, float* to, int64_t to_ld) {
-    as_stored(from, type, [&](const auto* stored) {
+void widen(StoredMatrix from, const float* scales, int count, int dim, Matrix<float> to) {
+    as_stored(from, [&](auto stored) {
         for (int i = 0; i < count; ++i) {
             const Vec scale = broadcast(scales ? scales[i] : 1);
             for (int d = 0; d < dim; d += kLanes)
-                store(to + i * to_ld + d,
-                      scale * first_numbers(stored + i * from_stride + d, dim - d));
+                store(to.row(i) + d, scale * first_numbers(stored.row(i) + d, dim - d));
         }
     });
 }

@@ -23,8 +23,7 @@ inline V load_halves(const uint16_t* from, int count) {
 }
 
 /// A pair of numbers is moved as one of 32 bits: keys [kLanes] x pairs [kLanes], transposed.
-void pack_key_pairs(const uint16_t* keys, int64_t key_stride, int count, int dim,
-                    uint16_t* packed) {
+void pack_key_pairs(Matrix<const uint16_t> keys, int count, int dim, uint16_t* packed) {
     constexpr int kCols = PackedPairs::kCols;
     const int depth = round_up(dim, PackedPairs::kDepth);
     for (int j = 0; j < round_up(count, kCols); j += kLanes)
@@ -33,8 +32,7 @@ void pack_key_pairs(const uint16_t* keys, int64_t key_stride, int count, int dim
             const int left = dim - d;
 #pragma GCC unroll 16
             for (int i = 0; i < kLanes; ++i)
-                tile[i] =
-                    load_halves<Vec>(keys + (j + i) * key_stride + d, j + i < count ? left : 0);
+                tile[i] = load_halves<Vec>(keys.row(j + i) + d, j + i < count ? left : 0);
             transpose(tile);
             uint16_t* to =
                 packed + j / kCols * PackedPairs::block_size(dim) + d * kCols + j % kCols * 2;
@@ -43,12 +41,11 @@ void pack_key_pairs(const uint16_t* keys, int64_t key_stride, int count, int dim
         }
 }
 
-void pack_value_pairs(const uint16_t* values, int64_t value_stride, int count, int depth, int dim,
+void pack_value_pairs(Matrix<const uint16_t> values, int count, int depth, int dim,
                       uint16_t* packed) {
     constexpr int kCols = PackedPairs::kCols;
     const auto row = [&](int j, int d) {
-        const auto half =
-            load_halves<HalfVec>(values + j * value_stride + d, j < count ? dim - d : 0);
+        const auto half = load_halves<HalfVec>(values.row(j) + d, j < count ? dim - d : 0);
         return __builtin_convertvector(half, IntVec);
     };
     for (int d = 0; d < round_up(dim, kCols); d += kLanes) {
@@ -60,21 +57,21 @@ void pack_value_pairs(const uint16_t* values, int64_t value_stride, int count, i
     }
 }
 
-void narrow_block(const float* from, int64_t from_ld, int height, Range rows, Range columns,
-                  uint16_t* to, int64_t to_ld) {
+void narrow_block(Matrix<const float> from, int height, Range rows, Range columns,
+                  Matrix<uint16_t> to) {
     for (int r = 0; r < height; ++r) {
-        uint16_t* out = to + r * to_ld;
+        uint16_t* out = to.row(r);
         if (r < rows.begin || r >= rows.end) {
-            for (int j = 0; j < to_ld; j += kLanes) memset(out + j, 0, sizeof(HalfVec));
+            for (int j = 0; j < to.ld; j += kLanes) memset(out + j, 0, sizeof(HalfVec));
             continue;
         }
-        for (int j = 0; j < to_ld; j += kLanes) {
+        for (int j = 0; j < to.ld; j += kLanes) {
             HalfVec half{};
             if (j >= columns.begin && j + kLanes <= columns.end) {
-                half = weights_to_bfloat16(load(from + r * from_ld + j));
+                half = weights_to_bfloat16(load(from.row(r) + j));
             } else if (j + kLanes > columns.begin && j < columns.end) {
                 const IntVec column = kIota + j;
-                const Vec v = load(from + r * from_ld + j);
+                const Vec v = load(from.row(r) + j);
                 half = weights_to_bfloat16(column >= columns.begin && column < columns.end ? v
                                                                                            : Vec{});
             }

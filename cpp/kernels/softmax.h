@@ -75,12 +75,12 @@ inline float max_of(const float* row, Range whole) {
     return max_lanes(larger(larger(found[0], found[1]), larger(found[2], found[3])));
 }
 
-void softmax(float* scores, int64_t ld, int rows, int width, const Range* visible,
+void softmax(Matrix<float> scores, int rows, int width, const Range* visible,
              const ScoreEdits& edits, float* max, float* keep, float* sum) {
     const int padded = round_up(width, Kernels::kPad);
     const float scale = scale_left(edits);
     for (int r = 0; r < rows; ++r) {
-        float* row = scores + r * ld;
+        float* row = scores.row(r);
         const Range range = visible_of(visible, r, width);
         edit_row(row, r, range, edits);
         const Range whole = enclose(row, range);
@@ -100,12 +100,12 @@ void softmax(float* scores, int64_t ld, int rows, int width, const Range* visibl
     }
 }
 
-void weights(float* scores, int64_t ld, int rows, int width, const Range* visible,
+void weights(Matrix<float> scores, int rows, int width, const Range* visible,
              const ScoreEdits& edits, const float* logsumexp) {
     const int padded = round_up(width, Kernels::kPad);
     const float scale = scale_left(edits);
     for (int r = 0; r < rows; ++r) {
-        float* row = scores + r * ld;
+        float* row = scores.row(r);
         const bool empty = logsumexp[r] == -kInfinity;
         const Range range = empty ? Range{0, 0} : visible_of(visible, r, width);
         edit_row(row, r, range, edits);
@@ -116,8 +116,7 @@ void weights(float* scores, int64_t ld, int rows, int width, const Range* visibl
     }
 }
 
-void sum_rows(const float* weights, int64_t ld, int rows, Range columns, float* sum,
-              int64_t sum_stride) {
+void sum_rows(Matrix<const float> weights, int rows, Range columns, Matrix<float> sum) {
     const int first = columns.begin / kLanes * kLanes, last = (columns.end - 1) / kLanes * kLanes;
     const auto inside = [&](const float* row,
                             int j) {  // the lanes of a vector that lie in the range
@@ -131,18 +130,18 @@ void sum_rows(const float* weights, int64_t ld, int rows, Range columns, float* 
         for (int i = 0; i < kLanes; ++i) {
             total[i] = Vec{};
             if (r + i >= rows) continue;
-            const float* row = weights + (r + i) * ld;
+            const float* row = weights.row(r + i);
             total[i] = inside(row, first);
             for (int j = first + kLanes; j < last; j += kLanes) total[i] += load(row + j);
             if (last > first) total[i] += inside(row, last);
         }
         float sums[kLanes];
         store(sums, sum_each(total));
-        for (int i = 0; i < smaller(kLanes, rows - r); ++i) sum[(r + i) * sum_stride] += sums[i];
+        for (int i = 0; i < smaller(kLanes, rows - r); ++i) *sum.row(r + i) += sums[i];
     }
 }
 
-void sum_columns(const float* weights, int64_t ld, int rows, int width, float* sum) {
+void sum_columns(Matrix<const float> weights, int rows, int width, float* sum) {
     constexpr int kVecs = 4;  // so that a row is read by whole cache lines
     width = round_up(width, Kernels::kPad);
     int j = 0;
@@ -150,12 +149,12 @@ void sum_columns(const float* weights, int64_t ld, int rows, int width, float* s
         Vec total[kVecs];
         for (int v = 0; v < kVecs; ++v) total[v] = load(sum + j + v * kLanes);
         for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < kVecs; ++v) total[v] += load(weights + r * ld + j + v * kLanes);
+            for (int v = 0; v < kVecs; ++v) total[v] += load(weights.row(r) + j + v * kLanes);
         for (int v = 0; v < kVecs; ++v) store(sum + j + v * kLanes, total[v]);
     }
     for (; j < width; j += kLanes) {
         Vec total = load(sum + j);
-        for (int r = 0; r < rows; ++r) total += load(weights + r * ld + j);
+        for (int r = 0; r < rows; ++r) total += load(weights.row(r) + j);
         store(sum + j, total);
     }
 }

@@ -3,6 +3,7 @@
 // Only for kernels.cpp, see simd.h.
 #pragma once
 
+#include "kernels/matrix.h"
 #include "kernels/simd.h"
 
 namespace reattend::REATTEND_ISA {
@@ -24,9 +25,9 @@ void mix(const float* in, float factor, float* out, float keep, int64_t size) {
     for (int64_t i = 0; i < size; ++i) out[i] = keep * out[i] + factor * in[i];
 }
 
-void scale_rows(float* rows, int64_t ld, int count, int dim, const float* factor) {
+void scale_rows(Matrix<float> rows, int count, int dim, const float* factor) {
     for (int r = 0; r < count; ++r)
-        if (factor[r] != 1) scaled(rows + r * ld, factor[r], rows + r * ld, dim);
+        if (factor[r] != 1) scaled(rows.row(r), factor[r], rows.row(r), dim);
 }
 
 bool any_lane(IntVec found) {

@@ -19,52 +19,50 @@ public:
     static size_t scratch(int64_t value_ld) { return kTileRows * kRoom + kRoom * value_ld; }
 
     void use(float* memory, int64_t value_ld) {
-        weights_ = memory;
-        values_ = memory + kTileRows * kRoom;
-        value_ld_ = value_ld;
+        weights_.data = memory;
+        values_ = {memory + kTileRows * kRoom, value_ld};
     }
 
     int count() const { return count_; }
     int room() const { return kRoom - count_; }
 
     /// Moves columns of `rows` rows of a tile's weights here. They stay from keep() on.
-    void take(float* weights, int64_t ld, int rows, const int32_t* columns, int count) {
+    void take(Matrix<float> weights, int rows, const int32_t* columns, int count) {
         for (int r = 0; r < rows; ++r)
             for (int i = 0; i < count; ++i) {
-                weights_[r * kRoom + count_ + i] = weights[r * ld + columns[i]];
-                weights[r * ld + columns[i]] = 0;
+                float& weight = weights.row(r)[columns[i]];
+                weights_.row(r)[count_ + i] = weight;
+                weight = 0;
             }
     }
     /// Adds the weights of the last columns taken to the sums of their rows.
-    void add_sums(int rows, int count, float* sum, int64_t sum_stride) const {
-        kernels().sum_rows(weights_, kRoom, rows, {count_, count_ + count}, sum, sum_stride);
+    void add_sums(int rows, int count, Matrix<float> sum) const {
+        kernels().sum_rows(weights_, rows, {count_, count_ + count}, sum);
     }
     /// Where the value of the last columns' i-th key goes.
-    float* value(int i) { return values_ + (count_ + i) * value_ld_; }
+    float* value(int i) { return values_.row(count_ + i); }
     void keep(int count) { count_ += count; }
 
     /// Multiplies rows, from one on, by factors.
     void scale(int row, int rows, const float* factor) {
-        if (count_) kernels().scale_rows(weights_ + row * kRoom, kRoom, rows, count_, factor);
+        if (count_) kernels().scale_rows(weights_.at(row), rows, count_, factor);
     }
 
     /// out [rows, dim] += weights * values, from a row on; then none is left.
-    void weigh(int row, int rows, float* out, int64_t out_ld, int dim) {
+    void weigh(int row, int rows, Matrix<float> out, int dim) {
         if (count_)
-            kernels().accumulate(weights_ + row * kRoom, kRoom, values_, value_ld_, out, out_ld,
-                                 rows, {0, count_}, dim, nullptr);
+            kernels().accumulate(weights_.at(row), values_, out, rows, {0, count_}, dim, nullptr);
         count_ = 0;
     }
 
     bool finite(int dim) const {
         for (int i = 0; i < count_; ++i)
-            if (!kernels().all_finite(values_ + i * value_ld_, dim)) return false;
+            if (!kernels().all_finite(values_.row(i), dim)) return false;
         return true;
     }
 
 private:
-    float *weights_ = nullptr, *values_ = nullptr;
-    int64_t value_ld_ = 0;
+    Matrix<float> weights_{nullptr, kRoom}, values_;
     int count_ = 0;
 };
 

@@ -26,9 +26,9 @@ public:
           apart_(apart),
           row_step_(row_step) {}
 
-    int64_t ld() const { return ld_; }
     int64_t segment_stride() const { return kTileRows * ld_; }
-    float* row(int segment, int row) { return memory_ + segment * segment_stride() + row * ld_; }
+    float* row(int segment, int row) { return of(segment).row(row); }
+    Matrix<float> of(int segment) { return {memory_ + segment * segment_stride(), ld_}; }
 
     /// The segments that have one.
     SegmentSet present() const { return present_; }
@@ -48,13 +48,13 @@ public:
     void catch_up(int segment) {
         if (!has(segment)) return;
         const Range rows = this->rows(segment);
-        kernels().scale_rows(row(segment, rows.begin), ld_, rows.end - rows.begin, dim_,
+        kernels().scale_rows(of(segment).at(rows.begin), rows.end - rows.begin, dim_,
                              behind_[segment] + rows.begin);
         std::fill_n(behind_[segment], rows_, 1.0f);
     }
 
     /// Gives the output to add to: zeros where the segment comes for the first time.
-    float* open(int segment) {
+    Matrix<float> open(int segment) {
         if (has(segment)) {
             catch_up(segment);
         } else {
@@ -64,7 +64,7 @@ public:
             std::fill(row(segment, rows.begin / row_step_ * row_step_),
                       row(segment, round_up(rows.end, row_step_)), 0.0f);
         }
-        return row(segment, 0);
+        return of(segment);
     }
 
     bool finite(int segment) {

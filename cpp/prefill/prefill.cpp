@@ -68,17 +68,17 @@ private:
           apart_(within(apart)),
           segments_(segmented.size() ? call.num_segments : 1),
           num_partials_(apart.size() ? call.num_segments : 1),
-          weights_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
-          partials_(weights_ + kWeights, call.value_dim, rows_, apart_, Products::kRowStep),
+          memory_(Scratch::of_thread().floats(scratch(call, segments_, num_partials_))),
+          partials_(memory_ + kWeights, call.value_dim, rows_, apart_, Products::kRowStep),
           products_(
               call, place,
-              weights_ + own_scratch(call, segments_, num_partials_) - Products::scratch(call)) {
-        const int64_t ld = partials_.ld();
-        float* memory = weights_ + kWeights + PartialOutputs::scratch(num_partials_, ld);
+              memory_ + own_scratch(call, segments_, num_partials_) - Products::scratch(call)) {
+        const int64_t ld = padded(call.value_dim);
+        float* memory = memory_ + kWeights + PartialOutputs::scratch(num_partials_, ld);
         for (int g = 0; segments_ > 1 && g < segments_; ++g, memory += GatheredKeys::scratch(ld))
             gathered_[g].use(memory, ld);
         if (place.sums)
-            saved_.emplace(call, place, weights_ + own_scratch(call, segments_, num_partials_));
+            saved_.emplace(call, place, memory_ + own_scratch(call, segments_, num_partials_));
         std::fill_n(max_, rows_, kNoKey);
         std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
     }
@@ -98,11 +98,10 @@ private:
             all_visible = all_visible && visible_[r].begin == 0 && visible_[r].end == count;
         }
         const Range* visible = all_visible ? nullptr : visible_;
-        if (saved_) weights_ = saved_->next();
-        ld_ = products_.scores(key, count, visible, weights_);
+        weights_ = products_.scores(key, count, visible, saved_ ? saved_->next() : memory_);
         const ScoreEdits edits = scores_.edits(item_, head_, row_, rows_, key, count, hidden_);
-        kernels().softmax(weights_, ld_, rows_, count, visible, edits, max_, keep_, tile_sum_);
-        if (saved_) saved_->keep(key, count, ld_, max_);
+        kernels().softmax(weights_, rows_, count, visible, edits, max_, keep_, tile_sum_);
+        if (saved_) saved_->keep(key, count, weights_.ld, max_);
         rescale();
         add_sums(0, {0, segmented_.begin});
         add_sums(0, {segmented_.end, rows_});
@@ -120,6 +119,9 @@ private:
         }
     }
 
+    /// The sums of a segment, from a row on.
+    Matrix<float> sums(int row, int segment) { return {&sum_[row][segment], kMaxSegments}; }
+
     /// Adds the whole tile to the sums of a segment.
     void add_sums(int segment, Range rows) {
         for (int r = rows.begin; r < rows.end; ++r) sum_[r][segment] += tile_sum_[r];
@@ -128,9 +130,8 @@ private:
     /// Adds some columns of the tile to the partial of a segment.
     void add_values(int segment, Range rows, Range columns, const Range* visible) {
         if (rows.begin >= rows.end) return;
-        float* partial = partials_.open(segment);
-        if (!call_.reads_values()) return;
-        products_.add(weights_, rows, columns, visible, partial, partials_.ld());
+        const Matrix<float> partial = partials_.open(segment);
+        if (call_.reads_values()) products_.add(weights_, rows, columns, visible, partial);
     }
 
     /// Adds the tile segment by segment: to their sums, and to outputs that are kept apart.
@@ -146,9 +147,8 @@ private:
             if (split.whole)
                 add_sums(run.segment, segmented_);
             else
-                kernels().sum_rows(weights_ + segmented_.begin * ld_, ld_,
-                                   segmented_.end - segmented_.begin, run.columns,
-                                   &sum_[segmented_.begin][run.segment], kMaxSegments);
+                kernels().sum_rows(weights_.at(segmented_.begin), segmented_.end - segmented_.begin,
+                                   run.columns, sums(segmented_.begin, run.segment));
             add_values(run.segment, apart_, run.columns, visible);
         }
     }
@@ -166,8 +166,8 @@ private:
     void take(int segment, const int32_t* columns, int count) {
         GatheredKeys& keys = gathered_[segment];
         const int rows = segmented_.end - segmented_.begin;
-        keys.take(weights_ + segmented_.begin * ld_, ld_, rows, columns, count);
-        keys.add_sums(rows, count, &sum_[segmented_.begin][segment], kMaxSegments);
+        keys.take(weights_.at(segmented_.begin), rows, columns, count);
+        keys.add_sums(rows, count, sums(segmented_.begin, segment));
         if (apart_.begin >= apart_.end || !call_.reads_values()) return;
         for (int i = 0; i < count; ++i) products_.value(columns[i], keys.value(i));
         keys.keep(count);
@@ -176,13 +176,12 @@ private:
     /// Weighs the gathered keys into the partial of their segment.
     void add_gathered(int segment) {
         if (!gathered_[segment].count()) return;
-        partials_.open(segment);
-        add_gathered(segment, partials_.row(segment, apart_.begin), partials_.ld());
+        add_gathered(segment, partials_.open(segment).at(apart_.begin));
     }
     /// The same into the outputs [apart rows], by what their weights were multiplied.
-    void add_gathered(int segment, float* out, int64_t out_ld) {
+    void add_gathered(int segment, Matrix<float> out) {
         gathered_[segment].weigh(apart_.begin - segmented_.begin, apart_.end - apart_.begin, out,
-                                 out_ld, static_cast<int>(call_.value_dim));
+                                 static_cast<int>(call_.value_dim));
     }
 
     void finish() {
@@ -220,21 +219,21 @@ private:
         if (rows.begin >= rows.end) return;
         const Output& out = call_.out;
         const bool direct = out && out.direct();
-        const int64_t ld = direct ? out.row_stride : partials_.ld();
-        float* to =
-            direct ? out.direct_row(item_, head_, row_ + rows.begin) : partials_.row(0, rows.begin);
+        const Matrix<float> to =
+            direct ? Matrix<float>{out.direct_row(item_, head_, row_ + rows.begin), out.row_stride}
+                   : partials_.of(0).at(rows.begin);
         for (int r = rows.begin; r < rows.end; ++r) {
             float scale[kMaxSegments] = {};  // of a row that sees no key
             call_.weigh(item_, head_, row_ + r, state(r), scale);
             if (out)
                 call_.combine(state(r), apart ? partials_.present() : 1, scale,
-                              to + (r - rows.begin) * ld);
+                              to.row(r - rows.begin));
             for (int g = 0; apart && g < segments_; ++g)
                 gathered_[g].scale(r - segmented_.begin, 1, scale + g);
         }
-        for (int g = 0; apart && g < segments_; ++g) add_gathered(g, to, ld);
+        for (int g = 0; apart && g < segments_; ++g) add_gathered(g, to);
         for (int r = rows.begin; out && !direct && r < rows.end; ++r)
-            out.store(item_, head_, row_ + r, to + (r - rows.begin) * ld);
+            out.store(item_, head_, row_ + r, to.row(r - rows.begin));
         finish_empty(rows);
     }
 
@@ -262,11 +261,11 @@ private:
     int rows_;
     Range segmented_, apart_;  // the rows with a sum, and with a partial, for each segment
     int segments_, num_partials_;
-    float* weights_;
+    float* memory_;
     PartialOutputs partials_;
     Products products_;
     std::optional<SavedTiles> saved_;
-    int ld_ = 0;  // of the weights
+    Matrix<float> weights_;  // of the tile of keys
     GatheredKeys gathered_[kMaxSegments];
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
     Range visible_[kRows];

@@ -85,71 +85,70 @@ public:
     Float32Products(const Attention& call, const TilePlace& place, float* memory)
         : call_(call),
           place_(place),
-          query_(memory),
-          query_ld_(padded(call.scores.head_dim)),
-          value_buffer_(memory + kTileRows * query_ld_) {
-        call.scores.query_rows(place.item, place.head, place.row, place.rows, query_, query_ld_);
+          query_{memory, static_cast<int64_t>(padded(call.scores.head_dim))},
+          value_buffer_(query_.row(kTileRows)) {
+        call.scores.query_rows(place.item, place.head, place.row, place.rows, query_);
     }
 
-    /// Scores with keys [key, key + count); gives the distance of their rows.
-    int scores(int64_t key, int count, const Range* visible, float* to) {
+    /// Scores [rows, count] with keys [key, key + count), written to some memory.
+    Matrix<float> scores(int64_t key, int count, const Range* visible, float* to) {
         const Scores& scores = call_.scores;
         const int64_t kv_head = scores.kv_head(place_.head);
         const int dim = static_cast<int>(scores.head_dim);
-        const float* packed = PackedTiles::of_thread().tile(
-            place_, kv_head, key, count, packed_size(call_), [&](float* packed) {
-                scores.packed_keys(place_.item, kv_head, key, count, packed, kTileKeys);
-            });
+        const auto pack = [&](float* packed) {
+            scores.packed_keys(place_.item, kv_head, key, count, {packed, kTileKeys});
+        };
+        const Matrix<const float> packed{
+            PackedTiles::of_thread().tile(place_, kv_head, key, count, packed_size(call_), pack),
+            kTileKeys};
+        const Matrix<float> found{to, kTileKeys};
         if (!visible && count == kTileKeys && place_.rows == kTileRows)
             for (int from = 0; from < dim; from += Kernels::kChain)
                 matmul({.rows = kTileRows,
                         .cols = kTileKeys,
                         .depth = std::min(dim - from, Kernels::kChain),
-                        .a_stride = query_ld_,
-                        .b_stride = kTileKeys,
-                        .c_stride = kTileKeys,
+                        .a_stride = query_.ld,
+                        .b_stride = packed.ld,
+                        .c_stride = found.ld,
                         .accumulate = from > 0},
-                       query_ + from, packed + from * kTileKeys, to);
+                       query_.data + from, packed.row(from), found.data);
         else
-            kernels().scores(query_, query_ld_, packed, kTileKeys, to, kTileKeys, place_.rows,
-                             count, dim, visible);
+            kernels().scores(query_, packed, found, place_.rows, count, dim, visible);
         values_ = call_.value.rows(place_.item, kv_head, key, count, value_buffer_);
-        return kTileKeys;
+        return found;
     }
 
     /// out [rows] += weights [rows, columns] * values [columns].
-    void add(const float* weights, Range rows, Range columns, const Range* visible, float* out,
-             int64_t out_ld) {
+    void add(Matrix<const float> weights, Range rows, Range columns, const Range* visible,
+             Matrix<float> out) {
         const int dim = static_cast<int>(call_.value_dim), count = rows.end - rows.begin;
         const bool full =
             !visible && count == kTileRows && columns.end - columns.begin == kTileKeys;
-        if (full && values_.stride >= dim)  // oneDNN takes no rows that overlap or run backwards
+        if (full && values_.ld >= dim)  // oneDNN takes no rows that overlap or run backwards
             matmul({.rows = kTileRows,
                     .cols = dim,
                     .depth = kTileKeys,
-                    .a_stride = kTileKeys,
-                    .b_stride = values_.stride,
-                    .c_stride = out_ld,
+                    .a_stride = weights.ld,
+                    .b_stride = values_.ld,
+                    .c_stride = out.ld,
                     .accumulate = true},
-                   weights, values_.data, out);
+                   weights.data, values_.data, out.data);
         else
-            kernels().accumulate(weights + rows.begin * kTileKeys, kTileKeys, values_.data,
-                                 values_.stride, out + rows.begin * out_ld, out_ld, count, columns,
-                                 dim, visible ? visible + rows.begin : nullptr);
+            kernels().accumulate(weights.at(rows.begin), values_, out.at(rows.begin), count,
+                                 columns, dim, visible ? visible + rows.begin : nullptr);
     }
 
     /// The value of a key of the tile.
     void value(int column, float* to) const {
-        std::copy_n(values_.data + column * values_.stride, call_.value_dim, to);
+        std::copy_n(values_.row(column), call_.value_dim, to);
     }
 
 private:
     const Attention& call_;
     TilePlace place_;
-    float* query_;
-    int64_t query_ld_;
+    Matrix<float> query_;
     float* value_buffer_;
-    Rows values_{};  // of the tile
+    Matrix<const float> values_;  // of the tile
 };
 
 /// Products in bfloat16, accumulated in float32: weights are rounded to bfloat16 as well, their
@@ -174,40 +173,43 @@ public:
     }
 
     Bfloat16Products(const Attention& call, const TilePlace& place, float* memory)
-        : call_(call), place_(place), query_(reinterpret_cast<uint16_t*>(memory)) {
-        const int64_t ld = query_ld(call.scores);
-        weights_ = query_ + kTileRows * ld;
-        std::memset(query_, 0, round_up(place.rows, kRowStep) * ld * sizeof *query_);
+        : call_(call),
+          place_(place),
+          query_{reinterpret_cast<uint16_t*>(memory), query_ld(call.scores)},
+          weights_{query_.row(kTileRows), kernels().value_depth} {
+        std::memset(query_.data, 0, round_up(place.rows, kRowStep) * query_.ld * sizeof(uint16_t));
         for (int r = 0; r < place.rows; ++r)
-            std::memcpy(query_ + r * ld, bits(call.scores.query, place.head, place.row + r),
-                        call.scores.head_dim * sizeof *query_);
+            std::memcpy(query_.row(r),
+                        call.scores.query.bits(place.item, place.head, place.row + r).data,
+                        call.scores.head_dim * sizeof(uint16_t));
     }
 
-    int scores(int64_t key, int count, const Range*, float* to) {
+    Matrix<float> scores(int64_t key, int count, const Range*, float* to) {
         const Scores& scores = call_.scores;
         const int64_t kv_head = scores.kv_head(place_.head);
         const int dim = static_cast<int>(scores.head_dim);
         const float* packed = PackedTiles::of_thread().tile(
             place_, kv_head, key, count, packed_size(call_), [&](float* packed) {
                 auto* halves = reinterpret_cast<uint16_t*>(packed);
-                kernels().pack_key_pairs(bits(scores.key, kv_head, key), scores.key.row_stride,
-                                         count, dim, halves);
+                kernels().pack_key_pairs(scores.key.bits(place_.item, kv_head, key), count, dim,
+                                         halves);
                 for (int j = 0; j < count; j += depth_)
                     kernels().pack_value_pairs(
-                        bits(call_.value, kv_head, key + j), call_.value.row_stride,
+                        call_.value.bits(place_.item, kv_head, key + j),
                         std::min(depth_, count - j), depth_, static_cast<int>(call_.value_dim),
                         halves + key_size(call_) + j / depth_ * chunk_size(call_));
             });
         const auto* halves = reinterpret_cast<const uint16_t*>(packed);
         values_ = halves + key_size(call_);
         key_ = key;
-        ld_ = round_up(count, PackedPairs::kCols);
-        matmul(score_shape(scores, round_up(place_.rows, kRowStep), ld_), query_, halves, to);
-        return ld_;
+        const int columns = round_up(count, PackedPairs::kCols);
+        matmul(score_shape(scores, round_up(place_.rows, kRowStep), columns), query_.data, halves,
+               to);
+        return {to, columns};
     }
 
-    void add(const float* weights, Range rows, Range columns, const Range* visible, float* out,
-             int64_t out_ld) {
+    void add(Matrix<const float> weights, Range rows, Range columns, const Range* visible,
+             Matrix<float> out) {
         for (int j = columns.begin / depth_ * depth_; j < columns.end; j += depth_) {
             const Range some{std::max(columns.begin - j, 0), std::min(columns.end - j, depth_)};
             Range seeing = rows;
@@ -222,11 +224,10 @@ public:
             // Whole blocks of rows: those in them that are not asked for get weight 0.
             const int begin = seeing.begin / kRowStep * kRowStep;
             const int end = round_up(seeing.end, kRowStep);
-            kernels().narrow_block(weights + begin * ld_ + j, ld_, end - begin,
-                                   {seeing.begin - begin, seeing.end - begin}, some, weights_,
-                                   depth_);
-            matmul(value_shape(call_, end - begin), weights_,
-                   values_ + j / depth_ * chunk_size(call_), out + begin * out_ld);
+            kernels().narrow_block(weights.at(begin, j), end - begin,
+                                   {seeing.begin - begin, seeing.end - begin}, some, weights_);
+            matmul(value_shape(call_, end - begin), weights_.data,
+                   values_ + j / depth_ * chunk_size(call_), out.row(begin));
         }
     }
 
@@ -264,17 +265,13 @@ private:
     static int64_t chunk_size(const Attention& call) {
         return PackedPairs::size(kernels().value_depth, static_cast<int>(call.value_dim));
     }
-    const uint16_t* bits(const Tensor& tensor, int64_t head, int64_t row) const {
-        return static_cast<const uint16_t*>(tensor.data) + tensor.at(place_.item, head, row);
-    }
 
     const Attention& call_;
     TilePlace place_;
     int depth_ = kernels().value_depth;
-    uint16_t *query_, *weights_;
+    Matrix<uint16_t> query_, weights_;
     const uint16_t* values_ = nullptr;  // of the tile, packed
     int64_t key_ = 0;
-    int ld_ = 0;
 };
 
 }  // namespace reattend
