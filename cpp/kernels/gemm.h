@@ -27,35 +27,6 @@ inline Range seen(const Range* visible, int rows, Range all) {
     return {bigger(range.begin, all.begin), smaller(range.end, all.end)};
 }
 
-/// c [rows, vecs] (+)= a [rows, depth] * b [depth, vecs], held in registers. With `partial`, b's
-/// last vector has only that many columns.
-template <int rows, int vecs, bool add, bool partial = false>
-inline void block(Matrix<const float> a, Matrix<const float> b, Matrix<float> c, int depth,
-                  int last = kLanes) {
-    Vec sum[rows][vecs];
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
-    for (int k = 0; k < depth; ++k) {
-        Vec factor[vecs];
-        for (int v = 0; v < vecs; ++v) {
-            const float* from = b.row(k) + v * kLanes;
-            factor[v] = partial && v == vecs - 1 ? load_first(from, last) : load(from);
-        }
-        for (int r = 0; r < rows; ++r) {
-            const Vec weight = broadcast(a.row(r)[k]);
-            for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
-        }
-    }
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v) {
-            float* to = c.row(r) + v * kLanes;
-            if (partial && v == vecs - 1)
-                store_first(to, add ? load_first(to, last) + sum[r][v] : sum[r][v], last);
-            else
-                store(to, add ? load(to) + sum[r][v] : sum[r][v]);
-        }
-}
-
 /// block() for 1 <= rows <= kRowBlock.
 template <int vecs, bool add, bool partial = false, int rows = kRowBlock>
 inline void block_of(int count, Matrix<const float> a, Matrix<const float> b, Matrix<float> c,
@@ -63,7 +34,7 @@ inline void block_of(int count, Matrix<const float> a, Matrix<const float> b, Ma
     if constexpr (rows > 1)
         if (count < rows)
             return block_of<vecs, add, partial, rows - 1>(count, a, b, c, depth, last);
-    block<rows, vecs, add, partial>(a, b, c, depth, last);
+    block<rows, vecs, add, partial, Ahead::kNothing>(a, b, c, depth, last, 0);
 }
 
 /// kLanes x kLanes keys, transposed. Edges go by way of a block filled up with zeros.

@@ -70,6 +70,36 @@ inline void with_ahead(Ahead ahead, const Use& use) {
     use(Fetching<Ahead::kNear>{});
 }
 
+/// c [rows, vecs] (+)= a [rows, depth] * b [depth, vecs], held in registers. With `partial`, the
+/// last vector has only `last` columns. `by` is how far ahead of b is fetched.
+template <int rows, int vecs, bool add, bool partial, Ahead ahead, class T>
+inline void block(Matrix<const float> a, Matrix<const T> b, Matrix<float> c, int depth, int last,
+                  int64_t by) {
+    Vec sum[rows][vecs];
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
+    for (int k = 0; k < depth; ++k) {
+        Vec factor[vecs];
+        for (int v = 0; v < vecs; ++v) {
+            const T* from = b.row(k) + v * kLanes;
+            fetch<ahead>(from, by);
+            factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
+        }
+        for (int r = 0; r < rows; ++r) {
+            const Vec weight = broadcast(a.row(r)[k]);
+            for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vecs; ++v) {
+            float* to = c.row(r) + v * kLanes;
+            if (partial && v == vecs - 1)
+                store_first(to, add ? load_first(to, last) + sum[r][v] : sum[r][v], last);
+            else
+                store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+        }
+}
+
 /// Scores of one query with kLanes keys, which are read key after key: lane k is key k.
 template <Ahead ahead, class T>
 inline Vec dot_row(const float* query, Matrix<const T> keys, int count, int dim, int64_t by) {
@@ -197,32 +227,11 @@ void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int r
     });
 }
 
-/// out [rows, vecs] += weights [rows, count] * values [count, vecs], held in registers. With
-/// `partial`, the last vector has only `last` columns.
+/// out [rows, vecs] += weights [rows, count] * values [count, vecs].
 template <int rows, int vecs, bool partial, Ahead ahead, class T>
 [[gnu::noinline]] void weigh(Matrix<const float> weights, Matrix<const T> values, Matrix<float> out,
                              int count, int last, int64_t by) {
-    Vec sum[rows][vecs];
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v) sum[r][v] = Vec{};
-    for (int k = 0; k < count; ++k) {
-        const T* value = values.row(k);
-        Vec factor[vecs];
-        for (int v = 0; v < vecs; ++v) {
-            const T* from = value + v * kLanes;
-            fetch<ahead>(from, by);
-            factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
-        }
-        for (int r = 0; r < rows; ++r) {
-            const Vec weight = broadcast(weights.row(r)[k]);
-            for (int v = 0; v < vecs; ++v) sum[r][v] += weight * factor[v];
-        }
-    }
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < vecs; ++v) {
-            float* to = out.row(r) + v * kLanes;
-            store(to, load(to) + sum[r][v]);
-        }
+    block<rows, vecs, true, partial, ahead>(weights, values, out, count, last, by);
 }
 
 /// Whole values, which are read key after key.
