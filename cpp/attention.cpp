@@ -96,6 +96,11 @@ Matrix<const float> Tensor::rows(int64_t batch, int64_t head, int64_t row, int64
     return to;
 }
 
+void Tensor::read_row(int64_t batch, int64_t head, int64_t row, float* to) const {
+    const float* from = rows(batch, head, row, 1, to).data;
+    if (from != to) std::copy_n(from, dim, to);
+}
+
 void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) const {
     void* to = const_cast<void*>(this->row(batch, head, row));
     if (!from)
@@ -110,8 +115,7 @@ void Scores::query_rows(int64_t item, int64_t head, int64_t row, int64_t count,
                         Matrix<float> to) const {
     for (int64_t r = 0; r < count; ++r) {
         float* each = to.row(r);
-        const float* from = query.rows(item, head, row + r, 1, each).data;
-        if (from != each) std::copy_n(from, head_dim, each);
+        query.read_row(item, head, row + r, each);
         std::fill(each + head_dim, each + to.ld, 0.0f);
     }
 }

@@ -193,12 +193,9 @@ private:
         const int64_t kv_head = scores_.kv_head(head_);
         for (int i = 0; i < count; ++i) {
             float* key = keys_.row(i);
-            const float* key_read = scores_.key.rows(item_, kv_head, positions[i], 1, key).data;
-            if (key_read != key) std::copy_n(key_read, dim, key);
+            scores_.key.read_row(item_, kv_head, positions[i], key);
             std::fill(key + dim, key + keys_.ld, 0.0f);
-            float* value = values_.row(i);
-            const float* found = call_.value.rows(item_, kv_head, positions[i], 1, value).data;
-            if (found != value) std::copy_n(found, call_.value_dim, value);
+            call_.value.read_row(item_, kv_head, positions[i], values_.row(i));
         }
         Range visible[kRows];
         const Interval all{0, scores_.key_len};

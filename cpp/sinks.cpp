@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kFew = 64;   // numbers that show of most tokens that they are no sink
 constexpr int64_t kAhead = 8;  // tokens
 constexpr int64_t kLine = 64 / sizeof(float);
-constexpr int64_t kPart = 256;       // keys
+constexpr int64_t kPart = 32;        // keys
 constexpr double kSlack = 1 - 1e-5;  // more than rounding changes of a comparison
 
 double sum_of_squares(const float* numbers, int64_t size) {
@@ -71,7 +71,7 @@ std::vector<std::vector<int64_t>> find_column_sinks(const Columns& columns, floa
             const int64_t index = item * columns.heads + head;
             float* received = continued(i++);
             kernels().add_scaled(columns.sums + index * count, 1, received, count);
-            // Without divisions at first: in a part of the keys, mostly one, some may be sinks.
+            // Without divisions at first: in few parts of the keys some may be sinks.
             for (int64_t begin = 0; begin < count; begin += kPart) {
                 const int64_t end = std::min(begin + kPart, count);
                 if (!kernels().any_above(received + begin, limits.data() + begin, end - begin))

@@ -54,6 +54,8 @@ struct Tensor {
     /// Some rows as float32: where they lie, or else converted to `buffer`.
     Matrix<const float> rows(int64_t batch, int64_t head, int64_t row, int64_t count,
                              float* buffer) const;
+    /// One row, written to `to` [buffer_stride()].
+    void read_row(int64_t batch, int64_t head, int64_t row, float* to) const;
     /// Distance of rows in a buffer.
     int64_t buffer_stride() const { return padded(dim); }
     /// Floats that a buffer for so many rows takes: none where they are read where they lie.

@@ -9,6 +9,8 @@
 #include "column_sums/saved_weights.h"
 #include "dispatch.h"
 #include "parallel.h"
+#include "segments/gathered_keys.h"
+#include "segments/segment_runs.h"
 
 namespace reattend {
 namespace {
@@ -49,22 +51,28 @@ struct States {
     }
 };
 
+/// How a reader takes the keys of a segment: each run of them alone, so that no row touches a value
+/// that it does not see; or long runs across scattered keys of other segments, with weight 0 there,
+/// and scattered keys together, which is far faster where sinks lie in an image.
+enum class Runs { kAlone, kAcross };
+
 /// Adds the keys of an interval to the states of a group.
 class Reader {
 public:
     /// `kept`, if any, gets the weights of chunks that begin with tile number `tile`.
-    Reader(const Attention& call, const Group& group, const States& states,
+    Reader(const Attention& call, const Group& group, const States& states, Runs runs,
            SavedWeights* kept = nullptr, int64_t tile = 0)
         : call_(call),
           scores_(call.scores),
           group_(group),
           states_(states),
+          runs_(runs),
           size_(group.size()),
           pairs_(multiplies_pairs(call, size_)),
           ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
           saved_(kept),
           tile_(tile) {
-        query_ = {Scratch::of_thread().floats(scratch(scores_, size_)),
+        query_ = {Scratch::of_thread().floats(scratch(call, size_)),
                   static_cast<int64_t>(padded(scores_.head_dim))};
         weights_ = {query_.row(size_), kKeys};
         narrow_ = {reinterpret_cast<uint16_t*>(weights_.row(size_)), 2 * kKeys};
@@ -72,6 +80,7 @@ public:
         keep_ = max_ + padded(size_);
         sum_ = keep_ + padded(size_);
         visible_ = reinterpret_cast<Range*>(sum_ + padded(size_));
+        gathered_.use(sum_ + 3 * padded(size_), size_, padded(call.value_dim));
         for (int r = 0; r < size_; ++r) {
             if (pairs_)
                 std::memcpy(narrow_query().row(r),
@@ -85,8 +94,9 @@ public:
     }
 
     /// Floats that so many rows take.
-    static size_t scratch(const Scores& scores, int rows) {
-        return rows * (padded(scores.head_dim) + 2 * kKeys) + 5 * padded(rows);
+    static size_t scratch(const Attention& call, int rows) {
+        return rows * (padded(call.scores.head_dim) + 2 * kKeys) + 5 * padded(rows) +
+               (call.labels ? GatheredKeys::scratch(rows, padded(call.value_dim)) : 0);
     }
 
     /// Bytes of all keys and values of a call.
@@ -152,15 +162,42 @@ private:
         }
     }
 
-    /// Adds a tile to rows [first, first + rows), which share their labels, run by run.
+    /// Adds a tile to rows [first, first + rows), which share their labels.
     void add_labels(int64_t key, int count, int first, int rows) {
         uint8_t labels[kKeys];
         call_.labels_of(group_.item, group_.head(first), key, count, labels);
+        if (states_.segments > 1 && runs_ == Runs::kAcross) {
+            const SegmentRuns<kKeys> split(labels, count);
+            for (int g = 0; g < states_.segments; ++g)
+                add_scattered(g, split.scattered[g], split.num_scattered[g], key, first, rows);
+            for (int i = 0; i < split.num_runs; ++i)
+                add_run(split.runs[i].segment, split.runs[i].columns, key, first, rows);
+            return;
+        }
         for (int begin = 0, end; begin < count; begin = end) {
             const uint8_t label = labels[begin];
             end = static_cast<int>(end_of_run(labels, begin, count));
             if (label != kHidden)
                 add_run(states_.segments == 1 ? 0 : label, {begin, end}, key, first, rows);
+        }
+    }
+
+    /// Takes columns out of the tile, and adds them to a segment.
+    void add_scattered(int segment, const int32_t* columns, int count, int64_t key, int first,
+                       int rows) {
+        const RowState state = states_.row(first);
+        for (int some; count; columns += some, count -= some) {
+            open(segment);
+            some = std::min(count, GatheredKeys::kRoom);
+            gathered_.take(weights_.at(first), rows, columns, some);
+            gathered_.add_sums(rows, some, {state.sum + segment, states_.row_size()});
+            if (!call_.reads_values()) continue;
+            for (int i = 0; i < some; ++i)
+                call_.value.read_row(group_.item, group_.kv_head, key + columns[i],
+                                     gathered_.value(i));
+            gathered_.keep(some);
+            gathered_.weigh(0, rows, {state.partial_of(segment), states_.row_size()},
+                            static_cast<int>(call_.value_dim));
         }
     }
 
@@ -235,6 +272,7 @@ private:
     const Scores& scores_;
     const Group& group_;
     const States& states_;
+    Runs runs_;
     int size_;
     bool pairs_;
     Ahead ahead_;
@@ -244,6 +282,7 @@ private:
     Matrix<uint16_t> narrow_;  // weights as bfloat16
     float *max_, *keep_, *sum_;
     Range* visible_;
+    GatheredKeys gathered_;
     SegmentSet present_ = 0;
 };
 
@@ -265,9 +304,10 @@ struct Chunks {
     }
 };
 
-/// A state with one segment, seen as a state with the call's number of them.
+/// A state with one segment, seen as a state with the call's number of them. Where values are not
+/// finite, keys that a row does not see have reached it, unless it was read alone.
 void finish_row(const Attention& call, const Group& group, int r, const States& states,
-                SegmentSet present) {
+                SegmentSet present, bool alone) {
     RowState state = states.row(r);
     float sum[kMaxSegments] = {};
     std::copy_n(state.sum, states.segments, sum);
@@ -275,8 +315,7 @@ void finish_row(const Attention& call, const Group& group, int r, const States& 
     for (int g = 0; g < states.segments; ++g)
         finite = finite &&
                  (!(present >> g & 1) || kernels().all_finite(state.partial_of(g), call.value_dim));
-    if (!finite && group.size() > 1)
-        return attend_row(call, group.item, group.head(r), group.row(r));
+    if (!finite && !alone) return attend_row(call, group.item, group.head(r), group.row(r));
     state.sum = sum;
     call.finish(group.item, group.head(r), group.row(r), state, present);
 }
@@ -290,8 +329,9 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row) 
     std::vector<float> memory(States::size(1, segments, call.value_dim));
     const States states{memory.data(), segments, call.value_dim};
     const Interval keys = scores.keys_of_item(item);
-    const SegmentSet present = Reader(call, group, states).run(keys, scores.visible(row, keys));
-    finish_row(call, group, 0, states, present);
+    const SegmentSet present =
+        Reader(call, group, states, Runs::kAlone).run(keys, scores.visible(row, keys));
+    finish_row(call, group, 0, states, present, true);
 }
 
 Decision decide_decode(const Attention& call) {
@@ -302,7 +342,7 @@ Decision decide_decode(const Attention& call) {
     int64_t units = 0;
     for (int64_t item = 0; item < scores.batch; ++item)
         units += Chunks(scores, item).count * scores.num_kv_heads;
-    const size_t floats = Reader::scratch(scores, static_cast<int>(rows)) +
+    const size_t floats = Reader::scratch(call, static_cast<int>(rows)) +
                           States::size(static_cast<int>(rows), segments, call.value_dim);
     return {.few_rows = true,
             .bfloat16 = Reader::multiplies_pairs(call, static_cast<int>(rows)),
@@ -369,7 +409,7 @@ void decode(const Attention& call) {
                       states.segments, call.value_dim);
             kept.finish(group.item, group.head(r), chunks[group.item].visible, state,
                         states.segments);
-            finish_row(call, group, r, states, found);
+            finish_row(call, group, r, states, found, false);
         }
     };
 
@@ -381,7 +421,7 @@ void decode(const Attention& call) {
             std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
         const int64_t within = unit - first_unit[item], count = chunks[item].count;
         const int64_t index = item * scores.num_kv_heads + within / count;
-        present[unit] = Reader(call, group_of(index), states_of(unit, index), &kept,
+        present[unit] = Reader(call, group_of(index), states_of(unit, index), Runs::kAcross, &kept,
                                within % count * (chunks[item].size / kKeys))
                             .run(chunks[item].keys, chunks[item].chunk(within % count));
         if (left[index].fetch_sub(1) == 1) merge_chunks(index);

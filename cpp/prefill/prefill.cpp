@@ -13,10 +13,10 @@
 #include "column_sums/saved_tiles.h"
 #include "dispatch.h"
 #include "parallel.h"
-#include "prefill/gathered_keys.h"
 #include "prefill/partial_outputs.h"
-#include "prefill/segment_runs.h"
 #include "prefill/tile_products.h"
+#include "segments/gathered_keys.h"
+#include "segments/segment_runs.h"
 
 namespace reattend {
 namespace {
@@ -40,7 +40,8 @@ public:
     static size_t own_scratch(const Attention& call, int segments, int partials) {
         const int64_t ld = padded(call.value_dim);
         return kWeights + PartialOutputs::scratch(partials, ld) +
-               (segments > 1 ? segments * GatheredKeys::scratch(ld) : 0) + Products::scratch(call);
+               (segments > 1 ? segments * GatheredKeys::scratch(kRows, ld) : 0) +
+               Products::scratch(call);
     }
 
     void run(Interval keys) {
@@ -75,8 +76,10 @@ private:
               memory_ + own_scratch(call, segments_, num_partials_) - Products::scratch(call)) {
         const int64_t ld = padded(call.value_dim);
         float* memory = memory_ + kWeights + PartialOutputs::scratch(num_partials_, ld);
-        for (int g = 0; segments_ > 1 && g < segments_; ++g, memory += GatheredKeys::scratch(ld))
-            gathered_[g].use(memory, ld);
+        for (int g = 0; segments_ > 1 && g < segments_; ++g) {
+            gathered_[g].use(memory, kRows, ld);
+            memory += GatheredKeys::scratch(kRows, ld);
+        }
         if (place.sums)
             saved_.emplace(call, place, memory_ + own_scratch(call, segments_, num_partials_));
         std::fill_n(max_, rows_, kNoKey);
@@ -138,12 +141,12 @@ private:
     void add_segments(int64_t key, int count, const Range* visible) {
         uint8_t labels[kKeys];
         call_.labels_of(item_, head_, key, count, labels);
-        const SegmentRuns split(labels, count);
+        const SegmentRuns<kKeys> split(labels, count);
         for (int g = 0; g < segments_; ++g)
             if (split.num_scattered[g])
                 add_scattered(g, split.scattered[g], split.num_scattered[g]);
         for (int i = 0; i < split.num_runs; ++i) {
-            const SegmentRuns::Run& run = split.runs[i];
+            const auto& run = split.runs[i];
             if (split.whole)
                 add_sums(run.segment, segmented_);
             else

@@ -232,8 +232,7 @@ public:
     }
 
     void value(int column, float* to) const {
-        const Tensor& value = call_.value;
-        value.rows(place_.item, call_.scores.kv_head(place_.head), key_ + column, 1, to);
+        call_.value.read_row(place_.item, call_.scores.kv_head(place_.head), key_ + column, to);
     }
 
 private:

@@ -16,11 +16,11 @@ public:
     static constexpr int kRoom = 64;
 
     /// Floats that they take.
-    static size_t scratch(int64_t value_ld) { return kTileRows * kRoom + kRoom * value_ld; }
+    static size_t scratch(int rows, int64_t value_ld) { return rows * kRoom + kRoom * value_ld; }
 
-    void use(float* memory, int64_t value_ld) {
+    void use(float* memory, int rows, int64_t value_ld) {
         weights_.data = memory;
-        values_ = {memory + kTileRows * kRoom, value_ld};
+        values_ = {weights_.row(rows), value_ld};
     }
 
     int count() const { return count_; }
