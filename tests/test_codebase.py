@@ -51,7 +51,7 @@ CPP_LAYERS = [
     ["onednn"],
     ["view"],
     ["dispatch", "row_state"],
-    ["attention", "prefill", "decode", "column_sums", "correction"],
+    ["attention", "segments", "prefill", "decode", "column_sums", "correction"],
     ["machine", "sinks"],
     ["bindings"],
 ]

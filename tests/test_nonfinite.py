@@ -254,3 +254,17 @@ def test_denormals_count_as_they_are(rng, length):
     out = attention(query, key, value)
     np.testing.assert_allclose(out, 1e-40, rtol=1e-2, atol=0)
     same_bytes(out, attention(query, key, value, num_threads=2))
+
+
+@pytest.mark.parametrize("heads", [2, 4], ids=["a-row-alone", "rows-that-share"])
+@bad_numbers
+def test_a_sink_in_an_image_touches_its_own_segment_in_a_step(rng, heads, bits):
+    query, key, value = tensors(rng, Sizes(1, 200, batch=1, heads=heads, kv_heads=2))
+    labels = np.zeros((1, 1, 200), np.uint8)
+    labels[..., 40:160] = 1
+    labels[..., [60, 61, 100]] = 2  # few: taken out of the image's run
+    clean = segment_pass(query, key, value, segments=labels)
+    put(value, (0, 0, 61, 3), bits)
+    found = segment_pass(query, key, value, segments=labels)
+    close(found.partials[:, :, :, :2], clean.partials[:, :, :, :2], "other segments")
+    close(found.partials, reference.segment_pass(query, key, value, segments=labels).partials)
