@@ -267,4 +267,6 @@ def test_a_sink_in_an_image_touches_its_own_segment_in_a_step(rng, heads, bits):
     put(value, (0, 0, 61, 3), bits)
     found = segment_pass(query, key, value, segments=labels)
     close(found.partials[:, :, :, :2], clean.partials[:, :, :, :2], "other segments")
-    close(found.partials, reference.segment_pass(query, key, value, segments=labels).partials)
+    sharing = heads // 2  # query heads of the key head
+    assert not np.isfinite(found.partials[:, :sharing, :, 2, 3]).any()
+    close(found.partials[:, sharing:], clean.partials[:, sharing:], "heads that do not read it")
