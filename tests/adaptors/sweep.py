@@ -1,25 +1,24 @@
 """Every family of transformers, tiny and random: attached, it gives what it must.
 
-`nice python tests/adaptors/sweep.py` writes docs/models.md; with names of families it prints these.
+`nice python tests/adaptors/sweep.py` sweeps all, with names those families, `multimodal` or `text`,
+and puts what came out into rows.json and docs/models.md.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers as hf
 from beside import Beside, beside
 from given import Given, given
 from reattend.adaptors.transformers import attached
+from rows import UNBUILT, Row, store, stored
 from runs import KINDS
 from tiny import MEDIA, TEXT, model_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-BEGIN, END = "<!-- sweep -->\n", "<!-- /sweep -->"
 # Each method in the first of these ways in which it has something to do.
 METHODS: dict[str, list[dict[str, Any]]] = {
     "VAR": [
@@ -36,22 +35,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "static cache": {"cache_implementation": "static"},
     "2 beams": {"num_beams": 2, "num_return_sequences": 1},
 }
-
-
-class Row(NamedTuple):
-    """What came out for a family."""
-
-    family: str
-    result: str  # exact, exact without methods, refused, wrong, cannot be built tiny
-    picture: str = ""  # the convention by which it was given some
-    off: float = 0.0  # of logits, without a method
-    methods: str = ""
-    why: str = ""
-
-    def markdown(self) -> str:
-        """Give the row as the page shows it."""
-        off = f"{self.off:.0e}" if self.result.startswith("exact") else ""
-        return "| " + " | ".join((*self[:3], off, *self[4:])) + " |"
 
 
 def generated(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
@@ -78,14 +61,14 @@ def swept(family: str, ways: tuple[str, ...] = tuple(WAYS)) -> Row:
         what = given(model)
         plain = generated(model, what.inputs)
     except Exception as error:
-        return Row(family, "cannot be built tiny", why=_short(error))
+        return Row(family, UNBUILT, why=_short(error), transformers=hf.__version__)
     before = {"dynamic cache": plain}
     for way in ways:
         try:
             before.setdefault(way, generated(model, what.inputs, **WAYS[way]))
         except Exception:
             continue  # the model itself does not know this way
-    row = Row(family, "exact", what.pictures)
+    row = Row(family, "exact", what.pictures, transformers=hf.__version__)
     try:
         with attached(model) as session:
             off = max(
@@ -154,38 +137,31 @@ def _short(error: Exception) -> str:
     return words if len(words) <= 160 else words[:157] + "..."
 
 
-def markdown(rows: list[Row], what: str) -> str:
-    """Write a table."""
-    lines = [
-        "| family | result | pictures | logits within | methods attach to | |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    counts = {r.result: sum(x.result == r.result for x in rows) for r in rows}
-    said = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
-    return (
-        f"{len(rows)} {what} families of transformers {hf.__version__}: {said}.\n\n"
-        + "\n".join([*lines, *(row.markdown() for row in rows)])
-        + "\n"
-    )
-
-
 def families() -> dict[str, list[str]]:
     """Give the families; a composite's language model is a family of its own."""
     text = [name for name in sorted(TEXT) if not hf.CONFIG_MAPPING[name].sub_configs]
     return {"multimodal": sorted(MEDIA), "text": [name for name in text if name not in MEDIA]}
 
 
+def keep(found: list[Row]) -> None:
+    """Put rows into the table; what this version cannot run keeps the row of an earlier one."""
+    table = stored()
+    kinds = {name: kind for kind, names in families().items() for name in names}
+    for row in found:
+        rows = table.setdefault(kinds[row.family], {})
+        old = rows.get(row.family)
+        elsewhere = old is not None and old.transformers != row.transformers
+        if not (elsewhere and row.result == UNBUILT != old.result):
+            rows[row.family] = row
+    store(table)
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     hf.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    tables = []
-    for kind, names in {"": sys.argv[1:]}.items() if sys.argv[1:] else families().items():
-        found = []
-        for name in names:
-            found.append(swept(name))
-            print(found[-1].markdown(), flush=True)
-        tables.append(markdown(found, kind))
-    if not sys.argv[1:]:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(before + BEGIN + "\n".join(tables) + END + rest.partition(END)[2])
+    known, found = families(), []
+    for family in [each for name in sys.argv[1:] or known for each in known.get(name, [name])]:
+        found.append(swept(family))
+        print(found[-1].markdown(hf.__version__), flush=True)
+    keep(found)

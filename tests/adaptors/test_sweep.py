@@ -5,12 +5,14 @@ import pytest
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
+import rows  # noqa: E402
 from beside import Beside, beside  # noqa: E402
 from given import given  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import ACT, VAR  # noqa: E402
+from rows import BEGIN, END, PAGE, UNBUILT, Row, store, stored, tables  # noqa: E402
 from runs import generate  # noqa: E402
-from sweep import difference, swept  # noqa: E402
+from sweep import difference, families, keep, swept  # noqa: E402
 from tiny import model_of  # noqa: E402
 
 EXACT = {
@@ -24,11 +26,49 @@ EXACT = {
 }  # fmt: skip
 
 
+def test_the_page_is_what_came_out():
+    """docs/models.md is written from rows.json, which has a row for every family."""
+    table = stored()
+    _, _, shown = PAGE.read_text().partition(BEGIN)
+    assert shown.partition(END)[0] == tables(table)
+    found = [row for each in table.values() for row in each.values()]
+    assert {row.result for row in found} <= {"exact", "exact without methods", "refused", UNBUILT}
+    assert all(row.why for row in found if row.result != "exact")
+    if hf.__version__ == max(row.transformers for row in found):
+        assert {kind: sorted(each) for kind, each in table.items()} == families()
+
+
+def test_rows_that_were_swept_by_another_version(tmp_path, monkeypatch):
+    """What this version cannot run keeps its row; what it can gets a new one."""
+    monkeypatch.setattr(rows, "ROWS", tmp_path / "rows.json")
+    monkeypatch.setattr(rows, "PAGE", tmp_path / "models.md")
+    rows.PAGE.write_text(f"before {BEGIN}{END} behind")
+    old = Row("llama", "exact", off=1e-7, transformers="5.0.0")
+    store({"text": {"llama": old}})
+    keep([Row("llama", UNBUILT, why="no", transformers="5.1.0")])
+    assert stored() == {"text": {"llama": old}}
+    keep([Row("llama", "refused", why="no", transformers="5.1.0"), old._replace(family="qwen2")])
+    assert [row.result for row in stored()["text"].values()] == ["refused", "exact"]
+    assert "| qwen2 | exact |  | 1e-07 |  | with transformers 5.0.0 |" in rows.PAGE.read_text()
+
+
 @pytest.mark.parametrize("family", EXACT)
 def test_families_are_exact_with_and_without_methods(family):
     row = swept(family, ("static cache",))
     expected = "exact without methods" if family == "diffllama" else "exact"
     assert (row.result, row.picture) == (expected, EXACT[family]), row
+    known = {**stored()["text"], **stored()["multimodal"]}[family]
+    if known.transformers == row.transformers:
+        assert row._replace(off=0) == known._replace(off=0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("family", [name for names in families().values() for name in names])
+def test_every_row_comes_out_anew(family):
+    known = {**stored()["text"], **stored()["multimodal"]}[family]
+    if known.transformers != hf.__version__:
+        pytest.skip(f"swept with transformers {known.transformers}")
+    assert swept(family)._replace(off=0) == known._replace(off=0)
 
 
 def test_a_formula_that_is_not_held_is_said(monkeypatch):
