@@ -286,7 +286,13 @@ SHARED = _text(
     vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8,
     layer_types=["sliding_attention", "full_attention"] * 2 + ["full_attention"],
 )  # fmt: skip
+LLAMA4 = {
+    "intermediate_size_mlp": 48, "head_dim": 16, "attention_chunk_size": 8, "num_local_experts": 2,
+    "layer_types": ["chunked_attention", "full_attention"] * 2 + ["chunked_attention"],
+}  # fmt: skip
 UNUSUAL = [
+    Model("Llama 4, chunked", _text("Llama4", config_kind="Llama4Text", **LLAMA4)),
+    Model("DeepSeek V3, latent", _text("DeepseekV3", **MLA)),
     Model("Gemma 4, shared keys and values", SHARED),
     Model("DeepSeek V3.2", _text("DeepseekV32", **INDEXED)),
     Model("GLM-MoE-DSA", _text("GlmMoeDsa", **INDEXED)),

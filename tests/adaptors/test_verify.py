@@ -1,17 +1,34 @@
 """A wrong attention is caught at the first forward in which it occurs, and named."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import reattend.adaptors.transformers.attending as attending  # noqa: E402
+import reattend.adaptors.transformers.crossing as crossing  # noqa: E402
+from given import given  # noqa: E402
 from models import MODELS, UNUSUAL, Model  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import ACT  # noqa: E402
 from runs import METHODS, tokens  # noqa: E402
+from tiny import model_of  # noqa: E402
 
 CASES = {case.name: case for case in (*MODELS, *UNUSUAL)}
+
+
+def shifted(bias, by):
+    """Let each row of a mask begin one key earlier or later."""
+    if bias is None:
+        return None
+    bias = bias.copy()
+    first = (bias == 0).argmax(-1, keepdims=True) + by
+    value = np.where(first >= 0, 0 if by else -np.inf, 0).astype(bias.dtype)
+    np.put_along_axis(bias, np.maximum(first, 0), value, -1)
+    return bias
+
+
 FAULTS = {
     "scale": lambda how: {**how, "scale": how["scale"] * 1.01},
     "window": lambda how: {**how, "window": how["window"] and how["window"] + 1},
@@ -19,6 +36,8 @@ FAULTS = {
     "softcap": lambda how: {**how, "softcap": how["softcap"] and how["softcap"] * 1.01},
     "bias": lambda how: {**how, "bias": None, "causal": True},
     "padding": lambda how: {**how, "key_mask": None},
+    "wide mask": lambda how: {**how, "bias": shifted(how["bias"], -1)},
+    "narrow mask": lambda how: {**how, "bias": shifted(how["bias"], 0)},
 }
 WRONG = [
     ("Llama", "scale"), ("Llama", "padding"), ("Qwen2-VL", "scale"), ("gpt-oss", "scale"),
@@ -27,7 +46,10 @@ WRONG = [
       for fault in ("window", "narrow window")),
     ("Gemma 3", "narrow window"),  # a prompt with an image is said by a bias, and no window is wide
     ("Gemma 4, shared keys and values", "window"), ("Gemma 4, shared keys and values", "scale"),
-    ("DeepSeek V3.2", "scale"), ("DeepSeek V3.2", "bias"),
+    ("DeepSeek V3.2", "scale"), ("DeepSeek V3.2", "bias"), ("DeepSeek V3.2", "narrow mask"),
+    ("DeepSeek V3, latent", "scale"), ("DeepSeek V3, latent", "padding"),
+    ("Llama 4, chunked", "scale"), ("Llama 4, chunked", "wide mask"),
+    ("Llama 4, chunked", "narrow mask"), ("GLM-MoE-DSA", "scale"), ("GLM-MoE-DSA", "bias"),
 ]  # fmt: skip
 
 
@@ -50,6 +72,32 @@ def test_a_wrong_attention_is_caught(name: str, fault: str, methods, monkeypatch
     with attached(model, *methods), pytest.raises(RuntimeError, match=r"layer \d of .*differs"):
         tokens(model, inputs, 2)
     with attached(model, *methods, verify=False):
+        tokens(model, inputs, 2)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "inkling2_text"])  # of each head, of each row
+def test_a_wrong_learned_sink_is_caught(name: str, monkeypatch):
+    model = CASES[name].load() if name in CASES else model_of(name)
+    inputs, right = given(model).inputs, attending._sink
+    monkeypatch.setattr(attending, "_sink", lambda *asked: right(*asked) + 0.01)
+    with attached(model), pytest.raises(RuntimeError, match=r"layer \d of .*differs"):
+        tokens(model, inputs, 2)
+
+
+def test_a_wrong_cross_attention_is_caught(monkeypatch):
+    model = model_of("mllama")
+    inputs, right = given(model).inputs, crossing.attention
+
+    def attention(*arrays, **how):
+        return right(*arrays, **{**how, "scale": how["scale"] * 1.01})
+
+    with attached(model, ACT(**METHODS["ACT"])):
+        tokens(model, inputs, 2)
+    monkeypatch.setattr(crossing, "attention", attention)
+    with (
+        attached(model, ACT(**METHODS["ACT"])),
+        pytest.raises(RuntimeError, match="CrossAttention"),
+    ):
         tokens(model, inputs, 2)
 
 

@@ -27,7 +27,8 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "decoder_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16, "max_position_embeddings": 256,
     "n_positions": 256, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
-    "sliding_window": 8, "attention_window_size": 8, "initializer_range": 0.1,
+    "sliding_window": 8, "attention_window_size": 8, "sliding_window_size": 8, "local_attention": 8,
+    "attention_chunk_size": 8, "initializer_range": 0.1,
     # latent attention and indexers
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
     "v_head_dim": 16, "index_topk": 4, "index_head_dim": 16, "index_n_heads": 2,
