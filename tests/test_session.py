@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from cases import ACTING
 from reattend import attention, reference
 from reattend.method import Method
 from reattend.methods import ACT, PAI, VAR, VHR
@@ -367,3 +368,22 @@ def test_report_counts_no_row_of_a_transform_that_changes_nothing(inputs):
     session = Session([PAI(layers=(3,), alpha=0.0)], num_layers=5)
     run((), inputs, session=session)
     assert not any(r.changed.any() for r in session.report().readings)
+
+
+# What is prepared once
+
+
+@pytest.mark.parametrize("reorder", [None, [2, 0, 1]], ids=["", "reordered"])
+@pytest.mark.parametrize("name", [name for name, each in ACTING.items() if each.steady])
+def test_a_steady_method_plans_every_step_as_the_first(name, reorder):
+    """What a session repeats is what the method would say again, to the bit; so are reports."""
+    inputs, method = sample(0), ACTING[name]
+    order = None if reorder is None else np.array(reorder)
+    sessions = [Session(each, num_layers=5) for each in (method, Recorder(method))]
+    repeated, asked = (run((), inputs, session=each, reorder=order) for each in sessions)
+    np.testing.assert_array_equal(repeated, asked)
+    for found, wanted in zip(*(each.report().readings for each in sessions), strict=True):
+        assert (found.layer, found.rows) == (wanted.layer, wanted.rows)
+        np.testing.assert_array_equal(found.changed, wanted.changed)
+        np.testing.assert_allclose(found.before.sum(-1), wanted.before.sum(-1), rtol=1e-12)
+        np.testing.assert_allclose(found.after.sum(-1), wanted.after.sum(-1), rtol=1e-12)

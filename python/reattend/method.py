@@ -53,6 +53,9 @@ class Method:
     needs_image: ClassVar[bool] = False  # whether it leaves a prompt without an image as it is
     needs_text_only: ClassVar[bool] = False  # whether it compares with the prompt without its image
     knows_cross: ClassVar[bool] = False  # whether it says what it does in cross-attention
+    # Whether the plan of the first step behind the prompt is that of all steps: `plan` is then not
+    # called again, and a step costs little more than its attention.
+    steady: ClassVar[bool] = False
     profile: ClassVar[Profile | None] = None  # where its parameters are from; that model's only
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -49,6 +49,18 @@ class Composition:
         )  # fmt: skip
 
     @cached_property
+    def edits_scores(self) -> bool:
+        """Whether anything is done before the softmax."""
+        return self.transform is not None or self.null_logit is not None
+
+    def edited_rows(self, first_row: int, key_len: int) -> tuple[Array | None, ...]:
+        """Give, of each plan, which of some rows have edited scores; empty where none edits any."""
+        if not self.edits_scores:
+            return ()
+        rows = np.arange(first_row, key_len)
+        return tuple(plan.edited_rows(rows) for plan in self.plans)
+
+    @cached_property
     def of_step(self) -> Request:
         """What is asked in every step: the same object as long as no plan changes."""
         return self.request("masses")

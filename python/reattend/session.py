@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,16 @@ from reattend.report import Report, Tally, reading
 from reattend.text_branch import store_last_rows
 
 
+class _Steady(NamedTuple):
+    """What all steps of a layer do, once that is known."""
+
+    plan: Composition | None = None  # None: plain attention
+    places: tuple[int, ...] = ()  # of the methods that have a part in it
+
+
+_PLAIN = _Steady()
+
+
 @dataclass
 class _Run:
     """One prompt and its decoding steps, or a text-only run."""
@@ -37,6 +47,7 @@ class _Run:
     states: dict[tuple[int, int], Any] = field(default_factory=dict)  # (method's place, layer)
     tallies: dict[int, Tally] = field(default_factory=dict)
     composed: dict[int, Composition] = field(default_factory=dict)
+    steady: dict[int, _Steady] = field(default_factory=dict)  # by layer
     confidence: Array | None = None  # [B], of the latest token, as the loop told
 
 
@@ -91,6 +102,7 @@ class Session(Recorded):
         self.cross_layers = cross_layers_of(cross_layers, num_layers, self.methods)
         self.num_layers = num_layers
         self.num_heads = num_heads
+        self._steady = all(method.steady for method in self.methods)
         self._run: _Run | None = None
         self._last: _Run | None = None
         self._text_outputs: dict[int, Array] | None = None
@@ -264,8 +276,16 @@ class Session(Recorded):
             return np.asarray(result)
         if run.prompt.length is None:  # the first call tells the prompt's length
             run.prompt = replace(run.prompt, length=end)
-        if not self.methods and self._recorder is None:
-            result = attend(query, key, value, mask, asked, num_threads)
+        steady = run.steady.get(layer) if self.methods else _PLAIN
+        if steady is not None and self._recorder is None:
+            composed = steady.plan
+            if composed is None:
+                result = attend(query, key, value, mask, asked, num_threads)
+            else:  # what the step before did
+                request = composed.of_step if out is None else composed.request("masses", out)
+                result, masses, *_ = attend(query, key, value, mask, request, num_threads)
+                edited = composed.edited_rows(end - query.shape[2], end)
+                run.tallies[layer].add_rows(steady.places, composed, masses, edited)
             run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
             return np.asarray(result)
         call = Call(
@@ -288,6 +308,8 @@ class Session(Recorded):
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
         run.seen[layer], run.keys[layer], run.batch = end, call.key_len, call.batch
+        if self._steady and not call.prefill:
+            run.steady[layer] = _Steady(run.composed[layer], tuple(places)) if plans else _PLAIN
         if self._recorder is not None:
             self._recorder.note(call)
         return np.asarray(result)
@@ -360,6 +382,7 @@ class Session(Recorded):
         run.batch = len(indices) if run.batch is not None else None
         run.states = {place: taken(state, indices) for place, state in run.states.items()}
         run.composed.clear()
+        run.steady.clear()
         run.confidence = taken(run.confidence, indices)
         prompt = run.prompt
         run.prompt = Prompt(
@@ -507,15 +530,11 @@ class Session(Recorded):
             if plan.transform is not None:
                 plan = plan.packed(sizes(call.query, call.key))
             run.composed[call.layer] = plan
-        edits_scores = plan.transform is not None or plan.null_logit is not None
-        result = self._carry_out(call, plan, edits_scores)
+        result = self._carry_out(call, plan)
         tally = run.tallies.get(call.layer)
         if tally is None:
             tally = run.tallies[call.layer] = Tally()
-        edited: tuple[Array | None, ...] = ()
-        if edits_scores:
-            rows = call.rows
-            edited = tuple(each.edited_rows(rows) for each in plan.plans)
+        edited = plan.edited_rows(call.first_row, call.first_row + call.query.shape[2])
         if call.prefill:
             known = call.key_mask is not None and not call.cross
             valid = call.key_mask[:, call.first_row :] if known else None  # type: ignore[index]
@@ -527,12 +546,12 @@ class Session(Recorded):
         return result.out
 
     @staticmethod
-    def _carry_out(call: Call, plan: Composition, edits_scores: bool) -> AttentionResult:
+    def _carry_out(call: Call, plan: Composition) -> AttentionResult:
         returns = "changed" if call.prefill else "masses"
         plain = call.computed.plain
         if (
             plain is not None
-            and not edits_scores
+            and not plan.edits_scores
             and all(isinstance(each, Reweight) for each in plan.policies)
         ):
             assert plain.logsumexp is not None

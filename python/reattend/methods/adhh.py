@@ -39,6 +39,7 @@ class ADHH(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("text after the image", "others")
 
     heads: Any = ()  # the hallucination heads, a mapping layer -> heads; None: all heads

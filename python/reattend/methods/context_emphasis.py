@@ -38,6 +38,7 @@ class ContextEmphasis(Method):
     2.0
     """
 
+    steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "spans")
 
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token

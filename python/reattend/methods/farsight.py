@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class FarSight(Method):
     >>> FarSight(sigma=0.8)
     FarSight(sigma=0.8, slopes=True)
     """
+
+    steady: ClassVar[bool] = True
 
     sigma: float = 0.8  # how fast registers lose score with their distance: log 256 / log 1024
     slopes: bool = True  # whether heads differ, as with ALiBi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class HeadMask(Method):
     >>> HeadMask(heads={5: (0, 3)})
     HeadMask(heads=((5, (0, 3)),), gate=0.0)
     """
+
+    steady: ClassVar[bool] = True
 
     heads: Any = ()  # the chosen heads, a mapping layer -> heads; None: all heads
     gate: float = 0.0  # xi, what multiplies them; 1 leaves them as they are

@@ -39,6 +39,7 @@ class PAI(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     alpha: float = 0.5  # how much of a score's size is added to it; 0 changes nothing
     layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion

@@ -42,6 +42,7 @@ class PAINT(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     top: Any = ()  # the image tokens that the encoder's first layer looks at most
     bottom: Any = ()  # those that its last but one does, beyond measure

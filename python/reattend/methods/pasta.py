@@ -38,6 +38,7 @@ class PASTA(Method):
     0.01
     """
 
+    steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "outside", "inside")
 
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token

@@ -57,6 +57,7 @@ class RowEdit(Method):
     False
     """
 
+    steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest",)
 
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token

@@ -37,6 +37,7 @@ class ScalingVis(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     w: float = 0.5  # what multiplies the scores; 1 leaves them
 

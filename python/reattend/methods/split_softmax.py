@@ -57,6 +57,7 @@ class SplitSoftmax(Method):
     0.5
     """
 
+    steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "spans")
 
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token

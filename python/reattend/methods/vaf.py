@@ -39,6 +39,7 @@ class VAF(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     enhance: float = 1.15  # what multiplies the scores of the image; 1 leaves them
     suppress: float = 0.95  # what multiplies those of the keys before it

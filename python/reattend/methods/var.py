@@ -53,6 +53,7 @@ class VAR(Method):
     """
 
     needs_image: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
     knows_cross: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "text sinks", "visual sinks", "image")
 

@@ -52,6 +52,7 @@ class VHR(Method):
 
     needs_image: ClassVar[bool] = True
     needs_text_only: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
     knows_cross: ClassVar[bool] = True
 
     alpha: float = 2.0  # what multiplies a chosen head's output
