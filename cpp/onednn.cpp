@@ -3,13 +3,15 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
-#include <cstring>
 #include <dnnl.hpp>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <new>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -66,7 +68,10 @@ public:
             attributes.set_post_ops(sum);
         }
         const dnnl::matmul::primitive_desc desc(engine_, a, b, c, attributes);
-        fast_ = std::strncmp(desc.impl_info_str(), "ref", 3) != 0;
+        const std::string_view how = desc.impl_info_str();
+        fast_ = !how.starts_with("ref");
+        if (how.starts_with("gemm"))
+            most_depth_ = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core ? 64 : 128;
         primitive_ = dnnl::matmul(desc);
         scratchpad_.reset(
             ::operator new(desc.scratchpad_desc().get_size() + 1, std::align_val_t{64}));
@@ -78,6 +83,11 @@ public:
     }
 
     bool fast() const { return fast_; }
+
+    /// How deep it may be run. While oneDNN's generated GEMM (before 3.11.2) multiplies deeper than
+    /// 252 with AVX2, 84 with AVX-512, the stack pointer is in the heap: the handler of a signal
+    /// that comes then writes over what lies there.
+    int64_t most_depth() const { return most_depth_; }
 
     void run(const void* a, const void* b, float* c) {
         arguments_.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(a));
@@ -91,6 +101,7 @@ private:
     static constexpr auto kPackedPairs = dnnl::memory::format_tag::BA16a64b2a;
 
     bool fast_;
+    int64_t most_depth_ = std::numeric_limits<int64_t>::max();
     dnnl::engine engine_;
     dnnl::stream stream_;
     dnnl::matmul primitive_;
@@ -112,7 +123,16 @@ Product& product(const MatmulShape& shape) {
 
 void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
     const OneThread one_thread;
-    product(shape).run(a, b, c);
+    const int64_t most = product(shape).most_depth();
+    if (shape.depth <= most) return product(shape).run(a, b, c);
+    const auto* left = static_cast<const float*>(a);
+    const auto* right = static_cast<const float*>(b);
+    MatmulShape part = shape;
+    for (int64_t k = 0; k < shape.depth; k += most) {
+        part.depth = std::min(most, shape.depth - k);
+        product(part).run(left + k, right + k * shape.b_stride, c);
+        part.accumulate = true;
+    }
 }
 
 bool matmul_is_fast(const MatmulShape& shape) {
