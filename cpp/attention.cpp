@@ -89,7 +89,7 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int rows, int6
 Matrix<const float> Tensor::rows(int64_t batch, int64_t head, int64_t row, int64_t count,
                                  float* buffer) const {
     const StoredMatrix from = stored(batch, head, row);
-    if (direct()) return {static_cast<const float*>(from.data), from.ld};
+    if (read_in_place()) return {static_cast<const float*>(from.data), from.ld};
     const Matrix<float> to{buffer, buffer_stride()};
     kernels().widen(from, scales ? scales.row(batch, head, row) : nullptr, static_cast<int>(count),
                     static_cast<int>(dim), to);

@@ -19,7 +19,7 @@ template <class Use>
 void read(const Tensor& tensor, int64_t item, int64_t head, int64_t row, int count,
           const Use& use) {
     constexpr int kSome = 32;
-    const int step = tensor.direct() ? count : kSome;
+    const int step = tensor.read_in_place() ? count : kSome;
     float* buffer = Scratch::of_conversion().floats(tensor.buffer_size(step));
     for (int i = 0; i < count; i += step) {
         const int some = count - i < step ? count - i : step;

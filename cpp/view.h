@@ -34,6 +34,9 @@ struct Tensor {
     View<const float> scales;  // [B, H, rows, 1] of int8 numbers
 
     bool direct() const { return type == Type::kFloat32; }
+    /// Whether products can read its rows where they lie: oneDNN takes none that overlap or run
+    /// backwards, and other sums than its own would give other bytes.
+    bool read_in_place() const { return direct() && row_stride >= dim; }
     /// Where a row lies.
     const void* row(int64_t batch, int64_t head, int64_t row) const {
         return static_cast<const char*>(data) + at(batch, head, row) * item_size();
@@ -59,7 +62,9 @@ struct Tensor {
     /// Distance of rows in a buffer.
     int64_t buffer_stride() const { return padded(dim); }
     /// Floats that a buffer for so many rows takes: none where they are read where they lie.
-    int64_t buffer_size(int64_t count) const { return direct() ? 0 : count * buffer_stride(); }
+    int64_t buffer_size(int64_t count) const {
+        return read_in_place() ? 0 : count * buffer_stride();
+    }
 };
 
 /// The output [B, H, rows, dim], of float32 or the type of the inputs.

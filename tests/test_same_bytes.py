@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import POLICIES
 from reattend import AttentionResult, attention, column_sums, segment_pass
-from tensors import EVERYTHING, Sizes, close, labels_of, mask_of, same_bytes, tensors
+from tensors import EVERYTHING, STRIDES, Sizes, close, labels_of, mask_of, same_bytes, tensors
 
 # Sizes large enough that a call uses all its threads, with several tiles of rows and keys and
 # several chunks to decode.
@@ -94,6 +94,18 @@ def test_a_second_call_gives_the_same(rng, sizes):
     first = attention(**how)
     attention(**other)  # scratch memory keeps what it leaves
     same_bytes(attention(**how), first)
+
+
+@pytest.mark.parametrize("dim", [64, 200, 576])  # beyond 128 products are summed in parts
+@pytest.mark.parametrize("layout", STRIDES.values(), ids=STRIDES)
+def test_how_arrays_lie_changes_nothing(rng, layout, dim):
+    sizes = Sizes(300, 300, batch=1, heads=2, kv_heads=1, dim=dim, value_dim=dim)
+    arrays = tensors(rng, sizes)
+    whole = attention(*arrays, returns=("logsumexp", "column_sums"))
+    laid = [layout(array) for array in arrays]
+    same_bytes(attention(*laid, returns=("logsumexp", "column_sums")), whole)
+    sums = [column_sums(*each[:2], whole.logsumexp) for each in (laid, arrays)]
+    np.testing.assert_array_equal(*sums)
 
 
 def test_calls_at_once_give_the_same(rng):

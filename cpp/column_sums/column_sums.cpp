@@ -56,14 +56,14 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
                            rows, count, dim, fetched_ahead(rows, false));
         } else {
             const Matrix<const float> query = scores.query.rows(item, head, row, rows, buffer);
-            if (all && query.ld >= dim)  // oneDNN takes no rows that overlap or run backwards
-                matmul({.rows = kRows,
-                        .cols = kKeys,
-                        .depth = dim,
-                        .a_stride = query.ld,
-                        .b_stride = operand.ld,
-                        .c_stride = weights.ld},
-                       query.data, operand.data, weights.data);
+            if (all)
+                matmul_in_parts({.rows = kRows,
+                                 .cols = kKeys,
+                                 .depth = dim,
+                                 .a_stride = query.ld,
+                                 .b_stride = operand.ld,
+                                 .c_stride = weights.ld},
+                                query.data, operand.data, weights.data);
             else
                 kernels().scores(query, operand, weights, rows, count, dim, visible);
         }

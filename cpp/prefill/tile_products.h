@@ -103,15 +103,13 @@ public:
             kTileKeys};
         const Matrix<float> found{to, kTileKeys};
         if (!visible && count == kTileKeys && place_.rows == kTileRows)
-            for (int from = 0; from < dim; from += Kernels::kChain)
-                matmul({.rows = kTileRows,
-                        .cols = kTileKeys,
-                        .depth = std::min(dim - from, Kernels::kChain),
-                        .a_stride = query_.ld,
-                        .b_stride = packed.ld,
-                        .c_stride = found.ld,
-                        .accumulate = from > 0},
-                       query_.data + from, packed.row(from), found.data);
+            matmul_in_parts({.rows = kTileRows,
+                             .cols = kTileKeys,
+                             .depth = dim,
+                             .a_stride = query_.ld,
+                             .b_stride = packed.ld,
+                             .c_stride = found.ld},
+                            query_.data, packed.data, found.data);
         else
             kernels().scores(query_, packed, found, place_.rows, count, dim, visible);
         values_ = call_.value.rows(place_.item, kv_head, key, count, value_buffer_);
@@ -124,7 +122,7 @@ public:
         const int dim = static_cast<int>(call_.value_dim), count = rows.end - rows.begin;
         const bool full =
             !visible && count == kTileRows && columns.end - columns.begin == kTileKeys;
-        if (full && values_.ld >= dim)  // oneDNN takes no rows that overlap or run backwards
+        if (full)
             matmul({.rows = kTileRows,
                     .cols = dim,
                     .depth = kTileKeys,

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
-import hypothesis  # noqa: F401  loaded before the forks
 import numpy  # noqa: F401
 import pytest
 
