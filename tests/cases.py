@@ -1,11 +1,16 @@
 """The lists that tests draw from: every method, and policies easy to hard."""
 
+from functools import partial
+
 import numpy as np
 from reattend import Reweight, Share
+from reattend.head_vectors import HeadVectors
 from reattend.methods import (
     ACT,
     ADHH,
     CAAC,
+    EAH,
+    ILVAD,
     OWL,
     PAI,
     PAINT,
@@ -18,12 +23,29 @@ from reattend.methods import (
     EvenHeads,
     FarSight,
     HeadMask,
+    HeadSteering,
     MiddleLayers,
     RowEdit,
     ScalingVis,
+    SoftInjection,
     SplitSoftmax,
 )
 from reattend.testing import Case
+from reattend.testing.sample import sample
+
+
+def some_items(seed, items):
+    return sample(seed).take(np.array(items))
+
+
+VECTORS = HeadVectors(
+    {
+        layer: np.random.default_rng(layer).standard_normal((4, 16), np.float32)
+        for layer in (0, 2, 3)
+    },
+    {2: np.array([1.0, 0.5, 0.0, 1.0])},
+)
+EVIDENCE = (0.0, 1.0, 0.3, 0.0, 0.6, 0.0, 0.0, 0.9, 0.0, 0.2)
 
 METHODS = [
     Case(VAR(), neutral=VAR(p=1), conserves=True, idle=True, one_pass=True),
@@ -159,6 +181,34 @@ METHODS = [
         one_pass=True,
         chunks=True,
     ),
+    Case(EAH(threshold=0.05, layers=(1, 3)), neutral=EAH(layers=()), conserves=True, idle=True),
+    Case(
+        EAH(threshold=0.001, as_published=True),
+        neutral=EAH(threshold=9, as_published=True),
+        conserves=True,
+        idle=True,
+        inputs=partial(some_items, items=(0,)),  # it changes a batch's first item alone
+    ),
+    Case(
+        ILVAD(saliency=EVIDENCE),
+        neutral=ILVAD(saliency=EVIDENCE, alpha=0),
+        conserves=True,
+        idle=True,
+        chunks=True,
+        inputs=partial(some_items, items=(0, 2)),  # images of one size
+    ),
+    Case(
+        SoftInjection(VECTORS, amount=0.3, heads={0: (1, 2), 2: (0, 1, 2)}),
+        neutral=SoftInjection(VECTORS, amount=0),
+        one_pass=True,
+        chunks=True,
+    ),
+    Case(
+        HeadSteering(VECTORS, alpha=0.5, prompt=True),
+        neutral=HeadSteering(VECTORS, alpha=0),
+        one_pass=True,
+        chunks=True,
+    ),
     Case(ACT(update_sinks=False), neutral=ACT(theta=1), conserves=True, idle=True),
 ]
 
@@ -187,8 +237,11 @@ ACTING = {
         CAAC(strength=1.4),
         ContextEmphasis(((3, 7), (10, 12)), {2: (1, 2)}, factor=4),
         EvenHeads({2: (0, 2)}),
+        EAH(threshold=0.01, layers=(2,)),
         FarSight(),
         HeadMask({2: (1,)}),
+        HeadSteering(VECTORS, alpha=0.5),
+        ILVAD(saliency=EVIDENCE),
         MiddleLayers(layers=(2,)),
         OWL("textual"),
         PAI(),
@@ -197,6 +250,7 @@ ACTING = {
         RowEdit(((3, 7), (10, 12)), (0.5, 0.2), {2: (1, 2)}, steps=True),
         SPIN(r=0.3, gamma=0.2),
         ScalingVis(),
+        SoftInjection(VECTORS, prompt=True),
         SplitSoftmax(((3, 7), (10, 12)), {2: (1, 2)}),
         VAF(layers=(2,)),
         VAR(sink_dims=(7, 100), tau=0.5, p=0.2, rho=0.3),

@@ -247,6 +247,16 @@ TABLE = {
         decoding.DoLa, decoding.Guidance, decoding.ICD, decoding.M3ID, decoding.ONLY,
         decoding.VCD,
     ),
+    "epilogue.Epilogue": (
+        ra.Epilogue, {"scale": 0.5, "shift": np.zeros((1, 4, 1, 8))}
+    ),
+    "epilogue.Epilogue.gate": (ra.Epilogue.gate, {"logits": np.zeros((2, 4, 3, 1))}),
+    "epilogue.Epilogue.take": (
+        ra.Epilogue(shift=np.zeros((2, 1, 1, 1))).take, {"indices": np.array([1, 0])}
+    ),
+    "head_vectors.HeadVectors": (
+        ra.HeadVectors, {"vectors": {0: np.ones((4, 8))}, "amounts": None, "model": {}}
+    ),
     "measures.across_layers.flow": (measures.flow, {"weights": WEIGHTS[0], "row": -1}),
     "measures.across_layers.rollout": (measures.rollout, {"weights": WEIGHTS[0]}),
     "measures.activations.cosine_to_first": (
@@ -389,8 +399,10 @@ TABLE = {
     "plan.Plan": (
         ra.Plan,
         {"segments": LABELS, "policy": POLICY, "where": np.ones(3, bool), "transform": None,
-         "null_logit": np.zeros((2, 4, 3))},
+         "null_logit": np.zeros((2, 4, 3)), "heads_from": np.zeros((1, 4), int),
+         "epilogue": None},
     ),
+    "plan.Plan.only": (ra.Plan(None, POLICY).only, {"rows": np.ones(3, bool)}),
     "plan.Plan.edited_rows": (
         ra.Plan(None, ra.Reweight((1,)), transform=boost()).edited_rows, {"rows": np.arange(3)}
     ),
@@ -447,6 +459,7 @@ TABLE = {
 # Public names that are not called with a user's numbers, and where they are tested.
 ELSEWHERE = (
     "adaptors.transformers.",  # tests/adaptors
+    "head_vectors.HeadVectors.",  # files, a model: tests/methods/test_outputs.py
     "border.config.show_config",  # a file to write to
     "decoding.confidence.",  # a session
     "decoding.contrastive.Branch", "decoding.contrastive.ModelBranch", "decoding.contrastive.Two",

@@ -14,11 +14,15 @@ from reattend.cache.kv_cache import KVCache
 from reattend.call import Call
 from reattend.column_sums import apply_policy, column_sums
 from reattend.deprecated import renamed_names as _renamed_names
+from reattend.epilogue import Epilogue
+from reattend.head_vectors import HeadVectors
 from reattend.method import Method
 from reattend.methods import (
     ACT,
     ADHH,
     CAAC,
+    EAH,
+    ILVAD,
     OWL,
     PAI,
     PAINT,
@@ -31,9 +35,11 @@ from reattend.methods import (
     EvenHeads,
     FarSight,
     HeadMask,
+    HeadSteering,
     MiddleLayers,
     RowEdit,
     ScalingVis,
+    SoftInjection,
     SplitSoftmax,
 )
 from reattend.plan import Plan
@@ -54,6 +60,8 @@ __all__ = [
     "ACT",
     "ADHH",
     "CAAC",
+    "EAH",
+    "ILVAD",
     "OWL",
     "PAI",
     "PAINT",
@@ -65,9 +73,12 @@ __all__ = [
     "AttentionResult",
     "Call",
     "ContextEmphasis",
+    "Epilogue",
     "EvenHeads",
     "FarSight",
     "HeadMask",
+    "HeadSteering",
+    "HeadVectors",
     "KVCache",
     "Method",
     "MiddleLayers",
@@ -79,6 +90,7 @@ __all__ = [
     "SegmentState",
     "Session",
     "Share",
+    "SoftInjection",
     "SplitSoftmax",
     "Transform",
     "__version__",

@@ -276,6 +276,42 @@ class Call:
         )  # fmt: skip
         return np.asarray(found.column_sums)
 
+    def own_weights(self) -> Array:
+        """Give what each row attends to its own key, [B, H, M]; 0 at keys that are no rows of this.
+
+        Raises
+        ------
+        ValueError
+            In cross-attention, or under a bias.
+
+        Examples
+        --------
+        >>> query = key = np.zeros((1, 1, 2, 4), dtype=np.float32)
+        >>> call = Call(0, 1, query, key, key, Prompt(2), MaskSpec(causal=True))
+        >>> call.own_weights().round(6).tolist()
+        [[[1.0, 0.5]]]
+        """
+        if self.mask.bias is not None or self.cross:
+            raise ValueError(
+                f"layer {self.layer}: a row's weight on its own key needs self-attention without a "
+                "bias"
+            )
+        dtype, scale, softcap = self.mask.dtype, self.mask.scale, self.mask.softcap
+        group = self.num_heads // self.num_kv_heads
+        query = to_float32(self.query, dtype).astype(np.float64)
+        own: Any = to_float32(self.key, dtype)[:, :, self.first_row :].repeat(group, axis=1)
+        scores = np.einsum("bhnd,bhnd->bhn", query, own)
+        scores *= query.shape[-1] ** -0.5 if scale is None else scale
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        logsumexp = np.asarray(self.plain.logsumexp, np.float64)
+        found = np.exp(scores - np.where(np.isneginf(logsumexp), np.inf, logsumexp))
+        if self.key_mask is not None:
+            found = np.where(self.key_mask[:, None, self.first_row :], found, 0)
+        weights = np.zeros((self.batch, self.num_heads, self.key_len))
+        weights[:, :, self.first_row :] = found
+        return weights
+
     def in_spans(self, spans: Sequence[tuple[int, int]]) -> Array:
         """Mark the keys of spans of the prompt, counted from its first key that is no padding.
 

@@ -52,8 +52,9 @@ class Observer(Session):
             if plan is not None:
                 plans.append(plan)
         both = compose(plans)
+        query, key, value = both.moved(call.query, call.key, call.value)
         result = attention(
-            call.query, call.key, call.value[..., :0], segments=both.segments,
+            query, key, value[..., :0], segments=both.segments,
             policy=both.policies, where=both.wheres, returns=("masses", "factors"),
             num_threads=call.num_threads, **call.mask._asdict(), **both.edits,
         )  # fmt: skip

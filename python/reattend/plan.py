@@ -11,8 +11,11 @@ import numpy as np
 
 from reattend.border import score_edits
 from reattend.border.arguments import Shape
+from reattend.border.dtypes import to_float32, write
+from reattend.border.quantized import Quantized
 from reattend.border.request import Request
-from reattend.checks import as_array, integers, items, numbers
+from reattend.checks import as_array, integers, items, marks, numbers
+from reattend.epilogue import Epilogue
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
 from reattend.transform import Transform
 
@@ -28,6 +31,39 @@ class Composition:
     plans: tuple[Plan, ...]  # what was composed
     transform: Transform | score_edits.PackedTransform | None = None
     null_logit: Array | None = None
+    heads_from: Array | None = None
+    epilogue: Epilogue | None = None
+
+    def moved(self, query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+        """Give each head the query and key of the head that it attends as; others if all their own.
+
+        Keys and values then have a head for each of the query's.
+        """
+        if self.heads_from is None:
+            return query, key, value
+        heads, group = query.shape[1], query.shape[1] // key.shape[1]
+        if self.heads_from.shape[0] not in (1, len(query)) or self.heads_from.shape[1] != heads:
+            raise ValueError(
+                f"heads_from must be [B, H] = {(len(query), heads)}, got {self.heads_from.shape}"
+            )
+        if self.heads_from.max(initial=0) >= heads:
+            raise ValueError(f"heads_from must hold heads below {heads}, got {self.heads_from}")
+        chosen = np.broadcast_to(self.heads_from, (len(query), heads))
+        key = to_float32(key) if isinstance(key, Quantized) else key
+        value = to_float32(value) if isinstance(value, Quantized) else value
+        items = np.arange(len(query))[:, None]
+        return query[items, chosen], key[items, chosen // group], np.repeat(value, group, axis=1)
+
+    def finish(self, outputs: Array, dtype: str | None = None) -> None:
+        """Let the epilogue change outputs, which are written to."""
+        if self.epilogue is None:
+            return
+        place = next(i for i, plan in enumerate(self.plans) if plan.epilogue is self.epilogue)
+        where = self.wheres[place]
+        narrow = outputs.dtype != np.float64
+        numbers = to_float32(outputs, dtype) if narrow else outputs
+        changed = self.epilogue(numbers, where)
+        write(changed.astype(np.float32) if narrow else changed, outputs, dtype)
 
     def request(self, returns: str, out: Array | None = None) -> Request:
         """Give what is asked of the core."""
@@ -51,11 +87,17 @@ class Composition:
     @cached_property
     def edits_scores(self) -> bool:
         """Whether anything is done before the softmax."""
-        return self.transform is not None or self.null_logit is not None
+        edits = self.transform, self.null_logit, self.heads_from
+        return any(edit is not None for edit in edits)
+
+    @property
+    def goes_beyond(self) -> bool:
+        """Whether one call of the core is not all of it."""
+        return self.heads_from is not None or self.epilogue is not None
 
     def edited_rows(self, first_row: int, key_len: int) -> tuple[Array | None, ...]:
-        """Give, of each plan, which of some rows have edited scores; empty where none edits any."""
-        if not self.edits_scores:
+        """Give, of each plan, which of some rows it edits beside its policy; empty if none does."""
+        if not self.edits_scores and self.epilogue is None:
             return ()
         rows = np.arange(first_row, key_len)
         return tuple(plan.edited_rows(rows) for plan in self.plans)
@@ -108,6 +150,10 @@ class Plan:
         What scores become before the softmax.
     null_logit : array that broadcasts to [B, H, N], optional
         Score of a key without a value that joins each row's denominator.
+    heads_from : array of int [B or 1, H], optional
+        The head whose query and key each head attends with, its values its own.
+    epilogue : Epilogue, optional
+        What becomes of the outputs of the rows of ``where``, at last.
 
     Examples
     --------
@@ -122,6 +168,8 @@ class Plan:
     where: Array | None = None
     transform: Transform | None = None
     null_logit: Array | None = None
+    heads_from: Array | None = None
+    epilogue: Epilogue | None = None
 
     def __post_init__(self) -> None:
         for name in ("segments", "where"):
@@ -146,6 +194,13 @@ class Plan:
             raise TypeError(f"transform must be a Transform, got {self.transform!r}")
         if self.null_logit is not None:
             numbers("null_logit", self.null_logit)
+        if self.heads_from is not None:
+            heads = integers("heads_from", self.heads_from, "[B, H]")
+            if (heads < 0).any():
+                raise ValueError(f"heads_from must hold heads from 0, got {heads.tolist()}")
+            object.__setattr__(self, "heads_from", heads)
+        if self.epilogue is not None and not isinstance(self.epilogue, Epilogue):
+            raise TypeError(f"epilogue must be an Epilogue, got {self.epilogue!r}")
 
     @property
     def num_segments(self) -> int:
@@ -157,7 +212,7 @@ class Plan:
         )
 
     def edited_rows(self, rows: Array) -> Array | None:
-        """Give the rows whose scores are edited before the softmax; None if no plan of this does.
+        """Give the rows that are edited beside the policy; None if this plan has no such edit.
 
         Parameters
         ----------
@@ -176,7 +231,32 @@ class Plan:
         if self.null_logit is not None:
             joined = np.asarray(self.null_logit) > -np.inf
             edited = joined if edited is None else edited | joined
+        if self.heads_from is not None:
+            other = (self.heads_from != np.arange(self.heads_from.shape[1]))[..., None]
+            edited = other if edited is None else edited | other
+        if self.epilogue is not None:
+            ended = np.atleast_3d(self.epilogue.changes) & np.ones(len(rows), bool)
+            ended = ended if self.where is None else ended & self.where
+            edited = ended if edited is None else edited | ended
         return edited
+
+    def only(self, rows: Array) -> Plan | None:
+        """Give the plan for some of a call's rows; None where there are none.
+
+        Parameters
+        ----------
+        rows : array of bool [N]
+            The rows.
+
+        Examples
+        --------
+        >>> Plan(None, Reweight(weight=(2,))).only(np.array([False, True])).where.tolist()
+        [False, True]
+        """
+        rows = marks("rows", rows, "[N]")
+        if not rows.any():
+            return None
+        return replace(self, where=rows if self.where is None else self.where & rows)
 
     def take(self, indices: Array) -> Plan:
         """Give the plan of a reordered batch: item b of it is item ``indices[b]`` of this one.
@@ -200,7 +280,11 @@ class Plan:
             None if each is None else _take(each, indices) for each in (self.where, self.null_logit)
         )
         transform = None if self.transform is None else self.transform.take(indices)
-        return Plan(segments, policy, where, transform, null_logit)
+        heads = self.heads_from
+        if heads is not None and len(heads) > 1:
+            heads = heads[indices]
+        epilogue = None if self.epilogue is None else self.epilogue.take(indices)
+        return Plan(segments, policy, where, transform, null_logit, heads, epilogue)
 
     def _batch(self) -> int | None:
         """Number of items; None where nothing tells."""
@@ -208,6 +292,8 @@ class Plan:
             return len(self.segments)
         shapes = [np.shape(each) for each in (self.where, self.null_logit) if each is not None]
         sizes = [shape[0] for shape in shapes if len(shape) == 3 and shape[0] != 1]
+        if self.heads_from is not None and len(self.heads_from) != 1:
+            sizes.append(len(self.heads_from))
         return max(sizes, default=None)
 
 
@@ -228,7 +314,8 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     Raises
     ------
     ValueError
-        If the segments have more than 16 common parts, or two plans edit scores.
+        If the segments have more than 16 common parts, two plans edit scores, or one with an
+        epilogue is followed by a policy.
 
     Examples
     --------
@@ -245,13 +332,17 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     edits = (
         _only(plans, [plan.transform for plan in plans], "transform"),
         _only(plans, [plan.null_logit for plan in plans], "null_logit"),
+        _only(plans, [plan.heads_from for plan in plans], "heads_from"),
+        _only(plans, [plan.epilogue for plan in plans], "epilogue"),
     )
+    _check_last(plans)
     wheres = tuple(plan.where for plan in plans)
     if known is not None and known.serves(plans):
-        transform, null_logit = edits
+        transform, null_logit, heads_from, epilogue = edits
         return replace(
-            known, wheres=wheres, plans=tuple(plans), transform=transform, null_logit=null_logit
-        )
+            known, wheres=wheres, plans=tuple(plans), transform=transform, null_logit=null_logit,
+            heads_from=heads_from, epilogue=epilogue,
+        )  # fmt: skip
     labelled = [plan for plan in plans if plan.segments is not None]
     if len(plans) == 1 or not labelled:
         labels = tuple(np.arange(plan.num_segments) for plan in plans)
@@ -332,9 +423,21 @@ def _only(plans: Sequence[Plan], edits: list[Any], name: str) -> Any:
     if len(found) > 1:
         raise ValueError(
             f"plans must have at most one {name} when they are composed, got {len(found)}: the "
-            "second would have to see the scores that the first left; run one such method at once"
+            "second would have to see what the first left; run one such method at once"
         )
     return found[0] if found else None
+
+
+def _check_last(plans: Sequence[Plan]) -> None:
+    """Refuse policies behind an epilogue: what it adds to an output is no attention."""
+    ends = [place for place, plan in enumerate(plans) if plan.epilogue is not None]
+    for plan in plans[ends[0] + 1 :] if ends else ():
+        policy = plan.policy
+        if not (isinstance(policy, Reweight) and np.all(np.asarray(policy.weight) == 1)):
+            raise ValueError(
+                "plans must have no policy behind an epilogue when they are composed: what it adds "
+                "to an output is no attention, so put the method that has it last"
+            )
 
 
 def _take(array: Array, indices: Array) -> Array:

@@ -308,7 +308,7 @@ class Session(Recorded):
         for place, state in enumerate(states):  # kept once nothing can fail any more
             run.states[place, layer] = state
         run.seen[layer], run.keys[layer], run.batch = end, call.key_len, call.batch
-        if self._steady and not call.prefill:
+        if self._steady and not call.prefill and not (plans and run.composed[layer].goes_beyond):
             run.steady[layer] = _Steady(run.composed[layer], tuple(places)) if plans else _PLAIN
         if self._recorder is not None:
             self._recorder.note(call)
@@ -531,6 +531,7 @@ class Session(Recorded):
                 plan = plan.packed(sizes(call.query, call.key))
             run.composed[call.layer] = plan
         result = self._carry_out(call, plan)
+        plan.finish(result.out, call.mask.dtype)
         tally = run.tallies.get(call.layer)
         if tally is None:
             tally = run.tallies[call.layer] = Tally()
@@ -561,7 +562,13 @@ class Session(Recorded):
             request = plan.request(returns, call.out)
         else:
             request = plan.of_step
-        found: AttentionResult = attend(
-            call.query, call.key, call.value, call.mask, request, call.num_threads
-        )
+        arrays = call.query, call.key, call.value
+        if plan.heads_from is not None:
+            if call.mask.bias is not None and np.ndim(call.mask.bias) > 2:
+                raise ValueError(
+                    f"layer {call.layer}: heads that attend as others do need a bias [N, M] that "
+                    f"all heads share, or none, got shape {np.shape(call.mask.bias)}"
+                )
+            arrays = plan.moved(*arrays)
+        found: AttentionResult = attend(*arrays, call.mask, request, call.num_threads)
         return found

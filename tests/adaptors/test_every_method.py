@@ -12,7 +12,7 @@ from cases import ACTING  # noqa: E402
 from models import MODELS  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.decoding import Confidence  # noqa: E402
-from reattend.methods import ACT, CAAC, VAR  # noqa: E402
+from reattend.methods import ACT, CAAC, ILVAD, VAR  # noqa: E402
 from runs import METHODS, generate  # noqa: E402
 from test_generation import loop  # noqa: E402
 
@@ -20,7 +20,12 @@ MODEL = next(case for case in MODELS if case.name == "LLaVA-1.5")
 OTHERS = [case for case in MODELS if case.name in ("Qwen2-VL", "LLaVA-NeXT", "Gemma 3")]
 STEPS = 3
 # These ask for what differs between models.
-EVERY = {**ACTING, "ACT": ACT(**METHODS["ACT"]), "VAR": VAR(**METHODS["VAR"])}
+EVERY = {
+    **ACTING,
+    "ACT": ACT(**METHODS["ACT"]),
+    "ILVAD": ILVAD(saliency=(0.0, 1.0, 0.5, 0.0) * 4),
+    "VAR": VAR(**METHODS["VAR"]),
+}
 
 every_method = pytest.mark.parametrize("name", EVERY)
 

@@ -10,9 +10,12 @@ from reattend.methods.act import ACT
 from reattend.methods.adhh import ADHH
 from reattend.methods.caac import CAAC
 from reattend.methods.context_emphasis import ContextEmphasis
+from reattend.methods.eah import EAH
 from reattend.methods.even_heads import EvenHeads
 from reattend.methods.farsight import FarSight
 from reattend.methods.head_mask import HeadMask
+from reattend.methods.head_steering import HeadSteering
+from reattend.methods.ilvad import ILVAD
 from reattend.methods.middle_layers import MiddleLayers
 from reattend.methods.owl import OWL
 from reattend.methods.pai import PAI
@@ -20,6 +23,7 @@ from reattend.methods.paint import PAINT
 from reattend.methods.pasta import PASTA
 from reattend.methods.row_edit import RowEdit
 from reattend.methods.scaling_vis import ScalingVis
+from reattend.methods.soft_injection import SoftInjection
 from reattend.methods.spin import SPIN
 from reattend.methods.split_softmax import SplitSoftmax
 from reattend.methods.vaf import VAF
@@ -30,6 +34,8 @@ __all__ = [
     "ACT",
     "ADHH",
     "CAAC",
+    "EAH",
+    "ILVAD",
     "OWL",
     "PAI",
     "PAINT",
@@ -42,8 +48,10 @@ __all__ = [
     "EvenHeads",
     "FarSight",
     "HeadMask",
+    "HeadSteering",
     "MiddleLayers",
     "RowEdit",
     "ScalingVis",
+    "SoftInjection",
     "SplitSoftmax",
 ]

@@ -198,13 +198,15 @@ def _equals_the_reference(case: Case) -> None:
         for layer, (query, key, value, _) in enumerate(inputs.layers()):
             plan = next(plans)
             what: dict[str, Any] = {}
+            arrays = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
             if plan is not None:
                 both = compose([plan])
                 what = {"segments": both.segments, "policy": both.policies, "where": both.wheres}
                 what |= both.edits
-            expected = reference.attention(
-                query[:, :, start:end], key[:, :, :end], value[:, :, :end], causal=True, **what
-            )
+                arrays = both.moved(*arrays)
+            expected = reference.attention(*arrays, causal=True, **what)
+            if plan is not None:
+                both.finish(np.asarray(expected))
             message = f"layer {layer}, rows {start} to {end - 1} against the reference"
             _close(out[layer][:, :, start:end], np.asarray(expected), TOLERANCE, message)
 

@@ -1,0 +1,76 @@
+"""Steering at heads: Inference-Time Intervention (NeurIPS 2023), arXiv 2306.03341."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.epilogue import Epilogue
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_vectors import HeadVectors, checked_vectors
+from reattend.method import Method, check_finite
+from reattend.plan import Plan
+from reattend.policy import Reweight
+
+KEEP = Reweight(weight=(1,))
+
+
+@dataclass(frozen=True)
+class HeadSteering(Method):
+    r"""In rows that choose a word, stored directions are added to heads' outputs.
+
+    .. code-block:: text
+
+        o'_h = o_h + alpha amount_h t_h
+
+    For ITI t_h is the direction that a probe found, times the deviation of the head's outputs along
+    it; for CAI (arXiv 2506.23590), caption-sensitive attention intervention, it is the mean output
+    under a caption query less that under others. `HeadVectors` keeps them in a file, with the model
+    that they are of. No `vectors`, nothing happens. It must be the last method: others see
+    attention, and what is added is none.
+
+    Paper: Inference-Time Intervention: Eliciting Truthful Answers from a Language Model
+    (NeurIPS 2023), arXiv 2306.03341.
+
+    Examples
+    --------
+    >>> HeadSteering(HeadVectors({3: np.ones((2, 4))}), heads={3: (1,)}).alpha
+    1.0
+    """
+
+    vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
+    alpha: float = 1.0  # what multiplies all of them; 0 changes nothing
+    heads: Any = None  # the heads, a mapping layer -> heads; None: all that have vectors
+    prompt: bool = False  # whether all rows of the prompt are changed, not the last alone
+
+    def __post_init__(self) -> None:
+        check_finite(self, "alpha")
+        if not isinstance(self.prompt, (bool, np.bool_)):
+            raise TypeError(f"prompt must be a bool, got {self.prompt!r}")
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+        object.__setattr__(self, "profile", checked_vectors(self.vectors))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse layers and heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
+        if self.vectors is not None:
+            self.vectors.check_sizes(num_layers, num_heads)
+
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
+        """Give what is added to the layer's outputs."""
+        if state is None:
+            if self.vectors is None or call.layer not in self.vectors.vectors:
+                return None, None
+            chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+            own = self.vectors.amounts_of(call.layer)
+            amount = np.where(chosen, self.alpha * own, 0)[:, None]  # [H, 1]
+            shift = amount * self.vectors.vectors[call.layer]
+            if not shift.any():
+                return None, None
+            state = Plan(None, KEEP, epilogue=Epilogue(shift=shift[None, :, None]))
+        if self.prompt or not call.prefill:
+            return state, state
+        return state.only(call.answer_rows), state

@@ -1,0 +1,74 @@
+"""Soft Injection of Task Embeddings (2025): stored vectors mixed into heads' outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.call import Call
+from reattend.epilogue import Epilogue
+from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_vectors import HeadVectors, checked_vectors
+from reattend.method import Method, check_shares
+from reattend.plan import Plan
+from reattend.policy import Reweight
+
+KEEP = Reweight(weight=(1,))
+
+
+@dataclass(frozen=True)
+class SoftInjection(Method):
+    r"""In rows that choose a word, stored vectors take a share of heads' outputs.
+
+    .. code-block:: text
+
+        c_h  = amount times the vectors' own amount of head h
+        o'_h = (1 - c_h) o_h + c_h t_h
+
+    t_h is the mean output of the head over prompts that show a task; `HeadVectors` keeps it in a
+    file, with the model that it is of, and `Session.measure` gathers it. No `vectors`, nothing
+    happens. It must be the last method: others see attention, and what is added is none.
+
+    Paper: Soft Injection of Task Embeddings Outperforms Prompt-Based In-Context Learning (2025).
+
+    Examples
+    --------
+    >>> SoftInjection(HeadVectors({3: np.ones((2, 4))}), amount=0.3)
+    SoftInjection(vectors=HeadVectors(1 layers, 2 heads of 4), amount=0.3, heads=None, prompt=False)
+    """
+
+    vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
+    amount: float = 0.5  # c, from 0, which leaves outputs, to 1
+    heads: Any = None  # the heads, a mapping layer -> heads; None: all that have vectors
+    prompt: bool = False  # whether all rows of the prompt are changed, not the last alone
+
+    def __post_init__(self) -> None:
+        check_shares(self, "amount")
+        if not isinstance(self.prompt, (bool, np.bool_)):
+            raise TypeError(f"prompt must be a bool, got {self.prompt!r}")
+        object.__setattr__(self, "heads", frozen_heads(self.heads))
+        object.__setattr__(self, "profile", checked_vectors(self.vectors))
+
+    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
+        """Refuse layers and heads that the model does not have."""
+        check_heads(self.heads, num_layers, num_heads)
+        if self.vectors is not None:
+            self.vectors.check_sizes(num_layers, num_heads)
+
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
+        """Give what becomes of the layer's outputs."""
+        if state is None:
+            if self.vectors is None or call.layer not in self.vectors.vectors:
+                return None, None
+            chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
+            own = self.vectors.amounts_of(call.layer)
+            share = np.where(chosen, self.amount * own, 0)[None, :, None, None]  # [1, H, 1, 1]
+            if not share.any():
+                return None, None
+            vectors = self.vectors.vectors[call.layer][None, :, None]
+            state = Plan(None, KEEP, epilogue=Epilogue(1 - share, share * vectors))
+        if self.prompt or not call.prefill:
+            return state, state
+        return state.only(call.answer_rows), state
