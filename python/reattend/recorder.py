@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.attention import attention
+from reattend.answer_rows import last_rows, weights_of_row
 from reattend.call import Call
 from reattend.method import Method
 from reattend.policy import Array
@@ -87,25 +87,8 @@ class Recorder:
         self._sinks[call.layer] = scores > _SINK_SHARE * np.sqrt(states.shape[-1])
 
     def _weights(self, call: Call) -> Array:
-        last = call.query.shape[2] - 1
-        if call.key_mask is not None:
-            last -= int(call.key_mask[self.item, call.first_row :][::-1].argmax())
-        end = call.first_row + last + 1
-        bias = call.mask.bias
-        if bias is not None:
-            bias = np.broadcast_to(bias, (*call.query.shape[:3], call.key_len))
-            bias = bias[:, :, last : last + 1, :end]
-        key_mask = None if call.key_mask is None else call.key_mask[:, :end]
-        mask = call.mask._replace(key_mask=key_mask, bias=bias)
-        key, value = call.key, call.value
-        if end < call.key_len:
-            key, value = key[:, :, :end], value[:, :, :end]
-        found = attention(
-            call.query[:, :, last : last + 1], key, value,
-            returns="column_sums", num_threads=call.num_threads, **mask._asdict(),
-        )  # fmt: skip
-        assert found.column_sums is not None
-        return np.asarray(found.column_sums[self.item])
+        last = int(last_rows(call)[self.item])
+        return np.asarray(weights_of_row(call, last)[self.item])
 
 
 class Recorded:

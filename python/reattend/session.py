@@ -16,6 +16,7 @@ from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.checks import as_array, count, integer, items, layer_count, numbers
 from reattend.fitting import cross_layers_of, fitted, warn_without_image
+from reattend.measuring import Measuring
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
 from reattend.plan import Composition, Plan, compose, taken
@@ -51,7 +52,7 @@ class _Run:
     confidence: Array | None = None  # [B], of the latest token, as the loop told
 
 
-class Session(Recorded):
+class Session(Recorded, Measuring):
     """Methods at work in a model's attention, one generation after the other.
 
     Parameters
@@ -156,6 +157,8 @@ class Session(Recorded):
         if not self.cross_layers:
             self._warned = self._warned or warn_without_image(self.methods, run.prompt, 3)
         self._text_outputs = None  # used up
+        if self._gatherer is not None:
+            self._gatherer.begin()
         try:
             yield
         finally:
@@ -277,7 +280,7 @@ class Session(Recorded):
         if run.prompt.length is None:  # the first call tells the prompt's length
             run.prompt = replace(run.prompt, length=end)
         steady = run.steady.get(layer) if self.methods else _PLAIN
-        if steady is not None and self._recorder is None:
+        if steady is not None and self._recorder is None and self._gatherer is None:
             composed = steady.plan
             if composed is None:
                 result = attend(query, key, value, mask, asked, num_threads)
@@ -312,6 +315,8 @@ class Session(Recorded):
             run.steady[layer] = _Steady(run.composed[layer], tuple(places)) if plans else _PLAIN
         if self._recorder is not None:
             self._recorder.note(call)
+        if self._gatherer is not None:
+            self._gatherer.note(call, np.asarray(result))
         return np.asarray(result)
 
     @alone
@@ -384,6 +389,8 @@ class Session(Recorded):
         run.composed.clear()
         run.steady.clear()
         run.confidence = taken(run.confidence, indices)
+        if self._gatherer is not None:
+            self._gatherer.reorder(indices)
         prompt = run.prompt
         run.prompt = Prompt(
             prompt.length, *taken((prompt.image, prompt.text_only, prompt.text_outputs), indices)

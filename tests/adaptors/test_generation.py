@@ -274,3 +274,30 @@ def test_tensors_of_several_types_cross_as_float32():
     arrays, dtype = numbers(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4).bfloat16())
     assert dtype is None
     assert [array.dtype for array in arrays] == [np.float32, np.float32]
+
+
+def test_measures_are_those_of_the_models_own_attention():
+    """Gathered without a method, they are what eager attention gives in the same generation."""
+    model, inputs = LLAVA.load(), LLAVA.inputs()
+    model.set_attn_implementation("eager")
+    try:
+        plain = generate(model, inputs, STEPS, output_attentions=True)
+    finally:
+        model.set_attn_implementation("sdpa")
+    with attached(model, measures=["largest", "image_mass", "head_outputs"]) as session:
+        found = generate(model, inputs, STEPS)
+        assert torch.equal(found.sequences, plain.sequences)
+        measured = session.measured()
+    image = (inputs["input_ids"] == IMAGE).numpy()
+    for step, layers in enumerate(plain.attentions):
+        for layer, weights in enumerate(layers):
+            row = weights[:, :, -1].numpy()  # [B, H, M]
+            seen = np.where(image[:, None], row[..., : image.shape[1]], 0).sum(-1)
+            assert np.abs(measured["largest"].values[step, layer] - row.max(-1)).max() < 1e-5
+            assert np.abs(measured["image_mass"].values[step, layer] - seen).max() < 1e-5
+    assert measured["head_outputs"].values.shape == (STEPS, 5, 2, 4, 16)
+    with attached(model, measures=["entropy"]) as session:
+        generate(model, inputs, STEPS, num_beams=2)
+        assert session.measured()["entropy"].values.shape == (STEPS, 5, 4, 4)
+    with pytest.raises(ValueError, match="measures must be among"):
+        attached(model, measures=["no such"])

@@ -1,9 +1,8 @@
 """The methods, one paper a file: this is the table of contents.
 
-What is not here, and why: EAH gives all heads the map of one, so it edits queries and keys, which a
-plan does not see. ONLY zeroes weights above mean + deviation of their segment in the row, which is
-known only when the row is done, so it needs a second pass over the scores. OPERA's roll-back and
-VISTA's steering happen outside attention, in the loop and after the MLP.
+What is not here, and why: a row's mean and deviation (ONLY) are known only when the row is done,
+so its side branch is a measure; OPERA's roll-back and VISTA's steering happen outside attention, in
+the loop and after the MLP. The manual says where papers are found that have another name here.
 """
 
 from reattend.methods.act import ACT

@@ -20,7 +20,9 @@ from reattend.adaptors.transformers.protocols import (
     Tensor,
 )
 from reattend.adaptors.transformers.tensors import bools
+from reattend.checks import listed
 from reattend.fitting import cross_layers_of, fitted
+from reattend.measuring import Gatherer, Measure
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
@@ -34,6 +36,7 @@ def attached(
     processor: object = None,
     image: Tensor | Array | None = None,
     verify: bool = True,
+    measures: Sequence[str | Measure] = (),
 ) -> Attached:
     """Let reattend be the attention of a model's language model, for the length of a `with` block.
 
@@ -51,6 +54,9 @@ def attached(
     image : bool array or tensor [B, P], optional
         True at the prompt's image tokens. Found in ``input_ids`` by itself; needed where a prompt
         comes as ``inputs_embeds``.
+    measures : sequence of str or callable, optional
+        What to gather along each generation, see `Session.measure`; `ModelSession.measured` gives
+        it. Methods are not needed for it.
     verify : bool
         When a kind of attention first occurs (full, sliding, with padding, a step ...), one layer
         is compared with the model's own attention on a few rows; a difference beyond rounding
@@ -78,7 +84,9 @@ def attached(
     flat = tuple(m for each in methods for m in ((each,) if isinstance(each, one) else each))
     taken, processor = _model_of(model, processor)
     structure = examined(taken, processor)
-    if flat and structure.no_methods is not None:
+    gathered = listed("measures", measures, "a sequence of names and functions")
+    Gatherer(gathered)  # refuses what is none
+    if (flat or gathered) and structure.no_methods is not None:
         raise NotImplementedError(structure.no_methods)
     if structure.cross:
         cross_layers_of(structure.cross, structure.num_layers, flat)
@@ -104,7 +112,8 @@ def attached(
                 f"{type(taken).__name__} is on {parameter.device}; reattend computes on the CPU: "
                 "move it by model.to('cpu')"
             )
-    return Attached(taken, structure, flat, None if image is None else bools(image), verify)
+    mask = None if image is None else bools(image)
+    return Attached(taken, structure, flat, mask, verify, gathered)
 
 
 def _model_of(model: object, processor: object) -> tuple[Model, object]:
@@ -127,13 +136,19 @@ class Attached:
     methods: tuple[Method, ...]
     image: Array | None
     verify: bool = True
+    measures: tuple[str | Measure, ...] = ()
 
     def __post_init__(self) -> None:
         self._entered: list[ExitStack] = []
 
     def __enter__(self) -> ModelSession:
         session = ModelSession(
-            self.model, self.structure, self.methods, self.image, verify=self.verify
+            self.model,
+            self.structure,
+            self.methods,
+            self.image,
+            verify=self.verify,
+            measures=self.measures,
         )
         with ExitStack() as stack:
             stack.callback(session.end)
@@ -160,7 +175,7 @@ class Attached:
             structure.decoder.register_forward_pre_hook(session.decoder_begins, with_kwargs=True),
             structure.decoder.register_forward_hook(session.decoder_ends, always_call=True),
         ]
-        if self.methods:
+        if self.methods or self.measures:
             hooks += [
                 module.register_forward_pre_hook(
                     functools.partial(session.layer_begins, layer), with_kwargs=True

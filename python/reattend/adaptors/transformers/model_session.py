@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -37,6 +37,7 @@ from reattend.adaptors.transformers.protocols import (
 )
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.adaptors.transformers.verify import Check
+from reattend.measuring import Measure, Measured
 from reattend.method import Method
 from reattend.optional import demand
 from reattend.policy import Array
@@ -59,10 +60,13 @@ class ModelSession:
         image: Array | None,
         *,
         verify: bool = True,
+        measures: tuple[str | Measure, ...] = (),
     ) -> None:
         self.model = model
         self.structure = structure
         self.methods = methods
+        self.measures = measures
+        self.follows = bool(methods or measures)  # prompts, and does not only compute
         self.image = image
         self._check = Check(type(model).__name__) if verify else None
         self.knows_sdpa = bool(getattr(structure.decoder, "_supports_sdpa", True))
@@ -165,6 +169,25 @@ class ModelSession:
             raise RuntimeError("note_confidence() needs a prompt that methods have read")
         self._read.session.note_confidence(confidence)
 
+    def measured(self) -> Mapping[str, Measured]:
+        """Give what the measures of `attached` found along the latest generation, by name.
+
+        Items are the rows of the batch at its end: with beams, those that ran then.
+
+        Raises
+        ------
+        RuntimeError
+            If there were no measures, or no generation.
+
+        Returns
+        -------
+        dict of str to Measured
+        """
+        last = self._prompts.last
+        if last is None:
+            raise RuntimeError("measured() needs attached(model, measures=...), then a generation")
+        return last.session.measured()
+
     @property
     def image_spans(self) -> list[list[tuple[int, int]]]:
         """Each item's runs of image tokens in the latest prompt."""
@@ -182,7 +205,7 @@ class ModelSession:
     @contextmanager
     def announced(self, args: tuple[Tensor, ...], kwargs: ForwardArguments) -> Iterator[None]:
         """Hear of a call of `generate`, and refuse what methods cannot follow."""
-        if not (self.methods and owns(self, self.structure)):
+        if not (self.follows and owns(self, self.structure)):
             yield
             return
         _refuse_generate(self.model, kwargs)
@@ -250,12 +273,12 @@ class ModelSession:
         past = int(cache.get_seq_length()) if cache is not None else 0
         ids, self._ids = self._ids, None
         prompt = None
-        if self.methods and past == 0:
+        if self.follows and past == 0:
             mask = kwargs.get("attention_mask")
             flat = mask if getattr(mask, "ndim", 0) == 2 else None
             padding = self._padding if flat is None else bools(flat)
             prompt = self._begin(inputs, padding, ids, cache, kwargs)
-        elif self.methods:
+        elif self.follows:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
         self._read = prompt
         self._forward = Forward(
@@ -372,6 +395,8 @@ class ModelSession:
         )  # fmt: skip
         if self._recorded is not None:
             session.record(self._recorded)
+        if self.measures:
+            session.measure(self.measures)
         prompt = Prompt(session, length, image)
         if probe or for_text:
             keep = np.ones((batch, length), bool) if found is None else ~found
