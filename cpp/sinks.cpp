@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kFew = 64;   // numbers that show of most tokens that they are no sink
 constexpr int64_t kAhead = 8;  // tokens
 constexpr int64_t kLine = 64 / sizeof(float);
-constexpr int64_t kPart = 32;        // keys
+constexpr int64_t kPart = 64;        // keys
 constexpr double kSlack = 1 - 1e-5;  // more than rounding changes of a comparison
 
 double sum_of_squares(const float* numbers, int64_t size) {

@@ -44,6 +44,8 @@ def test_laws_of_a_bare_method(method, check):
 
 @dataclass
 class Broken(Method):
+    steady = True  # and plans each step anew
+
     factor: float
     calls: Any = None
 

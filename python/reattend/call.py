@@ -181,14 +181,16 @@ class Call:
         num_prompt = end if prompt.length is None else prompt.length
         prefill = first_row < num_prompt
         # At once: a frozen dataclass's own sets one by one, which takes 1 us of a layer's step.
-        self.__dict__.update(
-            layer=layer, num_layers=num_layers, query=query, key=key, value=value, prompt=prompt,
-            mask=mask, states=states, num_threads=num_threads, out=out,
-            computed=computed or Computed(), confidence=confidence, batch=batch,
-            num_heads=num_heads, num_kv_heads=num_kv_heads, key_len=key_len,
-            first_row=first_row, num_prompt=num_prompt, prefill=prefill,
-            last_chunk=prefill and num_prompt <= end, cross=cross_row is not None,
-        )  # fmt: skip
+        known = {
+            "layer": layer, "num_layers": num_layers, "query": query, "key": key, "value": value,
+            "prompt": prompt, "mask": mask, "states": states, "num_threads": num_threads,
+            "out": out, "computed": computed or Computed(), "confidence": confidence,
+            "batch": batch, "num_heads": num_heads, "num_kv_heads": num_kv_heads,
+            "key_len": key_len, "first_row": first_row, "num_prompt": num_prompt,
+            "prefill": prefill, "last_chunk": prefill and num_prompt <= end,
+            "cross": cross_row is not None,
+        }  # fmt: skip
+        object.__setattr__(self, "__dict__", known)
 
     @cached_property
     def rows(self) -> Array:

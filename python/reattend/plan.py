@@ -95,6 +95,11 @@ class Composition:
         """Whether one call of the core is not all of it."""
         return self.heads_from is not None or self.epilogue is not None
 
+    @cached_property
+    def follows_a_pass(self) -> bool:
+        """Whether it can be applied to attention that was computed without it."""
+        return not self.edits_scores and all(isinstance(p, Reweight) for p in self.policies)
+
     def edited_rows(self, first_row: int, key_len: int) -> tuple[Array | None, ...]:
         """Give, of each plan, which of some rows it edits beside its policy; empty if none does."""
         if not self.edits_scores and self.epilogue is None:

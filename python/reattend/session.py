@@ -20,7 +20,7 @@ from reattend.measuring import Measuring
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
 from reattend.plan import Composition, Plan, compose, taken
-from reattend.policy import Array, Reweight
+from reattend.policy import Array
 from reattend.recorder import Recorded
 from reattend.report import Report, Tally, reading
 from reattend.text_branch import store_last_rows
@@ -557,11 +557,7 @@ class Session(Recorded, Measuring):
     def _carry_out(call: Call, plan: Composition) -> AttentionResult:
         returns = "changed" if call.prefill else "masses"
         plain = call.computed.plain
-        if (
-            plain is not None
-            and not plan.edits_scores
-            and all(isinstance(each, Reweight) for each in plan.policies)
-        ):
+        if plain is not None and plan.follows_a_pass:
             assert plain.logsumexp is not None
             weights = plain.column_sums if call.query.shape[2] == 1 else None
             request = plan.request_after(returns, plain.out, plain.logsumexp, weights)

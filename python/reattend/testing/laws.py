@@ -311,6 +311,16 @@ def _state_follows_reorder(case: Case) -> None:
 
 
 @_law
+def _steady_plans_stay(case: Case) -> None:
+    """Where the plan of the first step is said to be that of all steps, it is."""
+    if not case.method.steady:
+        raise SkipTest("plans each step anew")
+    inputs = case.inputs(0)
+    asked = run(Recorder(case.method), inputs)  # in every step
+    _close(run(case.method, inputs), asked, SAME_BYTES, "the first step's plan against each one's")
+
+
+@_law
 def _threads_change_nothing(case: Case) -> None:
     """One thread and two give the same bytes."""
     inputs = case.inputs(0)
