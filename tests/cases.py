@@ -143,15 +143,11 @@ METHODS = [
         chunks=True,
     ),
     Case(
-        OWL(), neutral=OWL(alpha=0, beta=0), conserves=True, idle=True, one_pass=True, chunks=True
-    ),
-    Case(
         OWL("textual", baseline=(9.0, 0.1, 9.0, 0.1, 2.0)),
         neutral=OWL("textual", alpha=0, beta=0, gain=0),
         conserves=True,
         idle=True,
         chunks=True,
-        facts=("path", "baseline"),
     ),
     Case(
         ContextEmphasis(((3, 7), (10, 12)), {0: (1, 2), 4: (0,)}, factor=4),
@@ -163,13 +159,6 @@ METHODS = [
     Case(
         RowEdit(((3, 7), (10, 12)), (0.5, 0.2), {0: (1, 2), 4: (0,)}, steps=True),
         neutral=RowEdit(((3, 7),), (1,)),
-        conserves=True,
-        one_pass=True,
-        chunks=True,
-    ),
-    Case(
-        RowEdit(((3, 4), (10, 12)), (0.6, 0.4), None),
-        neutral=RowEdit(),
         conserves=True,
         one_pass=True,
         chunks=True,

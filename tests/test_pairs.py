@@ -8,7 +8,7 @@ import pytest
 from cases import ACTING
 from reattend import Session
 from reattend.method import registered
-from reattend.testing import Recorder, run
+from reattend.testing import Recorder
 from reattend.testing.laws import TOLERANCE
 from reattend.testing.sample import sample
 
@@ -55,22 +55,38 @@ def expected(plans, start, end):
     return out
 
 
+def in_layer(methods):
+    """Run the layer alone along the generation; gives [B, H, T, Dv]."""
+    session = Session(methods, num_layers=5)
+    query, key, value = (x[LAYER] for x in (INPUTS.query, INPUTS.key, INPUTS.value))
+    with session.text_only():
+        session.attend(LAYER, *(x[LAYER] for x in INPUTS.text))
+    with session.generation(INPUTS.image):
+        rows = [
+            session.attend(
+                LAYER, query[:, :, start:end], key[:, :, :end], value[:, :, :end],
+                hidden_states=INPUTS.hidden_states[LAYER][:, start:end],
+            )
+            for start, end in pairwise(CUTS)
+        ]  # fmt: skip
+    return np.concatenate(rows, axis=2)
+
+
 @pytest.mark.parametrize(("one", "two"), [*combinations(ACTING, 2)])
 def test_two_methods(one, two):
     recorders = Recorder(ACTING[one]), Recorder(ACTING[two])
-    session = Session(recorders, num_layers=len(INPUTS.query))
     reason = None
     try:
-        out = run((), INPUTS, session=session)[LAYER]
+        out = in_layer(recorders)
     except ValueError as error:
         reason = str(error)
-    calls = [[r.plans[i] for r in recorders] for i in range(LAYER, len(recorders[1].plans), 5)]
+    calls = [*zip(*(r.plans for r in recorders), strict=True)]
     if reason is not None:
         found = re.search(r"at most one (\w+) when|no policy behind an (epilogue) when", reason)
         edit = found[1] or found[2]
         assert all(getattr(r.plans[-1], edit) is not None for r in recorders if found[1])
         if found[2]:  # the other way round it runs
-            run((ACTING[two], ACTING[one]), INPUTS)
+            in_layer((ACTING[two], ACTING[one]))
         return
     assert all(any(plans[i] is not None for plans in calls) for i in (0, 1)), "one does not act"
     for plans, (start, end) in zip(calls, pairwise(CUTS), strict=True):

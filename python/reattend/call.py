@@ -209,7 +209,7 @@ class Call:
         For what is computed from one row. Several such rows in a call raise ValueError: a method
         that reads them would have to give each keys of its own.
         """
-        position = self.key_len - 1
+        position = int(self.first_row + self.query.shape[2] - 1)
         if position < self.num_prompt - 1:
             return None
         if position > max(self.first_row, self.num_prompt - 1):

@@ -42,13 +42,18 @@ def answer_mass(weights: Array, call: Call) -> Array:
 
 
 def first_mass(weights: Array, call: Call) -> Array:
-    """Give the attention on each item's first key that is no padding, [B, H]."""
-    first = np.minimum(call.first_key, weights.shape[-1] - 1)
-    return np.asarray(np.take_along_axis(weights, first[:, None, None], -1)[..., 0])
+    """Give the attention on each item's first key that is no padding, [B, H]; 0 where none is."""
+    first = np.arange(weights.shape[-1]) == call.first_key[:, None]
+    return np.asarray(np.where(first[:, None], weights, 0).sum(-1))
 
 
 def distance(weights: Array, call: Call) -> Array:
-    """Give how many keys back a row looks, in the mean over its attention, [B, H]."""
+    """Give how many keys back a row looks, in the mean over its attention, [B, H].
+
+    NaN in cross-attention, whose keys stand nowhere before the row.
+    """
+    if call.cross:
+        return np.full(weights.shape[:2], np.nan)
     keys = np.arange(weights.shape[-1])
     last = np.asarray(last_rows(call))[:, None]
     return np.asarray((weights * (last + call.first_row)[..., None]).sum(-1) - weights @ keys)

@@ -221,9 +221,9 @@ class ONLY(_Checked):
         z = z1 + alpha_pos z2                    d < gamma
         z = (1 + alpha_neg) z1 - alpha_neg z2    else;  where p1 >= beta max p1, else -inf
 
-    The other branch comes from the same forward, by one layer whose heads are weighed. Paper: ONLY:
-    One-Layer Intervention Sufficiently Mitigates Hallucinations in Large Vision-Language Models
-    (ICCV 2025).
+    The other branch comes from the same forward, by one layer whose heads are weighed, see
+    `reattend.measures.side_branch`. Paper: ONLY: One-Layer Intervention Sufficiently Mitigates
+    Hallucinations in Large Vision-Language Models (ICCV 2025), arXiv 2507.00898.
 
     Examples
     --------

@@ -22,9 +22,9 @@ def head_pursuit(head_outputs: Array, dictionary: Array, k: int) -> Pursuit:
 
     Simultaneous orthogonal matching pursuit: each step takes the row whose products with what is
     left have the largest sum of sizes over the samples, then fits all rows taken by least squares.
-    Heads that a concept's rows explain best are those to gate: `HeadMask` with a gate below 0 or
-    above 1, on about one in a hundred. Outputs are not centred here; centre them before if they
-    shall be.
+    Heads that a concept's rows explain best are those to gate, about one in a hundred: `HeadMask`
+    with a gate of -1 takes the concept away, one of 5 brings it out. Outputs are not centred, and
+    rows count by their direction alone.
 
     Head Pursuit: Probing Attention Specialization in Multimodal Transformers (2025),
     arXiv 2510.21518.
