@@ -295,8 +295,8 @@ class Call:
         """
         if self.mask.bias is not None or self.cross:
             raise ValueError(
-                f"layer {self.layer}: a row's weight on its own key needs self-attention without a "
-                "bias"
+                f"layer {self.layer}: a row's weight on its own key needs self-attention "
+                "without a bias"
             )
         dtype, scale, softcap = self.mask.dtype, self.mask.scale, self.mask.softcap
         group = self.num_heads // self.num_kv_heads
