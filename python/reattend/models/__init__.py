@@ -1,7 +1,9 @@
 """Language models as plain NumPy loops: the demonstration, and the example to copy."""
 
-from reattend.models.folder import FolderTokenizer, read
+from reattend.models.folder import read
+from reattend.models.folder_tokenizer import FolderTokenizer
 from reattend.models.llama import Config, Layer, Llama, generate
+from reattend.models.llava import Llava
 from reattend.models.tokenizer import TextStream, Tokenizer
 from reattend.models.vision import Encoder
 from reattend.models.vision_language import IMAGE, VisionLanguage, read_vision_language
@@ -14,6 +16,7 @@ __all__ = [
     "FolderTokenizer",
     "Layer",
     "Llama",
+    "Llava",
     "ModelFile",
     "ModelFileError",
     "TextStream",

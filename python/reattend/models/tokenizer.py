@@ -99,13 +99,29 @@ class Tokenizer:
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def token(self, token: int) -> str:
+        """Give a token's text as the vocabulary has it.
+
+        Parameters
+        ----------
+        token : int
+            Of the vocabulary.
+
+        Examples
+        --------
+        >>> from reattend.models import find_smollm2
+        >>> Tokenizer(ModelFile(find_smollm2())).token(1)
+        '<|im_start|>'
+        """
+        return self._tokens[token]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Write a conversation as the model was trained to read it, ready for the answer.
 
         Parameters
         ----------
         messages : sequence of {"role": ..., "content": ...}
-            Roles are system, user and assistant.
+            Roles are system, user and assistant; a content is a text, or as the template takes it.
 
         Returns
         -------

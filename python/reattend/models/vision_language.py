@@ -89,6 +89,11 @@ class VisionLanguage:
         self.registers = registers
         self.metadata = metadata or {}
 
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens a picture becomes."""
+        return IMAGE_TOKENS
+
     def prompt(self, question: str, before: str | None = None) -> list[int]:
         """Write a question about a picture as the model was trained to read it.
 
@@ -154,8 +159,11 @@ class VisionLanguage:
         stop: Collection[int] | None = None,
         observe: Callable[[Array], None] | None = None,
         shrink: bool = False,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
     ) -> Iterator[Array]:
-        """Yield the likeliest tokens that follow prompts, one step at a time.
+        """Yield the tokens that follow prompts, one step at a time.
 
         If a method of the session needs it, the prompts are read without their pictures first.
 
@@ -174,8 +182,8 @@ class VisionLanguage:
             every item had one.
         observe : callable, optional
             Called with each step's logits [B, V], before its token is yielded.
-        shrink : bool, optional
-            As for `reattend.models.generate`.
+        shrink, temperature, top_p, seed
+            As for `reattend.models.generate`; greedy by default.
 
         Yields
         ------
@@ -195,7 +203,7 @@ class VisionLanguage:
         yield from generate(
             self.llama, session, inputs, max_new_tokens=max_new_tokens, key_mask=key_mask,
             image=image, stop=self.tokenizer.stop if stop is None else stop, observe=observe,
-            shrink=shrink,
+            shrink=shrink, temperature=temperature, top_p=top_p, seed=seed,
         )  # fmt: skip
 
     def next_logits(
@@ -255,15 +263,15 @@ class VisionLanguage:
         --------
         See `generate` for how prompts and pixels are made.
         """
-        pixels = np.asarray(pixels)
+        pixels, wanted = np.asarray(pixels), self.image_tokens
         if not len(prompts) or len(prompts) != len(pixels):
             raise ValueError(
                 f"prompts must be one for each of pixels, {len(pixels)}, got {len(prompts)}"
             )
         for prompt in prompts:
-            if (count := list(prompt).count(IMAGE)) != IMAGE_TOKENS:
+            if (count := list(prompt).count(IMAGE)) != wanted:
                 raise ValueError(
-                    f"prompts must hold IMAGE, {IMAGE}, {IMAGE_TOKENS} times where the picture is, "
+                    f"prompts must hold IMAGE, {IMAGE}, {wanted} times where the picture is, "
                     f"got one with {count}; model.prompt(question) writes them"
                 )
         tokens, key_mask = _padded(prompts)
