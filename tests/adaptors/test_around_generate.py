@@ -109,6 +109,46 @@ def test_weights_of_8_bits():
         assert session.report().readings
 
 
+class Int8Linear(torch.nn.Module):
+    """A linear layer as bitsandbytes has them: its weight is no float before it is used."""
+
+    def __init__(self, linear):
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("quantized", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+
+    def forward(self, x):
+        return x @ (self.quantized * self.scale).T
+
+
+def test_linear_layers_of_another_kind():
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    for path, module in list(model.model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            above, _, name = path.rpartition(".")
+            setattr(model.model.get_submodule(above), name, Int8Linear(module))
+    plain = tokens(model, inputs, 6)
+    with attached(model):
+        assert tokens(model, inputs, 6) == plain
+    with attached(model, method("ACT")) as session:
+        tokens(model, inputs, 6)
+        assert session.report().readings
+
+
+@pytest.mark.filterwarnings("ignore")  # of its extensions for other machines
+def test_weights_of_torchao():
+    quantization = pytest.importorskip("torchao.quantization")
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    plain = tokens(model, inputs, 6)
+    with attached(model):
+        assert tokens(model, inputs, 6) == plain
+    with attached(model, method("ACT")) as session:
+        tokens(model, inputs, 6)
+        assert session.report().readings
+
+
 @pytest.mark.filterwarnings("ignore")  # of what peft asks transformers
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_adapters_of_peft(before):

@@ -318,6 +318,22 @@ def test_image_tokens_in_a_later_turn():
             model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], **cache)
 
 
+def test_a_second_picture_in_a_conversation():
+    """A kept cache refuses it by name; the whole conversation as one prompt is read anew."""
+    model, inputs = LLAVA.load(), LLAVA.inputs((0,))
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    both = {
+        "input_ids": torch.cat([ids, ids], dim=1), "pixel_values": torch.cat([pixels, pixels]),
+    }  # fmt: skip
+    both["attention_mask"] = torch.ones_like(both["input_ids"])
+    with attached(model, VAR(**METHODS["VAR"])) as session, torch.no_grad():
+        kept = held(model, model(**inputs))
+        with pytest.raises(NotImplementedError, match="let one prompt hold all images"):
+            model.generate(**both, **kept, max_new_tokens=2)
+        tokens(model, both, 2)
+        assert len(session.image_spans[0]) == 2
+
+
 def test_a_prompt_that_is_all_image():
     model = LLAMA.load()
     ids = torch.tensor([[5, 6, 7]])
