@@ -24,9 +24,14 @@ CPP = ROOT / "cpp"
 PYTHON_LAYERS = [
     ["_core"],
     [
-        "checks", "optional", "one_thread", "deprecated", "whole_file", "damaged_arrays",
+        "checks",
+        "optional",
+        "one_thread",
+        "deprecated",
+        "whole_file",
+        "damaged_arrays",
         "main_interpreter",
-    ],  # fmt: skip
+    ],
     ["policy"],
     ["transform", "epilogue", "fingerprint", "reading"],
     ["border"],
