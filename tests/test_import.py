@@ -32,7 +32,8 @@ import numpy
 before = set(sys.modules)
 import reattend
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(sorted(new - set(sys.stdlib_module_names)))
+interpreters = {'_interpreters', '_xxsubinterpreters'}  # of Python itself, and not in its list
+print(sorted(new - set(sys.stdlib_module_names) - interpreters))
 """
 
 

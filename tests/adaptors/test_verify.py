@@ -84,20 +84,20 @@ def test_a_wrong_learned_sink_is_caught(name: str, monkeypatch):
         tokens(model, inputs, 2)
 
 
-def test_a_wrong_cross_attention_is_caught(monkeypatch):
+@pytest.mark.parametrize("methods", [(), (ACT(**METHODS["ACT"]),)], ids=["plain", "ACT"])
+def test_a_wrong_cross_attention_is_caught(methods, monkeypatch):
     model = model_of("mllama")
     inputs, right = given(model).inputs, crossing.attention
 
     def attention(*arrays, **how):
         return right(*arrays, **{**how, "scale": how["scale"] * 1.01})
 
-    with attached(model, ACT(**METHODS["ACT"])):
-        tokens(model, inputs, 2)
+    with attached(model, *methods):
+        expected = tokens(model, inputs, 2)
+    with attached(model, ACT(theta=0.01)), attached(model, *methods):  # the inner one attends
+        assert tokens(model, inputs, 2) == expected
     monkeypatch.setattr(crossing, "attention", attention)
-    with (
-        attached(model, ACT(**METHODS["ACT"])),
-        pytest.raises(RuntimeError, match="CrossAttention"),
-    ):
+    with attached(model, *methods), pytest.raises(RuntimeError, match="CrossAttention"):
         tokens(model, inputs, 2)
 
 

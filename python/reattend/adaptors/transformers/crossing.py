@@ -25,12 +25,11 @@ def attend_across(
     padding: Array | None,
     options: AttentionOptions,
 ) -> Tensor:
-    """Compute a layer's attention to a picture as the methods want it.
+    """Compute a layer's attention to a picture as a forward wants it.
 
     Parameters
     ----------
     forward : Forward
-        Of a prompt with methods.
     module : torch.nn.Module
         The attention module.
     query, key, value : torch.Tensor
@@ -47,10 +46,6 @@ def attend_across(
     torch.Tensor [B, N, H, Dv]
     """
     refuse_unknown(module, query, options)
-    if forward.prompt is None:
-        raise RuntimeError(
-            f"{type(module).__name__} attends to a picture in a prompt that methods read without it"
-        )
     batch, _, rows, _ = query.shape
     if rows != forward.rows:
         raise NotImplementedError(
@@ -64,12 +59,16 @@ def attend_across(
         "num_threads": demand("torch").get_num_threads(),
     }  # fmt: skip
     form = Form(False, bias=bias)
-    if forward.check is not None:
-        asked = Asked(module, query, key, value, mask, options, causal=False)
-        if forward.check.due(asked, form):
-            plain, room = output_like(query, value, exact=query_.dtype == np.float32)
-            attention(query_, key_, value_, bias=bias, causal=False, out=room, **how)
-            forward.check.compare(asked, form, forward.before, plain)
+    asked = Asked(module, query, key, value, mask, options, causal=False)
+    session = forward.prompt.session if forward.prompt is not None else None
+    checked = forward.check is not None and forward.check.due(asked, form)
+    tensor, out = output_like(query, value, exact=query_.dtype == np.float32)
+    if session is None or checked:
+        attention(query_, key_, value_, bias=bias, causal=False, out=out, **how)
+    if checked and forward.check is not None:
+        forward.check.compare(asked, form, forward.before, tensor)
+    if session is None:
+        return tensor.to(query.dtype)
     if padding is not None and not padding.all():
         real = padding[:, forward.past : forward.past + rows]
         unreal = np.where(real, np.float32(0), np.float32(-np.inf))[:, None, :, None]
@@ -79,8 +78,7 @@ def attend_across(
     if forward.key_states is not None:  # of each tile of a picture; keys are those of all its tiles
         states = floats(forward.key_states)
         states = states.reshape(batch, -1, states.shape[-1])
-    tensor, out = output_like(query, value, exact=query_.dtype == np.float32)
-    found = forward.prompt.session.attend(
+    found = session.attend(
         module.layer_idx, query_, key_, value_, out=out, bias=bias, hidden_states=states, **how
     )
     if found is not out:

@@ -21,7 +21,6 @@ from reattend.adaptors.transformers.protocols import (
     Model,
     Tensor,
 )
-from reattend.method import Method
 from reattend.optional import demand
 
 NAME = "reattend"
@@ -31,7 +30,6 @@ class Owner(Protocol):
     """Who attends in place of a model's attention."""
 
     knows_sdpa: bool
-    methods: tuple[Method, ...]
 
     def attend(
         self,
@@ -85,7 +83,7 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
     structure : Structure
         Of the model.
     owner : Owner
-        Who attends from now on; if it has methods, of cross-attention to pictures too.
+        Who attends from now on, to pictures by cross-attention too.
 
     Raises
     ------
@@ -93,8 +91,8 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
         If the model's attention does not go through transformers' AttentionInterface.
     """
     _register()
-    config, modules = structure.config, list(structure.attention.values())
-    modules += structure.cross.values() if owner.methods else ()
+    config = structure.config
+    modules = [*structure.attention.values(), *structure.cross.values()]
     before = config._attn_implementation
     owners = [_owners.get(module) for module in modules]
     known = _configs.get(id(config))
