@@ -329,7 +329,7 @@ def test_a_second_picture_in_a_conversation():
     with attached(model, VAR(**METHODS["VAR"])) as session, torch.no_grad():
         kept = held(model, model(**inputs))
         with pytest.raises(NotImplementedError, match="let one prompt hold all images"):
-            model.generate(**both, **kept, max_new_tokens=2)
+            model.generate(**{**both, "pixel_values": pixels}, **kept, max_new_tokens=2)
         tokens(model, both, 2)
         assert len(session.image_spans[0]) == 2
 
