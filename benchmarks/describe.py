@@ -50,9 +50,9 @@ def main() -> int:
         serve(options.candidate, options.model, options.threads)
         return 0
 
-    from reattend.models.vision_language import SHIPPED
+    from reattend.models import SHIPPED_WEIGHTS
 
-    path = (options.model or SHIPPED).resolve()
+    path = (options.model or SHIPPED_WEIGHTS).resolve()
     found: dict[str, Any] = {**machine.described(options.threads), "load": {}, "cases": []}
     running: dict[str, Any] = {}
     try:

@@ -144,6 +144,53 @@ def test_imports_come_from_the_left(path):
         assert allowed, f"{ident(path)} imports {module}, which is not to its left"
 
 
+USERS_OF_PUBLIC_NAMES = ("evaluation", "demo")
+OF_NAMEDTUPLES = {"_asdict", "_fields", "_make", "_replace"}
+
+
+def private_names(tree):
+    """Give the names with an underscore that a file defines, as functions, fields or variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def borrowed(path, room):
+    """Give what a file imports of other rooms, as (module, name)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "reattend":
+            if node.module.split(".")[1:2] != [room]:
+                yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                assert alias.name.split(".")[0] != "reattend", "import names from it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=ident)
+def test_evaluation_and_demo_use_public_names(path):
+    """Names without an underscore, which a module lists in `__all__` and says something about."""
+    room = path.relative_to(PACKAGE).parts[0]
+    if room not in USERS_OF_PUBLIC_NAMES:
+        return
+    for name, imported in borrowed(path, room):
+        module = importlib.import_module(name)
+        inner = any(part.startswith("_") for part in name.split("."))
+        assert not inner, f"{name} is private"
+        assert imported in module.__dict__.get("__all__", ()), f"{name} does not offer {imported}"
+        item = getattr(module, imported)
+        if inspect.isfunction(item) or inspect.isclass(item):
+            assert inspect.getdoc(item), f"{name}.{imported} is not documented"
+    files = (PACKAGE / room).rglob("*.py")
+    own = {name for each in files for name in private_names(ast.parse(each.read_text()))}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            assert node.attr in own | OF_NAMEDTUPLES, f"{ast.unparse(node)} is another room's own"
+
+
 @pytest.mark.parametrize("path", modules(), ids=ident)
 def test_methods_know_no_kernel(path):
     if path.parent.name == "methods" and path.stem != "__init__":

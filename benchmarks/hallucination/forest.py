@@ -8,7 +8,7 @@ from typing import Any
 
 from reattend.evaluation.datasets.emoji_world import DIFFICULTIES
 from reattend.optional import demand
-from reattend.plot.sink_rates import write_figure
+from reattend.plot import write_figure
 
 from hallucination.journals import LABELS, PLAIN
 

@@ -11,7 +11,7 @@ _refuse_subinterpreter()  # before the core, which would wait for ever
 # ruff: noqa: E402
 from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
-from reattend.border.config import __version__, show_config
+from reattend.border.config import __version__, num_threads, show_config
 from reattend.border.explanation import explain
 from reattend.border.quantized import Quantized, quantize
 from reattend.border.results import AttentionResult, SegmentState, combine, merge
@@ -107,6 +107,7 @@ __all__ = [
     "explain",
     "measures",
     "merge",
+    "num_threads",
     "quantize",
     "reference",
     "segment_pass",

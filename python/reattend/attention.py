@@ -14,6 +14,8 @@ from reattend.checks import integer
 from reattend.policy import MAX_SEGMENTS, Array, Policy
 from reattend.transform import Transform
 
+__all__ = ["attention", "segment_pass"]
+
 
 @overload
 def attention(

@@ -17,6 +17,8 @@ from reattend.border.results import AttentionResult
 from reattend.checks import as_array, integer, marks, numbers, pairs
 from reattend.policy import Array
 
+__all__ = ["Call", "Computed", "Prompt"]
+
 NEVER = np.iinfo(np.int64).max  # a position after every row
 _ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of it
 _SUMMED = Request(returns=("logsumexp", "column_sums"))

@@ -10,6 +10,8 @@ import numpy as np
 
 from reattend.policy import Array
 
+__all__ = ["fingerprint"]
+
 _SAMPLED = 64  # numbers that are read of each weight
 
 

@@ -17,6 +17,17 @@ from reattend.plan import Plan
 from reattend.profile import Profile
 from reattend.reading import Reading, changed_share
 
+__all__ = [
+    "Method",
+    "check_finite",
+    "check_shares",
+    "integers",
+    "method_table",
+    "number",
+    "paper",
+    "registered",
+]
+
 Self = TypeVar("Self", bound="Method")
 
 _registry: dict[str, type[Method]] = {}

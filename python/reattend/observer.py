@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from reattend.attention import attention
 from reattend.border.request import MaskSpec
@@ -11,6 +11,10 @@ from reattend.call import Call
 from reattend.plan import Plan, compose
 from reattend.policy import Array, Reweight
 from reattend.session import Session
+
+__all__ = ["Look", "Observer", "States"]
+
+States: TypeAlias = Mapping[tuple[int, int], Any]  # (a method's place, layer) -> its state
 
 
 class Look(NamedTuple):
@@ -22,29 +26,90 @@ class Look(NamedTuple):
 
 
 class Observer(Session):
-    """A session whose subclasses look at attention, without a change to it.
+    """A session whose subclasses look at attention, without a change to it: see `observe`.
 
     Examples
     --------
-    >>> Observer([], num_layers=2).num_layers
-    2
+    What the first key receives from a prompt's last row:
+
+    >>> class First(Observer):
+    ...     def observe(self, call, states):
+    ...         labels = (np.arange(call.key_len) == 0).astype(np.uint8)[None, None]
+    ...         self.found = self.look(call, labels, 2, states).before[0, 0, -1]
+    >>> session = First([], num_layers=1)
+    >>> keys = np.zeros((1, 1, 4, 8), np.float32)
+    >>> with session.generation():
+    ...     out = session.attend(0, keys, keys, keys)
+    >>> session.found
+    array([0.75, 0.25], dtype=float32)
     """
 
-    def _call(self, layer: int, query: Array, key: Array, value: Array, options: Any) -> Call:
-        """Give a call of `attend` as methods see it; ``options`` are its keyword arguments."""
-        assert self._run is not None
-        mask = {"causal": True, **options}
-        states, threads = mask.pop("hidden_states", None), mask.pop("num_threads", None)
-        mask.pop("out", None)
-        spec = MaskSpec(**mask)
-        return Call(
-            layer, self.num_layers, query, key, value, self._run.prompt, spec, states, threads
-        )
+    def attend(self, layer: int, query: Array, key: Array, value: Array, **options: Any) -> Array:
+        """Compute attention as `Session.attend`, and let `observe` see the call.
 
-    def _look(
-        self, call: Call, labels: Array, count: int, states: Mapping[tuple[int, int], Any]
-    ) -> Look:
-        """Look at ``count`` segments; ``states`` are the methods', by place and layer."""
+        Parameters
+        ----------
+        layer, query, key, value, options
+            As for `Session.attend`.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+        run = self._run
+        # A method's state is what it returned at the row before: attend() moves it on.
+        states = {} if run is None else dict(run.states)
+        cross = run is not None and layer in self.cross_layers
+        first = run.seen.get(layer, 0) if run is not None and cross else None
+        out = super().attend(layer, query, key, value, **options)
+        if run is not None and run.text_outputs is None:
+            mask = {"causal": True, **options, **({"causal": False} if cross else {})}
+            hidden, threads = mask.pop("hidden_states", None), mask.pop("num_threads", None)
+            mask.pop("out", None)
+            call = Call(
+                layer, self.num_layers, query, key, value, run.prompt, MaskSpec(**mask), hidden,
+                threads, cross_row=first,
+            )  # fmt: skip
+            self.observe(call, states)
+        return out
+
+    def observe(self, call: Call, states: States) -> None:
+        """Note what there is to note of a call that was computed; a subclass says what.
+
+        Parameters
+        ----------
+        call : Call
+            As methods saw it; that of a text-only run is not shown.
+        states : mapping
+            What each method's state was before this call, by its place and the layer.
+
+        Examples
+        --------
+        See the example of the class.
+        """
+
+    def look(self, call: Call, labels: Array, count: int, states: States) -> Look:
+        """Look at what segments of keys receive in a call. It takes a pass of its own.
+
+        Parameters
+        ----------
+        call : Call
+            What `observe` was shown.
+        labels : array of uint8 [B, 1 or H, M]
+            Each key's segment.
+        count : int
+            How many segments there are.
+        states : mapping
+            What `observe` was shown.
+
+        Returns
+        -------
+        Look
+
+        Examples
+        --------
+        See the example of the class.
+        """
         # A plan that changes nothing, beside the methods' own: its segments are what we look at.
         plans = [Plan(labels, Reweight(weight=(1,) * count))]
         for place, method in enumerate(self.methods):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+__all__ = ["MissingPackageError", "demand"]
+
 _EXTRAS = {  # of others: demo
     "torch": "transformers",
     "transformers": "transformers",

@@ -19,6 +19,8 @@ from reattend.epilogue import Epilogue
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
 from reattend.transform import Transform
 
+__all__ = ["Composition", "Plan", "compose", "taken"]
+
 
 @dataclass(frozen=True, eq=False)
 class Composition:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from reattend.checks import as_array, listed, real
 
+__all__ = ["Array", "Policy", "Reweight", "Share", "decided_factors"]
+
 Array: TypeAlias = NDArray[Any]
 Policy: TypeAlias = Callable[[Array], Array]  # masses [B, H, N, G] -> factors [B, H, N, G]
 

@@ -18,6 +18,8 @@ from reattend.fingerprint import fingerprint
 from reattend.policy import Array
 from reattend.whole_file import whole_file
 
+__all__ = ["Profile", "ProfileError"]
+
 FORMAT = 1
 _SIZES = ("num_layers", "num_heads", "hidden_size")
 

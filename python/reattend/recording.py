@@ -14,6 +14,8 @@ from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.policy import Array
 from reattend.whole_file import whole_file
 
+__all__ = ["Recording"]
+
 VERSION = 1
 _ARRAYS = {"attention": np.float16, "entropy": np.float32, "sinks": np.bool_, "image": np.bool_}
 

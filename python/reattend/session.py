@@ -25,6 +25,8 @@ from reattend.recorder import Recorded
 from reattend.report import Report, Tally, reading
 from reattend.text_branch import store_last_rows
 
+__all__ = ["Session"]
+
 
 class _Steady(NamedTuple):
     """What all steps of a layer do, once that is known."""
@@ -295,13 +297,7 @@ class Session(Recorded, Measuring):
             layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
             num_threads, out, cross_row=first, confidence=run.confidence,
         )  # fmt: skip
-        plans, places, states = [], [], []
-        for place, method in enumerate(self.methods):
-            plan, state = method.plan(call, run.states.get((place, layer)))
-            states.append(state)
-            if plan is not None:
-                plans.append(plan)
-                places.append(place)
+        plans, places, states = self._plans(run, call)
         if plans:
             result = self._intervene(run, call, tuple(plans), tuple(places))
         elif call.computed.plain is not None:
@@ -527,6 +523,17 @@ class Session(Recorded, Measuring):
                 f"generation, {run.keys[layer]}, got {count}"
             )
         return False
+
+    def _plans(self, run: _Run, call: Call) -> tuple[list[Plan], list[int], list[Any]]:
+        """Give the plans of a call, whose they are, and each method's next state."""
+        plans, places, states = [], [], []
+        for place, method in enumerate(self.methods):
+            plan, state = method.plan(call, run.states.get((place, call.layer)))
+            states.append(state)
+            if plan is not None:
+                plans.append(plan)
+                places.append(place)
+        return plans, places, states
 
     def _intervene(
         self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]

@@ -13,6 +13,15 @@ from reattend.checks import as_array, integers, marks, numbers, real
 from reattend.deprecated import renamed_names
 from reattend.policy import Array
 
+__all__ = [
+    "column_sinks",
+    "massive_activations",
+    "sink_dims",
+    "sink_score",
+    "sink_tokens",
+    "update_column_sinks",
+]
+
 MASSIVE = 100.0  # Sun et al. 2024: a magnitude above this
 MASSIVE_RATIO = 1000.0  # and above this many times the median magnitude
 # D_sink as published (See What You Are Told, arXiv 2503.03321): of the language model, so of every
@@ -74,6 +83,11 @@ def sink_dims(hidden_states: Array, key_mask: Array | None = None) -> Array:
     -------
     array of bool [B, C]
         For each item; ``np.flatnonzero(dims[b])`` are their indices.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the states are no numbers [B, N, C], or there is no first token.
 
     Examples
     --------

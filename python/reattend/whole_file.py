@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+__all__ = ["whole_file"]
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:

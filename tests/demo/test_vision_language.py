@@ -135,7 +135,7 @@ def test_smollm2_takes_the_same_steps_as_transformers(twins, rng, tmp_path, pixe
         language = ModelFile(find_smollm2())
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    path = vision_language.SHIPPED
+    path = vision_language.SHIPPED_WEIGHTS
     if not path.is_file():
         real = {"layers": 30, "heads": 9, "kv_heads": 3, "dim": 64, "change": 0.02, **REAL}
         path = tiny_vision.write(tmp_path / "random.npz", tiny_vision.arrays(rng, **real))
@@ -339,7 +339,7 @@ def test_missing_files_and_packages_are_named(tiny_files, tmp_path, monkeypatch)
         read_vision_language(tmp_path / "no.npz", tiny_files[0])
     with pytest.raises(FileNotFoundError, match=r"no\.gguf is not a file"):
         read_vision_language(tiny_files[1], tmp_path / "no.gguf")
-    monkeypatch.setattr(vision_language, "SHIPPED", tmp_path / "seed0.npz")
+    monkeypatch.setattr(vision_language, "SHIPPED_WEIGHTS", tmp_path / "seed0.npz")
     with pytest.raises(FileNotFoundError, match=r"python/training/README\.md"):
         read_vision_language(None, tiny_files[0])
     monkeypatch.setitem(sys.modules, "gguf", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from reattend.plot.sink_rates import FORMATS
+from reattend.plot.figure_file import FORMATS
 
 
 def at_least(kind: type[Any], least: float) -> Callable[[Any], Any]:

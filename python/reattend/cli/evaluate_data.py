@@ -34,9 +34,8 @@ from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
 from reattend.evaluation.runner.executors import dask, processes
 from reattend.evaluation.runner.progress import Progress
 from reattend.method import Method
-from reattend.models import VisionLanguage, read_vision_language
+from reattend.models import SHIPPED_WEIGHTS, VisionLanguage, read_vision_language
 from reattend.models.bfloat16 import round_matrices
-from reattend.models.vision_language import SHIPPED
 from reattend.terminal import CommandError
 from reattend.whole_file import whole_file
 
@@ -179,7 +178,7 @@ def _read_rounded(*files_and_progress: Any) -> VisionLanguage:
 
 
 def _answerer_of(model: VisionLanguage, weights: Path | None, matrices: str) -> Answerer:
-    name = sha256(weights or SHIPPED)
+    name = sha256(weights or SHIPPED_WEIGHTS)
     return VisionLanguageAnswerer(model, name if matrices == "float32" else f"{name}, {matrices}")
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import click
 
-from reattend.border.config import __version__
+from reattend import __version__
 
 _COMMANDS = (
     *("demo", "describe", "generate", "evaluate", "calibrate", "compare", "report", "bench"),

@@ -13,7 +13,7 @@ from reattend.demo.tracing import Watched
 from reattend.evaluation.datasets.emoji_world.sentences import mentioned
 from reattend.evaluation.datasets.emoji_world.world import NOUNS, Scene
 from reattend.optional import demand
-from reattend.plot.sink_rates import write_figure
+from reattend.plot import write_figure
 from reattend.policy import Array
 
 _TOKEN = re.compile(r"\S+\s*")

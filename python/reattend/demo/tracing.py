@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from reattend.call import Call
 from reattend.method import Method
-from reattend.observer import Observer
+from reattend.observer import Observer, States
 from reattend.policy import Array
 from reattend.sinks import sink_score
 
@@ -67,31 +68,28 @@ class WatchedAnswer(Observer):
         self._scores: dict[int, Array] = {}
         self._rows = np.zeros(num_layers)
 
-    def attend(self, layer: int, query: Array, key: Array, value: Array, **options: Any) -> Array:
-        """Compute attention as `Session.attend`, and note what a row of the answer attends to.
+    def observe(self, call: Call, states: States) -> None:
+        """Note what the rows of an answer attend to, and phi of its prompt.
 
         Parameters
         ----------
-        layer, query, key, value, options
-            As for `Session.attend`.
+        call, states
+            As for `Observer.observe`.
 
         Examples
         --------
         See the example of the class.
         """
-        run = self._run
-        # A method's state is what it returned at the row before: attend() moves it on.
-        states = {} if run is None else dict(run.states)
-        out = super().attend(layer, query, key, value, **options)
-        if run is None or run.text_outputs is not None or len(query) != 1:
-            return out
-        if query.shape[2] > 1:
-            self._keys[layer] = np.zeros(key.shape[2])
-            scores = sink_score(options["hidden_states"], self.sink_dims)[0]
-            self._scores[layer] = scores if self.sink_dims else np.zeros(key.shape[2])
+        layer = call.layer
+        if call.batch != 1:
+            return
+        if call.query.shape[2] > 1:
+            self._keys[layer] = np.zeros(call.key_len)
+            self._scores[layer] = np.zeros(call.key_len)
+            if self.sink_dims:
+                self._scores[layer] = sink_score(call.hidden_states, self.sink_dims)[0]
         elif layer in self._keys:
-            self._note(layer, query, key, value, options, states)
-        return out
+            self._note(call, states)
 
     def watched(self) -> Watched:
         """Give what was noted.
@@ -107,13 +105,11 @@ class WatchedAnswer(Observer):
                         for each in (self._keys, self._scores))  # fmt: skip
         return Watched(before, after, keys / rows, scores)
 
-    def _note(
-        self, layer: int, query: Array, key: Array, value: Array, options: Any, states: Any
-    ) -> None:
-        call = self._call(layer, query, key, value, options)
+    def _note(self, call: Call, states: States) -> None:
+        layer = call.layer
         image = np.zeros(call.key_len, bool) if call.image is None else call.image[0]
         labels = np.where(image, np.uint8(_IMAGE), np.uint8(_OTHER))[None, None]
-        look = self._look(call, labels, 2, states)
+        look = self.look(call, labels, 2, states)
         on_image = look.labels == _IMAGE
         for masses, noted in zip((look.before, look.after), self._masses, strict=True):
             noted[layer] += masses[0, :, 0, on_image].sum(0)

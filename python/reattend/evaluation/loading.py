@@ -13,9 +13,10 @@ from reattend.evaluation.datasets.emoji_world import DESCRIBE, World
 from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 from reattend.method import Method, registered
 from reattend.methods import VAR
-from reattend.models import VisionLanguage, read_vision_language
-from reattend.models.vision_language import SHIPPED
+from reattend.models import SHIPPED_WEIGHTS, VisionLanguage, read_vision_language
 from reattend.profile import Profile
+
+__all__ = ["PLAIN", "TAU", "Loaded", "known_methods", "load", "profile_file"]
 
 PLAIN = "plain"
 # VAR's tau as a share of the most that phi can be. 20 at the 24 of SmolLM2, whose ordinary tokens
@@ -82,7 +83,7 @@ def profile_file(weights: Path | None, profile: Path | None = None) -> Path:
     >>> profile_file(Path("seed1.npz")).name
     'seed1.json'
     """
-    return profile or (weights or SHIPPED).with_suffix(".json")
+    return profile or (weights or SHIPPED_WEIGHTS).with_suffix(".json")
 
 
 def load(

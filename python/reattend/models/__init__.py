@@ -6,11 +6,17 @@ from reattend.models.llama import Config, Layer, Llama, generate
 from reattend.models.llava import Llava
 from reattend.models.tokenizer import TextStream, Tokenizer
 from reattend.models.vision import Encoder
-from reattend.models.vision_language import IMAGE, VisionLanguage, read_vision_language
+from reattend.models.vision_language import (
+    IMAGE,
+    SHIPPED_WEIGHTS,
+    VisionLanguage,
+    read_vision_language,
+)
 from reattend.models.weights import ModelFile, ModelFileError, find_smollm2, read_llama
 
 __all__ = [
     "IMAGE",
+    "SHIPPED_WEIGHTS",
     "Config",
     "Encoder",
     "FolderTokenizer",

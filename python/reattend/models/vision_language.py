@@ -25,7 +25,7 @@ from reattend.policy import Array
 from reattend.session import Session
 
 IMAGE = -1  # stands for each of a picture's tokens in a prompt
-SHIPPED = Path(__file__).parent.parent / "demo" / "weights" / "registers0.npz"
+SHIPPED_WEIGHTS = Path(__file__).parent.parent / "demo" / "weights" / "registers0.npz"
 
 
 class VisionLanguage:
@@ -332,12 +332,12 @@ def read_vision_language(
         ...
     FileNotFoundError: no.npz is not a file; weights are a .npz file's path
     """
-    if weights is None and not SHIPPED.is_file():
+    if weights is None and not SHIPPED_WEIGHTS.is_file():
         raise FileNotFoundError(
-            f"{SHIPPED} is not there: this copy of reattend comes without weights; train them in "
-            "its repository as python/training/README.md says, and give the file's path"
+            f"{SHIPPED_WEIGHTS} is not there: this copy of reattend comes without weights; train "
+            "them in its repository as python/training/README.md says, and give the file's path"
         )
-    learnt = WeightsFile(SHIPPED if weights is None else weights)
+    learnt = WeightsFile(SHIPPED_WEIGHTS if weights is None else weights)
     file = ModelFile(find_smollm2() if language is None else language)
     _check_language(learnt, file.path)
     tokenizer = Tokenizer(file)

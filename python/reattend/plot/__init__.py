@@ -1,6 +1,7 @@
 """Pictures of attention: arrays or a recording in, matplotlib Axes out; extra `reattend[plot]`."""
 
 from reattend.plot.along import column_profile, divergence_along
+from reattend.plot.figure_file import write_figure
 from reattend.plot.maps import change, head_map
 from reattend.plot.over_picture import attention_by_word, attention_on_picture
 from reattend.plot.settings import frontier
@@ -17,4 +18,5 @@ __all__ = [
     "frontier",
     "head_map",
     "masses_by_layer",
+    "write_figure",
 ]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from reattend.call import Call
 from reattend.method import Method
 from reattend.methods import ACT
-from reattend.observer import Observer
+from reattend.observer import Observer, States
 from reattend.optional import demand
+from reattend.plot.figure_file import write_figure
 from reattend.plot.lettering import broken
 from reattend.policy import Array
 from reattend.sinks import column_sinks
-from reattend.whole_file import whole_file
 
-FORMATS = (".png", ".pdf", ".svg")
 _TITLE, _CAPTION = 14, 9  # points
 _FIRST, _LATER = 1, 2  # labels of the first key and of sinks behind it
 
@@ -68,22 +67,20 @@ class WatchedSession(Observer):
         self.theta = theta
         self._shares = np.zeros((2, num_layers, num_heads, 2))
 
-    def attend(self, layer: int, query: Array, key: Array, value: Array, **options: Any) -> Array:
-        """Compute attention as `Session.attend`, and note the sinks of a whole prompt.
+    def observe(self, call: Call, states: States) -> None:
+        """Note the sinks of a whole prompt.
 
         Parameters
         ----------
-        layer, query, key, value, options
-            As for `Session.attend`.
+        call, states
+            As for `Observer.observe`.
 
         Examples
         --------
         See the example of the class.
         """
-        out = super().attend(layer, query, key, value, **options)
-        if 1 < query.shape[2] == key.shape[2]:
-            self._note(layer, query, key, value, options)
-        return out
+        if 1 < call.query.shape[2] == call.key_len:
+            self._note(call, states)
 
     def shares(self) -> SinkShares:
         """Give what was noted of the last prompt, the mean over the batch.
@@ -94,17 +91,16 @@ class WatchedSession(Observer):
         """
         return SinkShares(*self._shares.copy())
 
-    def _note(self, layer: int, query: Array, key: Array, value: Array, options: Any) -> None:
-        call = self._call(layer, query, key, value, options)
+    def _note(self, call: Call, states: States) -> None:
         means = call.column_sums() / np.maximum(call.row_counts, 1)[:, None]
         labels = np.where(column_sinks(means, self.theta), _LATER, 0).astype(np.uint8)
         np.put_along_axis(labels, call.first_key[:, None, None], _FIRST, axis=-1)
-        look = self._look(call, labels, 3, {})
+        look = self.look(call, labels, 3, states)
         rows = call.rows[None] > call.first_key[:, None]  # [B, N]: the first row sees one key only
         for masses, shares in zip((look.before, look.after), self._shares, strict=True):
             mean = np.einsum("bhng,bn->hg", masses, rows) / max(int(rows.sum()), 1)
             for column, label in enumerate((_FIRST, _LATER)):
-                shares[layer, :, column] = mean[:, look.labels == label].sum(-1)
+                shares[call.layer, :, column] = mean[:, look.labels == label].sum(-1)
 
 
 def draw_sinks(path: str | Path, shares: SinkShares, *, title: str, caption: str) -> None:
@@ -134,38 +130,6 @@ def draw_sinks(path: str | Path, shares: SinkShares, *, title: str, caption: str
     ...     draw_sinks(Path(folder, "sinks.png"), shares, title="Sinks", caption="random numbers")
     """
     write_figure(path, lambda: _figure(shares, title, caption))
-
-
-def write_figure(path: str | Path, draw: Callable[[], Any]) -> None:
-    """Write a figure, in full or not at all.
-
-    Parameters
-    ----------
-    path : path
-        Where to, as .png, .pdf or .svg.
-    draw : callable
-        Gives the figure, of matplotlib.
-
-    Raises
-    ------
-    ValueError
-        If the path ends otherwise.
-
-    Examples
-    --------
-    >>> write_figure("sinks.txt", lambda: None)
-    Traceback (most recent call last):
-        ...
-    ValueError: path must end in .png, .pdf, .svg, got 'sinks.txt'
-    """
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"path must end in {', '.join(FORMATS)}, got {path.name!r}")
-    figure = draw()
-    content = io.BytesIO()  # drawn before it is written: matplotlib hides that a disk is full
-    figure.savefig(content, format=path.suffix[1:], dpi=150)
-    with whole_file(path) as partial:
-        partial.write_bytes(content.getvalue())
 
 
 def _figure(shares: SinkShares, title: str, caption: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from reattend.border.config import __version__
+from reattend import __version__
 from reattend.evaluation.calibration.significance import choose, mean_interval
 from reattend.evaluation.metrics.counts import Estimate
 from reattend.evaluation.runner.journal import Journal

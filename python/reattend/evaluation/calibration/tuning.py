@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from reattend.border.config import __version__
+from reattend import __version__
 from reattend.evaluation.metrics.counts import (
     Estimate,
     Word,

@@ -8,6 +8,10 @@ from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
 from reattend.evaluation.metrics.counts import columns
 from reattend.policy import Array
 
+__all__ = [
+    "summed",
+]
+
 
 def summed(
     data: Dataset, answers: Sequence[Answer], cases: Sequence[Case] | None = None

@@ -16,6 +16,22 @@ import numpy as np
 
 from reattend.policy import Array
 
+__all__ = [
+    "RESAMPLES",
+    "Counts",
+    "Estimate",
+    "Question",
+    "Word",
+    "columns",
+    "count_description",
+    "count_questions",
+    "difference",
+    "estimate",
+    "matched_difference",
+    "matched_measure",
+    "resample",
+]
+
 RESAMPLES = 2000
 _TOGETHER = 1 << 22  # numbers of a matrix of resampled words that are held at once
 

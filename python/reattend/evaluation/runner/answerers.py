@@ -28,6 +28,16 @@ from reattend.optional import demand
 from reattend.policy import Array
 from reattend.session import Session
 
+__all__ = [
+    "Answerer",
+    "FileAnswerer",
+    "FunctionAnswerer",
+    "RecordedAnswerer",
+    "TransformersAnswerer",
+    "VisionLanguageAnswerer",
+    "yes_margin",
+]
+
 _YES, _NO = ("Yes", "yes"), ("No", "no")
 _KEYS = ("question_id", "id", "key", "image_id")
 _TEXTS = ("answer", "text", "response", "caption", "output")

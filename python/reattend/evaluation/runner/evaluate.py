@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reattend.border.config import __version__
+from reattend import __version__
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
 from reattend.evaluation.runner.answerers import Answerer
 from reattend.evaluation.runner.journal import Journal

@@ -10,6 +10,16 @@ import numpy as np
 from reattend.evaluation.datasets.emoji_world.world import NOUNS
 from reattend.evaluation.metrics.vocabulary import Mention
 
+__all__ = [
+    "DESCRIBE",
+    "ask",
+    "describe",
+    "filler",
+    "mentioned",
+    "mentions",
+    "name",
+]
+
 DESCRIBE = "Describe the picture."
 
 _SOME = {"bread", "cheese", "salt", "grapes", "scissors", "socks"}  # are not counted one by one

@@ -13,6 +13,8 @@ import numpy as np
 from reattend.evaluation.datasets.emoji_world.sprites import sprite
 from reattend.policy import Array
 
+__all__ = ["CELL", "NOUNS", "SIDE", "SPLITS", "VERSION", "Difficulty", "Scene", "World"]
+
 VERSION = 2  # of the scenes: grows when the same seed gives other pictures
 SIDE = 120  # px of a picture
 CELL = 24  # px of a cell of the 5 x 5 grid; holds one thing
