@@ -1,5 +1,7 @@
 """What a call knows: rows that see each key, column sums, head outputs."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 from reattend import attention, reference
@@ -21,6 +23,17 @@ def test_call_counts_rows(rng):
                     seen = seen & mask[:, 3:, None]
                 call = Call(2, 8, query, key, key, Prompt(), MaskSpec(**what))
                 np.testing.assert_array_equal(call.row_counts, seen.sum(1), str(what))
+
+
+@pytest.mark.parametrize("cross_row", [None, 5])
+def test_a_copy_of_a_call_is_the_same_call_but_for_what_is_replaced(cross_row):
+    query, key = np.ones((2, 4, 1, 8), np.float32), np.ones((2, 2, 7, 8), np.float32)
+    call = Call(2, 8, query, key, key, Prompt(5), cross_row=cross_row, confidence=np.ones(2))
+    copy = replace(call, num_threads=3)
+    for name in {each.name for each in fields(call)} - {"num_threads", "computed"}:
+        assert getattr(copy, name) is getattr(call, name), name
+    assert copy.num_threads == 3
+    assert copy.cross == (cross_row is not None)
 
 
 def test_a_step_counts_once_for_each_key_and_nobody_can_change_that():

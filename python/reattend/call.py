@@ -149,8 +149,9 @@ class Call:
     num_threads: int | None = None
     out: Array | None = None  # where the output goes
     computed: Computed = field(default_factory=Computed, repr=False, compare=False)
-    cross: bool = False  # whether keys are an image's, and not the rows' own past
+    cross_row: int | None = None  # in cross-attention the position of row 0
     confidence: Array | None = None  # [B], of each item's last token, if the loop told the session
+    cross: bool = field(init=False, repr=False)  # whether keys are an image's, not the rows' past
     batch: int = field(init=False, repr=False)  # B
     num_heads: int = field(init=False, repr=False)  # H, of the query
     num_kv_heads: int = field(init=False, repr=False)  # H_kv, of keys and values
@@ -190,7 +191,7 @@ class Call:
             "batch": batch, "num_heads": num_heads, "num_kv_heads": num_kv_heads,
             "key_len": key_len, "first_row": first_row, "num_prompt": num_prompt,
             "prefill": prefill, "last_chunk": prefill and num_prompt <= end,
-            "cross": cross_row is not None,
+            "cross_row": cross_row, "cross": cross_row is not None,
         }  # fmt: skip
         object.__setattr__(self, "__dict__", known)
 

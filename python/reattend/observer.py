@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from reattend.attention import attention
-from reattend.border.request import MaskSpec
-from reattend.call import Call
+from reattend.call import Call, Computed
 from reattend.plan import Plan, compose
 from reattend.policy import Array, Reweight
 from reattend.session import Session
@@ -44,34 +44,7 @@ class Observer(Session):
     array([0.75, 0.25], dtype=float32)
     """
 
-    def attend(self, layer: int, query: Array, key: Array, value: Array, **options: Any) -> Array:
-        """Compute attention as `Session.attend`, and let `observe` see the call.
-
-        Parameters
-        ----------
-        layer, query, key, value, options
-            As for `Session.attend`.
-
-        Examples
-        --------
-        See the example of the class.
-        """
-        run = self._run
-        # A method's state is what it returned at the row before: attend() moves it on.
-        states = {} if run is None else dict(run.states)
-        cross = run is not None and layer in self.cross_layers
-        first = run.seen.get(layer, 0) if run is not None and cross else None
-        out = super().attend(layer, query, key, value, **options)
-        if run is not None and run.text_outputs is None:
-            mask = {"causal": True, **options, **({"causal": False} if cross else {})}
-            hidden, threads = mask.pop("hidden_states", None), mask.pop("num_threads", None)
-            mask.pop("out", None)
-            call = Call(
-                layer, self.num_layers, query, key, value, run.prompt, MaskSpec(**mask), hidden,
-                threads, cross_row=first,
-            )  # fmt: skip
-            self.observe(call, states)
-        return out
+    _observed = True
 
     def observe(self, call: Call, states: States) -> None:
         """Note what there is to note of a call that was computed; a subclass says what.
@@ -79,7 +52,7 @@ class Observer(Session):
         Parameters
         ----------
         call : Call
-            As methods saw it; that of a text-only run is not shown.
+            As methods saw it; calls of a text-only run are not shown.
         states : mapping
             What each method's state was before this call, by its place and the layer.
 
@@ -126,3 +99,9 @@ class Observer(Session):
         assert result.masses is not None
         assert result.factors is not None
         return Look(both.labels[0], result.masses, result.masses * result.factors)
+
+    def _keep(self, run: Any, call: Call, states: Sequence[Any], end: int, result: Array) -> None:
+        # A method's state here is still what it returned at the row before. The call computes
+        # anew: what the methods' own pass left in it may differ in its last bits.
+        self.observe(replace(call, computed=Computed()), run.states)
+        super()._keep(run, call, states, end, result)

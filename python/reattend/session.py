@@ -91,6 +91,8 @@ class Session(Recorded, Measuring):
     (1, 2, 6, 8)
     """
 
+    _observed = False  # whether a subclass sees calls that no method changes too
+
     def __init__(
         self,
         methods: Method | Sequence[Method],
@@ -282,7 +284,7 @@ class Session(Recorded, Measuring):
         if run.prompt.length is None:  # the first call tells the prompt's length
             run.prompt = replace(run.prompt, length=end)
         steady = run.steady.get(layer) if self.methods else _PLAIN
-        if steady is not None and self._recorder is None and self._gatherer is None:
+        if steady is not None and not (self._observed or self._recorder or self._gatherer):
             composed = steady.plan
             if composed is None:
                 result = attend(query, key, value, mask, asked, num_threads)
@@ -304,15 +306,9 @@ class Session(Recorded, Measuring):
             result = call.computed.plain.out
         else:
             result = attend(query, key, value, mask, asked, num_threads)
-        for place, state in enumerate(states):  # kept once nothing can fail any more
-            run.states[place, layer] = state
-        run.seen[layer], run.keys[layer], run.batch = end, call.key_len, call.batch
+        self._keep(run, call, states, end, np.asarray(result))
         if self._steady and not call.prefill and not (plans and run.composed[layer].goes_beyond):
             run.steady[layer] = _Steady(run.composed[layer], tuple(places)) if plans else _PLAIN
-        if self._recorder is not None:
-            self._recorder.note(call)
-        if self._gatherer is not None:
-            self._gatherer.note(call, np.asarray(result))
         return np.asarray(result)
 
     @alone
@@ -534,6 +530,16 @@ class Session(Recorded, Measuring):
                 plans.append(plan)
                 places.append(place)
         return plans, places, states
+
+    def _keep(self, run: _Run, call: Call, states: Sequence[Any], end: int, result: Array) -> None:
+        """Keep what a call leaves behind, once nothing can fail any more."""
+        for place, state in enumerate(states):
+            run.states[place, call.layer] = state
+        run.seen[call.layer], run.keys[call.layer], run.batch = end, call.key_len, call.batch
+        if self._recorder is not None:
+            self._recorder.note(call)
+        if self._gatherer is not None:
+            self._gatherer.note(call, result)
 
     def _intervene(
         self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]
