@@ -1,5 +1,8 @@
 """POPE's rules: the official one restated, others by hand, and other packages' scorers."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from reattend.evaluation.metrics.counts import columns, estimate, resample
@@ -120,6 +123,55 @@ def test_other_packages_agree_where_answers_are_one_word(rng):
             assert 100 * found[name] == pytest.approx(theirs[name], abs=1e-9)
         assert 100 * found["yes"] == pytest.approx(theirs["yes_proportion"])
         assert found["f1"] == pytest.approx(audit.compute_f1(answers, words)["f1"], abs=1e-4)
-    # Known difference: substrings count there, so 'I know' is a no.
-    assert mitigv.compute_metrics(["no"], ["I know"])["accuracy"] == 100
-    assert scored(["I know"], [False], "first")["accuracy"] == 0
+
+
+def by_mitigv(answers, labels):
+    package = pytest.importorskip("mitigv.evaluation.pope")
+    found = package.compute_metrics(["yes" if label else "no" for label in labels], answers)
+    return {name: value / 100 for name, value in found.items()}
+
+
+def by_audit(answers, labels):
+    package = pytest.importorskip("pope_audit.evaluate")
+    return package.compute_f1(answers, ["yes" if label else "no" for label in labels])
+
+
+# What docs/guides/evaluate.md lists: answers, whether the thing is there, the rule compared,
+# the measure, the other package's value and ours.
+DIFFERENCES = {
+    "mitigv finds yes and no inside words": (
+        by_mitigv, ["I know"], [False], "first", "accuracy", 1, 0,
+    ),
+    "mitigv looks only for what is right": (
+        by_mitigv, ["yes and no", "yes and no"], [True, False], "first", "accuracy", 1, 0.5,
+    ),
+    "mitigv counts what is neither yes nor no as a yes": (
+        by_mitigv, ["yes", "perhaps"], [True, False], "first", "precision", 0.5, 1,
+    ),
+    "pope-audit takes a yes or no with anything behind it": (
+        by_audit, ["Yes."], [True], "first", "precision", 0, 1,
+    ),
+    "pope-audit leaves out of recall what is neither": (
+        by_audit, ["yes", "perhaps"], [True, True], "exact", "recall", 1, 0.5,
+    ),
+    "pope-audit rounds to four digits": (
+        by_audit, ["yes", "no", "no"], [True, True, True], "exact", "recall", 0.3333, 1 / 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_known_differences_from_other_packages(difference):
+    scorer, answers, labels, rule, measure, theirs, ours = DIFFERENCES[difference]
+    assert scorer(answers, labels)[measure] == theirs
+    assert scored(answers, labels, rule)[measure] == ours
+
+
+def test_the_guide_lists_these_differences_and_no_others():
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "evaluate.md"
+    if not guide.exists():
+        pytest.skip("needs the source folder")
+    listed = re.findall(r"^- ((?:mitigv|pope-audit) .*)", guide.read_text("utf-8"), re.MULTILINE)
+    assert len(listed) == len(DIFFERENCES)
+    for line, difference in zip(listed, DIFFERENCES, strict=True):
+        assert line.startswith(difference)

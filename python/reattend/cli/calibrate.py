@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from reattend.cli.arguments import at_least, share
-from reattend.cli.command import Command, Options, Several
+from reattend.cli.command import Options, Several
 from reattend.cli.data import chosen_dataset, data_options, read_transformers
 from reattend.cli.model_options import model_options
+from reattend.cli.resumable import ResumableCommand
 from reattend.evaluation.calibration import (
     AnswerDescriptions,
     AnswerScores,
@@ -42,7 +43,7 @@ from reattend.evaluation.runner.journal import JournalError
 from reattend.evaluation.runner.progress import ProgressBar
 from reattend.method import Method, registered
 from reattend.models import read_vision_language
-from reattend.terminal import INTERRUPTED, CommandError
+from reattend.terminal import CommandError
 
 _SCENES = 80
 _CELLS = (Cell("dim"), Cell("dim", long=True))  # prompts are short, and much is made up
@@ -59,7 +60,7 @@ Answerer = TransformersAnswerer | VisionLanguageAnswerer
 
 @click.command(
     "calibrate",
-    cls=Command,
+    cls=ResumableCommand,
     runs_models=True,
     examples=(
         "reattend calibrate --out act",
@@ -168,11 +169,8 @@ def _calibrate(options: Options) -> int:
             found = _tuned(options, data, answerer, method, settings, grid, out)
         else:
             found = _searched(options, data, answerer, method, settings, out)
-    except (DataError, ProfileError, JournalError) as error:
+    except (DataError, ProfileError) as error:
         raise CommandError(str(error)) from error
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
     profile = found if before is None else before.joined(found)
     profile.save(path)
     print(path.read_text("utf-8") if options.json else _shown(profile, method.__name__), end="")

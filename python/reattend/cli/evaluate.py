@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reattend.cli.arguments import at_least
-from reattend.cli.command import Command, Options
+from reattend.cli.command import Options
 from reattend.cli.data import data_options
 from reattend.cli.evaluate_data import answer_options, evaluate_data
 from reattend.cli.model_options import model_options
+from reattend.cli.resumable import ResumableCommand
 from reattend.evaluation.loading import profile_file
-from reattend.evaluation.runner.journal import JournalError
 from reattend.evaluation.runner.progress import ProgressBar
 from reattend.optional import demand
-from reattend.terminal import INTERRUPTED, CommandError
 
 
 def _stem(text: str | Path) -> Path:
@@ -32,7 +30,7 @@ _add = click.option
 
 @click.command(
     "evaluate",
-    cls=Command,
+    cls=ResumableCommand,
     runs_models=True,
     examples=(
         "reattend evaluate --scenes 40 --methods var,brighten",
@@ -89,10 +87,4 @@ def command(**chosen: Any) -> int:
         demand("torch")
     if not (options.data or options.kind):
         options.kind = "emoji-world"
-    try:
-        return evaluate_data(options, ProgressBar(options.out.name))
-    except JournalError as error:
-        raise CommandError(str(error)) from error
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+    return evaluate_data(options, ProgressBar(options.out.name))
