@@ -15,8 +15,10 @@ import tiny_llama as tiny
 from reattend.cli import entry as cli
 from reattend.cli import generate, group
 from reattend.cli.command import _repeated
+from reattend.evaluation.runner.journal import JournalError
 from reattend.recording import Recording
 
+JOURNALS = {"evaluate": "evaluate_data", "calibrate": "_calibrate"}  # what they call
 needs_models = pytest.mark.skipif(
     any(not tiny.installed(name) for name in ("gguf", "tokenizers", "jinja2")),
     reason="needs the extra demo",
@@ -47,6 +49,23 @@ def refused(done, code, *says):
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     return tiny.write(path, tiny.weights(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: the same command goes on from here"),
+        (JournalError("of another run"), 1, "reattend: of another run"),
+    ],
+)
+@pytest.mark.parametrize("name", ["evaluate", "calibrate"])
+def test_commands_with_a_journal_say_how_they_go_on(name, error, code, says, monkeypatch, capsys):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(f"reattend.cli.{name}.{JOURNALS[name]}", fails)
+    assert cli.main([name]) == code
+    assert says in capsys.readouterr().err
 
 
 def test_version_and_config():

@@ -17,7 +17,10 @@ from reattend.evaluation.calibration import Profile, fingerprint
 from reattend.evaluation.runner.journal import Journal
 from tiny_llama import installed
 
-MARGIN_TOLERANCE = 1.0  # of margins: random weights multiply what bfloat16 leaves out
+# Rounding moves these four margins, of 0.6 to 2.1, by 0.0 to 0.7: the tiny model's random weights
+# multiply what bfloat16 leaves out. It was 0.5 while other questions were asked, which moved less.
+# What each product loses is held to 2 units of bfloat16 in tests/models/test_models.py.
+MARGIN_TOLERANCE = 1.0
 
 
 @pytest.fixture
