@@ -5,6 +5,8 @@ import tokenize
 import zipfile
 import zlib
 
+__all__ = ["DAMAGED_ARRAYS"]
+
 DAMAGED_ARRAYS = (
     zipfile.BadZipFile,
     zlib.error,
