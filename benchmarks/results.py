@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from reattend.whole_file import whole_file
 
 DECODE_CALLS = 4  # timed ones of a decode candidate in its turn: they are short
 SLOW_EVERY = 4  # rounds; slower candidates have their turn in the first and then in every fourth
@@ -157,6 +158,5 @@ def updated(path: Path, results: dict[str, Any]) -> dict[str, Any]:
 def write(path: Path, results: dict[str, Any]) -> None:
     """Write a whole file or none: a run that is cut off leaves the last whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(results, indent=1) + "\n")

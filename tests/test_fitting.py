@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import reattend
 from reattend import ACT, VAR, VHR, Session
+from reattend.method import Method, registered
 from reattend.testing import run
 from reattend.testing.sample import sample
 
@@ -60,6 +62,33 @@ def test_places_must_be_integers(make, says):
 def test_a_session_refuses_what_its_model_lacks(method, says):
     with pytest.raises(ValueError, match=says):
         Session(method, num_layers=4, num_heads=4)
+
+
+BEYOND = (
+    {"heads": {4: (0,)}},
+    {"heads": {1: (4,)}},
+    {"layers": (4,)},
+)  # a model of 4 layers, 4 heads
+
+
+@pytest.mark.parametrize("method", registered().values(), ids=registered())
+def test_every_method_refuses_layers_and_heads_that_its_model_lacks(method):
+    names = {each.name for each in fields(method)}
+    for given in BEYOND:
+        if names >= given.keys():
+            with pytest.raises(ValueError, match=r"must be (in layers )?below 4, the"):
+                Session(method(**given), num_layers=4, num_heads=4)
+    for given in ({"heads": {3: (3,)}}, {"layers": (3,)}):
+        if names >= given.keys():
+            Session(method(**given), num_layers=4, num_heads=4)
+
+
+def test_a_method_of_ones_own_may_keep_heads_in_its_own_form():
+    class Own(Method):
+        heads = "all", 9
+        layers = "last"
+
+    Session(Own(), num_layers=4, num_heads=4)
 
 
 def test_what_depends_on_the_hidden_size_is_said_before_anything_runs():

@@ -8,6 +8,8 @@ from typing import Any
 
 from reattend.call import Prompt
 from reattend.checks import listed
+from reattend.head_set import check_heads
+from reattend.layer_set import check_layers
 from reattend.method import Method, integers
 
 
@@ -46,6 +48,7 @@ def fitted(
             raise TypeError(f"methods must be Method instances, got {method!r}")
         if method.profile is not None:
             method.profile.check_sizes(num_layers, num_heads, hidden_size)
+        _check_places(method, num_layers, num_heads)
         method.check_model(num_layers, num_heads, hidden_size)
     return found
 
@@ -82,6 +85,16 @@ def cross_layers_of(layers: Any, num_layers: int, methods: Sequence[Method]) -> 
             f"are an image's, as in layers {sorted(found)}: leave it out"
         )
     return found
+
+
+def _check_places(method: Method, num_layers: int, num_heads: int | None) -> None:
+    """Refuse heads and layers that a model has not, in the forms that all methods keep them in."""
+    heads, layers = getattr(method, "heads", None), getattr(method, "layers", None)
+    pairs = isinstance(heads, tuple) and all(isinstance(each, tuple) for each in heads)
+    if pairs and all(len(each) == 2 and isinstance(each[1], tuple) for each in heads):
+        check_heads(heads, num_layers, num_heads)
+    if isinstance(layers, tuple) and all(type(each) is int for each in layers):
+        check_layers(layers, num_layers)
 
 
 def warn_without_image(methods: Sequence[Method], prompt: Prompt, stacklevel: int) -> bool:

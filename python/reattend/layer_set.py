@@ -55,8 +55,10 @@ def check_layers(layers: tuple[int, ...] | None, num_layers: int) -> None:
     --------
     >>> check_layers((1, 3), 4)
     """
-    if layers and layers[-1] >= num_layers:
-        raise ValueError(f"layers must be below {num_layers}, the model's number, got {layers[-1]}")
+    if layers and max(layers) >= num_layers:
+        raise ValueError(
+            f"layers must be below {num_layers}, the model's number, got {max(layers)}"
+        )
 
 
 def scaled_layers(

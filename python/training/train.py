@@ -22,6 +22,7 @@ from reattend.evaluation.datasets.emoji_world.world import VERSION
 from reattend.models import ModelFile, Tokenizer, find_smollm2
 from reattend.models.vision_weights import read_arrays
 from reattend.optional import demand
+from reattend.whole_file import whole_file
 from samples import Texts
 from scoring import score
 from stages import STAGES, RegisterStage, ShapeStage, Stage
@@ -121,9 +122,8 @@ class Run:
             "stage": stage.state(),
             "optimizer": optimizer.state_dict(),
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with whole_file(self.checkpoint) as partial:
+            torch.save(state, partial)
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
@@ -159,10 +159,9 @@ class Run:
             "log": self.log,
             "scores": self._score(),
         }
-        partial = self.out.with_suffix(".partial.npz")
         whole: Any = {"metadata": np.array(json.dumps(metadata)), **arrays}
-        np.savez_compressed(partial, **whole)
-        os.replace(partial, self.out)
+        with whole_file(self.out) as partial:
+            np.savez_compressed(partial, **whole)
         return metadata
 
     def _score(self) -> dict[str, dict[str, float]]:

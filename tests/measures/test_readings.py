@@ -201,6 +201,10 @@ def test_documents():
     assert slots[found.argmin()] == 0
     with pytest.raises(ValueError, match=r"documents must be integers \[M\] of weights = \(8,\)"):
         m.mass_by_document(weights, documents[:7])
+    with pytest.raises(
+        ValueError, match="documents must be below the number of keys, 8, got 10{12}"
+    ):
+        m.mass_by_document(weights, np.where(documents == 0, 10**12, documents))
 
 
 def test_relative_map():

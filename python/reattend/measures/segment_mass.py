@@ -70,7 +70,8 @@ def mass_by_document(weights: Array, documents: Array) -> Array:
     Raises
     ------
     ValueError
-        If shapes do not fit.
+        If shapes do not fit, or a document has a number beyond all keys: there can be no more
+        documents than those.
 
     Examples
     --------
@@ -83,6 +84,10 @@ def mass_by_document(weights: Array, documents: Array) -> Array:
         raise ValueError(
             f"documents must be integers [M] of weights = {weights.shape[-1:]}, got shape "
             f"{documents.shape}"
+        )
+    if documents.size and documents.max() >= documents.size:
+        raise ValueError(
+            f"documents must be below the number of keys, {documents.size}, got {documents.max()}"
         )
     mean = weights.reshape(prod(weights.shape[:-1]), weights.shape[-1]).mean(0)
     some = documents >= 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.deprecated import renamed_field
-from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
@@ -67,10 +67,6 @@ class ACT(Method):
         if not isinstance(self.update_sinks, (bool, np.bool_)):
             raise TypeError(f"update_sinks must be a bool, got {self.update_sinks!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse heads that the model does not have."""
-        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:
         """Calibrate with the sinks that the columns so far show."""

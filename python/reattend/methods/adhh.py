@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import NEVER, Call
-from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
@@ -48,10 +48,6 @@ class ADHH(Method):
     def __post_init__(self) -> None:
         check_finite(self, "threshold")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse heads that the model does not have."""
-        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the text after the image, for the rows that choose a word."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.checks import spans
-from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
@@ -50,10 +50,6 @@ class ContextEmphasis(Method):
             raise ValueError(f"factor must be a number above 0, got {self.factor!r}")
         object.__setattr__(self, "spans", spans("spans", self.spans))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse heads that the model does not have."""
-        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the spans, and weigh them."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.layer_set import check_layers, frozen_layers, scaled_layers
+from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Reweight
@@ -46,10 +46,6 @@ class MiddleLayers(Method):
     def __post_init__(self) -> None:
         check_finite(self, "alpha")
         object.__setattr__(self, "layers", frozen_layers(self.layers))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse layers that the model does not have."""
-        check_layers(self.layers, num_layers)
 
     def layers_for(self, num_layers: int) -> tuple[int, ...]:
         """Give the layers that are changed in a model.

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.checks import finite, listed, numbers
-from reattend.layer_set import check_layers, frozen_layers, scaled_layers
+from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite, integers
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
@@ -55,10 +55,6 @@ class PAINT(Method):
         for name in ("top", "bottom"):
             object.__setattr__(self, name, _sets(name, getattr(self, name)))
         object.__setattr__(self, "layers", frozen_layers(self.layers))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse layers that the model does not have."""
-        check_layers(self.layers, num_layers)
 
     @classmethod
     def from_vision(

@@ -10,7 +10,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.checks import finite, listed, spans
-from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method
 from reattend.plan import Plan
 from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array
@@ -84,10 +84,6 @@ class RowEdit(Method):
         object.__setattr__(self, "spans", found)
         object.__setattr__(self, "shares", shares)
         object.__setattr__(self, "heads", frozen_heads(self.heads))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse heads that the model does not have."""
-        check_heads(self.heads, num_layers, num_heads)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the spans, for the prompt's last row."""

@@ -11,7 +11,7 @@ import numpy as np
 from reattend.call import Call
 from reattend.checks import layer_count
 from reattend.deprecated import renamed_method
-from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.layer_set import check_layers, frozen_layers
 from reattend.measures.readings import head_divergence
 from reattend.method import Method, check_finite
@@ -63,11 +63,6 @@ class VHR(Method):
         check_finite(self, "alpha")
         object.__setattr__(self, "layers", frozen_layers(self.layers))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
-
-    def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse layers and heads that the model does not have."""
-        check_heads(self.heads, num_layers, num_heads)
-        self.layers_for(num_layers)
 
     reinforced = renamed_method("reinforced", "layers_for")
 

@@ -42,7 +42,7 @@ def column_profile(
     'key'
     """
     numbers = np.asarray(sums)
-    numbers = checked("sums", numbers[None] if numbers.ndim == 1 else numbers, 2, "[M] or [H, M]")
+    numbers = checked("sums", numbers[None] if numbers.ndim == 1 else numbers, "[M] or [H, M]")
     ax = axes(ax, 5.6, 2.8)
     keys = np.arange(numbers.shape[1])
     ax.plot(keys, np.median(numbers, 0), color=COLOURS[1], linewidth=1.2, label="median head")
@@ -95,7 +95,7 @@ def divergence_along(
     >>> divergence_along([3, 1], ["a", "cow"], made_up=[False, True]).get_ylabel()
     'T-VHD'
     """
-    numbers = checked("total", total, 1, "[T]")
+    numbers = checked("total", total, "[T]")
     marks = np.zeros(len(numbers), bool) if made_up is None else np.asarray(made_up, bool)
     if not len(words) == len(marks) == len(numbers):
         raise ValueError(

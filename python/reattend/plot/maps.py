@@ -44,13 +44,13 @@ def head_map(
     >>> head_map(np.eye(3), chosen=np.eye(3) > 0).get_ylabel()
     'layer'
     """
-    numbers = checked("values", values, 2, "[L, H]")
+    numbers = checked("values", values, "[L, H]")
     ax = axes(ax)
     high = float(np.nanmax(numbers, initial=0)) or 1.0
     heat(ax, numbers, colours=AMOUNT, low=min(0.0, float(np.nanmin(numbers, initial=0))),
          high=high, label=label)  # fmt: skip
     if chosen is not None:
-        marks = checked("chosen", chosen, 2, "[L, H]")
+        marks = checked("chosen", chosen, "[L, H]")
         if marks.shape != numbers.shape:
             raise ValueError(f"chosen must have shape {numbers.shape}, got {marks.shape}")
         layer, head = np.nonzero(marks)
@@ -90,7 +90,7 @@ def change(
     >>> change(np.zeros((2, 3)), np.ones((2, 3))).get_xlabel()
     'head'
     """
-    first, second = (checked(n, x, 2, "[L, H]") for n, x in (("before", before), ("after", after)))
+    first, second = (checked(n, x, "[L, H]") for n, x in (("before", before), ("after", after)))
     if first.shape != second.shape:
         raise ValueError(f"after must have the shape of before, {first.shape}, got {second.shape}")
     difference = second - first

@@ -93,7 +93,7 @@ def attention_on_picture(
         picture = made.picture if picture is None else picture
         grid = grid or made.grid
         sinks = sinks or visual_sinks(made)
-    numbers = checked("weights", weights, 1, "[K], a number for each image token")
+    numbers = checked("weights", weights, "[K]")
     rows, columns = grid_of(len(numbers), grid)
     if any(not 0 <= sink < len(numbers) for sink in sinks):
         raise ValueError(f"sinks must be image tokens from 0 to {len(numbers) - 1}, got {sinks}")

@@ -40,8 +40,8 @@ def frontier(
     >>> frontier([[0.8, 0.7, 0.9]], [[0.2, 0.1, 0.3]], ["plain"]).get_xlabel()
     'recall'
     """
-    across = checked("recall", recall, 2, "[S, 3]")
-    up = checked("hallucination", hallucination, 2, "[S, 3]")
+    across = checked("recall", recall, "[S, 3]")
+    up = checked("hallucination", hallucination, "[S, 3]")
     if not across.shape == up.shape == (len(labels), 3):
         raise ValueError(
             f"recall and hallucination must be [S, 3] with S = {len(labels)} labels, got "

@@ -42,7 +42,7 @@ def masses_by_layer(
     """
     numbers = np.asarray(masses)
     numbers = numbers.mean(1) if numbers.ndim == 3 else numbers
-    numbers = checked("masses", numbers, 2, "[L, H, G] or [L, G]")
+    numbers = checked("masses", numbers, "[L, H, G] or [L, G]")
     if numbers.shape[1] != len(segments):
         raise ValueError(
             f"segments must name {numbers.shape[1]} segments, those of masses, got {len(segments)}"

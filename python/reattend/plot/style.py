@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
+from reattend.checks import numbers
 from reattend.optional import demand
 from reattend.policy import Array
 
@@ -46,12 +47,6 @@ def heat(ax: Any, values: Array, *, colours: str, low: float, high: float, label
     return ax
 
 
-def checked(name: str, values: Any, ndim: int, shape: str) -> Array:
-    """Give numbers as an array with so many axes, or say what came."""
-    numpy = demand("numpy")
-    array: Array = numpy.asarray(values)
-    if array.ndim != ndim:
-        raise ValueError(f"{name} must be {shape}, got shape {array.shape}")
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold numbers, got {array.dtype}")
-    return array.astype(float)
+def checked(name: str, values: Any, shape: str) -> Array:
+    """Give numbers with axes such as "[L, H]" as float64, or say what came."""
+    return numbers(name, values, shape).astype(float)

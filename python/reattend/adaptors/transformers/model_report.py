@@ -40,6 +40,7 @@ class ModelReport:
             "image": [[list(span) for span in item] for item in self.image],
             "text_seconds": self.text_seconds,
             "text_tokens": self.text_tokens,
+            "idle": list(self.idle),
         }
 
     def to_json(self) -> str:
