@@ -90,11 +90,14 @@ def cross_layers_of(layers: Any, num_layers: int, methods: Sequence[Method]) -> 
 def _check_places(method: Method, num_layers: int, num_heads: int | None) -> None:
     """Refuse heads and layers that a model has not, in the forms that all methods keep them in."""
     heads, layers = getattr(method, "heads", None), getattr(method, "layers", None)
-    pairs = isinstance(heads, tuple) and all(isinstance(each, tuple) for each in heads)
-    if pairs and all(len(each) == 2 and isinstance(each[1], tuple) for each in heads):
+    if isinstance(heads, tuple) and all(_is_pair(each) for each in heads):
         check_heads(heads, num_layers, num_heads)
     if isinstance(layers, tuple) and all(type(each) is int for each in layers):
         check_layers(layers, num_layers)
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], tuple)
 
 
 def warn_without_image(methods: Sequence[Method], prompt: Prompt, stacklevel: int) -> bool:

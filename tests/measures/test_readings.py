@@ -201,9 +201,7 @@ def test_documents():
     assert slots[found.argmin()] == 0
     with pytest.raises(ValueError, match=r"documents must be integers \[M\] of weights = \(8,\)"):
         m.mass_by_document(weights, documents[:7])
-    with pytest.raises(
-        ValueError, match="documents must be below the number of keys, 8, got 10{12}"
-    ):
+    with pytest.raises(ValueError, match="must be below the number of keys, 8, got 1000000000000"):
         m.mass_by_document(weights, np.where(documents == 0, 10**12, documents))
 
 

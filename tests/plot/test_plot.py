@@ -106,7 +106,7 @@ def test_the_map_holds_the_numbers(made):
 @pytest.mark.parametrize(
     ("draw", "says"),
     [
-        (lambda: plot.head_map(np.zeros(3)), r"values must be \[L, H\]"),
+        (lambda: plot.head_map(np.zeros(3)), r"values must be real numbers \[L, H\]"),
         (lambda: plot.head_map(np.zeros((2, 3)), chosen=np.zeros((3, 2))), "chosen must have"),
         (lambda: plot.change(np.zeros((2, 3)), np.zeros((3, 2))), "after must have the shape"),
         (lambda: plot.attention_on_picture(np.zeros(5)), "grid must hold 5 image tokens"),

@@ -5,6 +5,10 @@ weighs the scenes, and both sums are products with these weights.
 
     measure = sum_i part_i / sum_i whole_i           i: a scene
     resampled = sum_i w_i part_i / sum_i w_i whole_i   w: how often each scene was drawn again
+
+Runs of `evaluate` take their intervals from scipy.stats (`intervals`), which draws other resamples.
+These here stay beside it: the demonstration comes without scipy, and the figures in docs/results
+were drawn so. tests/evaluation/test_intervals.py holds both against each other.
 """
 
 from __future__ import annotations
