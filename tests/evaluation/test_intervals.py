@@ -4,7 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from reattend.evaluation.metrics.counts import Word, difference, matched_difference, resample
+from reattend.evaluation.metrics.counts import (
+    Word,
+    difference,
+    estimate,
+    matched_difference,
+    resample,
+)
 from reattend.evaluation.metrics.intervals import intervals, p_value
 from reattend.evaluation.metrics.measures import Combined, Measures
 
@@ -39,6 +45,9 @@ def test_all_measures_are_taken_on_the_same_pictures(rng):
     assert all(each.high - each.low > 0.1 for each in alone)
     own = difference(hard - 0.1, whole, hard, whole, resample(50))
     assert tuple(better) == pytest.approx(tuple(own))
+    # Other resamples of as many: ends of intervals differ by their noise.
+    for found, values in zip(alone, (hard - 0.1, hard), strict=True):
+        assert tuple(found) == pytest.approx(tuple(estimate(values, whole, resample(50))), abs=0.02)
 
 
 def test_what_no_resample_can_measure_has_no_interval():
