@@ -9,7 +9,7 @@ from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reattend import Reweight, Share, attention, combine, reference, segment_pass
-from reattend.policy import SMALLEST_MASS
+from reattend.policy import SMALLEST_MASS, decided_factors
 
 EXACT = 1e-12  # float64 sums of at most 16 numbers below 16
 
@@ -157,6 +157,22 @@ def test_factors_whose_product_is_beyond_float32_leave_the_row_as_it_is(rng):
     np.testing.assert_array_equal(compiled.factors, expected)
     np.testing.assert_array_equal(opened.factors, expected)
     np.testing.assert_allclose(exact.factors, expected, rtol=1e-7)
+
+
+def test_the_largest_factor_is_one():
+    largest = float(np.finfo(np.float32).max)
+    masses = np.ones((1, 1, 1, 1))
+    policies = [Reweight((largest,)), Reweight((1,))]
+    assert decided_factors(masses, np.zeros((1, 1, 1)), policies, [None, None]) == largest
+
+
+def test_eight_conditions_are_not_too_many():
+    shares = (Share(0, 0.1),) * 8
+    assert Reweight((1,), when=shares).when == shares
+
+
+def test_numbers_print_as_they_were_written():
+    assert repr(Reweight((1, 0.4), (0,)).weight) == "(1.0, 0.4)"
 
 
 def test_a_label_named_twice_counts_once():
