@@ -291,9 +291,9 @@ LLAMA4 = {
     "layer_types": ["chunked_attention", "full_attention"] * 2 + ["chunked_attention"],
 }  # fmt: skip
 UNUSUAL = [
-    Model("Llama 4, chunked", _text("Llama4", config_kind="Llama4Text", **LLAMA4)),
-    Model("DeepSeek V3, latent", _text("DeepseekV3", **MLA)),
     Model("Gemma 4, shared keys and values", SHARED),
     Model("DeepSeek V3.2", _text("DeepseekV32", **INDEXED)),
     Model("GLM-MoE-DSA", _text("GlmMoeDsa", **INDEXED)),
+    Model("Llama 4, chunked", _text("Llama4", config_kind="Llama4Text", **LLAMA4)),
+    Model("DeepSeek V3, latent", _text("DeepseekV3", **MLA)),
 ]

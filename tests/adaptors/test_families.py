@@ -45,13 +45,15 @@ def test_layers_that_read_the_last_rows_only(keep):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_see_the_whole_prompt_in_each_layer(name):
-    model, inputs = UNUSUAL[0].load(), UNUSUAL[0].inputs()
+@pytest.mark.parametrize("case", [UNUSUAL[0], UNUSUAL[3]], ids=str)
+def test_methods_see_the_whole_prompt_in_each_layer(case, name):
+    model, inputs = case.load(), case.inputs()
     image = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
     image[:, -9:-2] = True
     with attached(model, KINDS[name](**METHODS[name]), image=image), torch.no_grad():
         expected = model(**inputs).logits[:, -1:]
         found = model(**inputs, logits_to_keep=1).logits
+        assert found.shape == expected.shape
         assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
     with torch.no_grad():
         assert (model(**inputs).logits[:, -1:] - expected).abs().max() > 1e-3

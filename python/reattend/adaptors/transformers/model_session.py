@@ -285,7 +285,8 @@ class ModelSession:
             past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure),
             cache=cache,
         )  # fmt: skip
-        if prompt is not None and kwargs.get("logits_to_keep"):
+        headless = not hasattr(module, "lm_head")  # Llama 4's decoder has the head in it
+        if prompt is not None and headless and kwargs.get("logits_to_keep"):
             # A decoder that is told so reads the last rows only in its last layers (Gemma 4), but
             # methods want the whole prompt in each; the head on top cuts by itself.
             return args, {**kwargs, "logits_to_keep": 0}
