@@ -48,6 +48,24 @@ def test_tables_of_pope_and_chair_from_the_command_line(tmp_path, coco, model, c
     assert r"\begin{tabular}" in (tmp_path / "chair.tex").read_text()
 
 
+@pytest.mark.parametrize("kind", ["pope-from-instances", "chair"])
+def test_tables_of_a_model_of_the_packages_own_kind(kind, tmp_path, coco, tiny_files, capsys):
+    words = ["evaluate", "--kind", kind, "--data", f"{coco / 'instances_val2014.json'}",
+             "--images", f"{coco / 'val2014'}", "--methods", "var,vhr,act", "--scenes", "2",
+             "--weights", f"{tiny_files[0]}", "--model", f"{tiny_files[1]}",
+             "--out", f"{tmp_path / 'run'}"]  # fmt: skip
+    more = {
+        "chair": ["--captions", f"{coco / 'captions_val2014.json'}"],
+        "pope-from-instances": ["--rule", "logits"],
+    }
+    assert main([*words, *more[kind]]) == 0
+    shown = capsys.readouterr().out
+    for name in ("plain", "var", "vhr", "act"):
+        assert f"| {name} |" in shown
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["pictures"] == 2
+
+
 def test_answers_of_a_file_are_scored_and_runs_compared(tmp_path, coco, capsys):
     rows = [
         {"question_id": n, "image": f"COCO_val2014_{n % 6 + 1:012d}.jpg", "text": f"{n}?",
