@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.epilogue import Epilogue
-from reattend.head_set import check_heads, frozen_heads, heads_of_layer
+from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.head_vectors import HeadVectors, checked_vectors
 from reattend.method import Method, check_shares
 from reattend.plan import Plan
@@ -52,8 +52,7 @@ class SoftInjection(Method):
         object.__setattr__(self, "profile", checked_vectors(self.vectors))
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
-        """Refuse layers and heads that the model does not have."""
-        check_heads(self.heads, num_layers, num_heads)
+        """Refuse vectors for layers and heads that the model does not have."""
         if self.vectors is not None:
             self.vectors.check_sizes(num_layers, num_heads)
 
