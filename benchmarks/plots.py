@@ -6,11 +6,10 @@ markers differ too, and each line has its name at its end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import exp, log
 from pathlib import Path
 from typing import Any
 
+from reattend.plot import roofline, scaling
 from results import Measured, Run, Study
 
 LOOKS = {  # colour and marker of a candidate
@@ -27,7 +26,6 @@ TYPES = {
     "float16": ("#009E73", "^"),
 }
 FIGURES = ("length.png", "cores.png", "roofline.png")
-Point = tuple[float, float, str, str]  # x, y, name, colour
 
 
 def draw(run: Run, study: Study | None, folder: Path) -> list[str]:
@@ -87,111 +85,32 @@ def _cores(study: Study) -> Any:
 
 def _curves(axis: Any, study: Study, sweep: str, read: Any, scale: float = 1.0) -> None:
     """Draw every candidate of a sweep, with its name at the line's end."""
-    from matplotlib import ticker
-
-    ends, lengths, windows = [], set(), study.windowed(sweep)
-    axis.set(xscale="log", yscale="log")
-    for name in study.candidates(sweep):
-        # What takes no memory at all has no logarithm.
-        series = [(x, max(y * scale, 1e-3)) for x, y in read(sweep, name)]
-        line = [(x, y) for x, y in series if x not in windows]
-        colour, marker = LOOKS[name]
-        for x, y in set(series) - set(line):  # another task: not joined to the others
-            axis.plot(x, y, color=colour, marker=marker, ms=5.5, mfc="white", ls="")
-        if line:
-            axis.plot(*zip(*line, strict=True), color=colour, marker=marker, ms=4.5, lw=1.6)
-            ends.append((*line[-1], name, colour))
-        lengths |= {x for x, _ in series}
-    if not ends:
-        return
-    axis.yaxis.set_major_formatter(lambda y, _: f"{y:,.10g}")
-    ticks = sorted(lengths)
-    ticks = ticks if len(ticks) < 7 else ticks[::-3]
-    axis.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    axis.xaxis.set_minor_locator(ticker.NullLocator())
-    (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-    axis.set_xlim(low, high * (high / low) ** 0.5)  # room for the names
-    axis.set_ylim(bottom / 1.5, top * 2)
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if top < 50 * bottom else (1,)))
-    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-    # Who stops early is the slowest, or takes most: there is room to the left of it.
-    last, step = max(x for x, *_ in ends), (high / low) ** 0.06
-    early = [end for end in ends if 4 * end[0] <= last]
-    _labels(axis, [end for end in ends if end not in early], max(lengths) * step)
-    _labels(axis, early, min((x for x, *_ in early), default=1) / step, "right")
-
-
-def _labels(axis: Any, points: Sequence[Point], column: float, align: str = "left") -> None:
-    """Write the points' names below one another at x = column, as near to their heights as fits."""
-    if not points:
-        return
-    low, high = map(log, axis.get_ylim())
-    gap = 13 / (axis.figure.get_figheight() * 72 * axis.get_position().height) * (high - low)
-    points = sorted(points, key=lambda point: point[1])
-    groups: list[list[float]] = []  # heights that names want, of those that touch one another
-    for _, y, _, _ in points:
-        groups.append([log(y)])
-        while len(groups) > 1 and _bottom(groups[-1], gap) < _top(groups[-2], gap) + gap:
-            groups[-2:] = [groups[-2] + groups[-1]]
-    heights = [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
-    over = max(0.0, heights[-1] - high) + min(0.0, heights[0] - low - gap)
-    line: dict[str, Any] = {"arrowstyle": "-", "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
-    line["relpos"] = (0 if align == "left" else 1, 0.5)
-    for (x, y, name, colour), height in zip(points, heights, strict=True):
-        axis.annotate(
-            name, (x, y), (column, exp(height - over)), color=colour, va="center", ha=align,
-            fontsize=9, annotation_clip=False, bbox={"color": "white", "pad": 0.5},
-            arrowprops={**line, "color": colour},
-        )  # fmt: skip
-
-
-def _bottom(group: list[float], gap: float) -> float:
-    return sum(group) / len(group) - gap * (len(group) - 1) / 2
-
-
-def _top(group: list[float], gap: float) -> float:
-    return sum(group) / len(group) + gap * (len(group) - 1) / 2
+    curves = {  # what takes no memory at all has no logarithm
+        name: [(x, max(y * scale, 1e-3)) for x, y in read(sweep, name)]
+        for name in study.candidates(sweep)
+    }
+    scaling(curves, xlabel="", alone=study.windowed(sweep), looks=LOOKS, ax=axis)
 
 
 def _roofline(run: Run) -> Any:
-    from matplotlib import pyplot, ticker
+    from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(11, 6), layout="constrained")
-    axis.set(xscale="log", yscale="log", xlim=(0.3, 8000))
-    cases = [case for case in run.cases.values() if case.time() is not None]
-    points = []
-    for case in cases:
-        colour, marker = TYPES[case.fields["dtype"]]
-        x, y = _intensity(case), case.flops / 1e6 / (case.time() or 1)
-        axis.plot(x, y, marker, color=colour, ms=7)
-        points.append((x, y, _short(case), colour))
-    if not points:
+    cases = [(case, time) for case in run.cases.values() if (time := case.time()) is not None]
+    if not cases:
         return figure
-    top = max(y for _, y, _, _ in points)
-    axis.set_ylim(min(y for _, y, _, _ in points) / 2, top * 2.2)
-    bandwidths = [rate for case in cases if (rate := case.rates.get("memory, GB/s"))]
-    for dtype, (colour, marker) in TYPES.items():
-        of_type = [case for case in cases if case.fields["dtype"] == dtype]
-        tiles = [rate for case in of_type if (rate := case.rates.get("tile rate, GFLOP/s"))]
-        axis.plot([], [], marker, color=colour, label=dtype)
-        if tiles and dtype != "float16":  # which is computed in float32
-            axis.axhline(max(tiles), color=colour, lw=1.2, ls="--")
-            text = f"oneDNN's tiles, {dtype}: {max(tiles):.0f} GFLOP/s"
-            axis.text(0.32, max(tiles) * 1.05, text, color=colour, fontsize=9)
-    if bandwidths:
-        speed, height = max(bandwidths), axis.get_ylim()[1] / 1.15
-        axis.plot([0.3, 4000], [0.3 * speed, 4000 * speed], color="#555555", lw=1.2, ls="--")
-        text = f"  memory: {speed:.0f} GB/s"
-        axis.text(height / speed, height, text, color="#555555", fontsize=9, va="center")
-    _labels(axis, [point for point in points if point[2].startswith("decode")], 8)
-    _labels(axis, [point for point in points if point[2].startswith("prefill")], 1000)
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
-    axis.yaxis.set_major_formatter(lambda y, _: f"{y:,.10g}")
-    axis.set(xlabel="FLOP for each byte of query, key, value and output", ylabel="GFLOP/s")
-    axis.set_title(f"reattend on {_machine(run.facts)}")
-    axis.legend(loc="lower right", frameon=False)
+    points = [
+        (_intensity(case), case.flops / 1e6 / time, _short(case), case.fields["dtype"])
+        for case, time in cases
+    ]
+    peaks: dict[str, float] = {}
+    for case, _ in cases:
+        dtype, rate = case.fields["dtype"], case.rates.get("tile rate, GFLOP/s")
+        if rate and dtype != "float16":  # which is computed in float32
+            peaks[dtype] = max(rate, peaks.get(dtype, 0))
+    speeds = [rate for case, _ in cases if (rate := case.rates.get("memory, GB/s"))]
+    roofline(points, bandwidth=max(speeds, default=None), peaks=peaks, looks=TYPES,
+             title=f"reattend on {_machine(run.facts)}", ax=axis)  # fmt: skip
     return figure
 
 

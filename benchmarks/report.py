@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ PEERS = {  # columns of the README's table
     "openvino": "OpenVINO",
     "llama.cpp": "llama.cpp",
 }
+IN_README = (  # the others are in benchmarks/README.md
+    "llava-1.5-7b prefill 640",
+    "llava-1.5-7b prefill 2048",
+    "smollm2-135m prefill 512",
+    "llava-1.5-7b decode 4096",
+    "llama3-llava-next-8b decode 4096",
+    "smollm2-135m decode 64",
+    "llava-1.5-7b prefill 2048 bfloat16",
+    "llava-1.5-7b decode 4096 bfloat16",
+)
 METHODS = ("VAR", "VHR", "ACT", "ACT-10%", "policy", "masses", "column_sums")
 MATRIX_METHODS = {  # what peers do in their own way
     ("torch-eager", "VAR"): "eager torch, VAR",
@@ -80,14 +90,14 @@ def main() -> int:
     def picture(name: str, folder: str) -> str:
         return f"![{ALT[name]}]({folder}figures/{name})"
 
-    short = [INTRO, speed_table(run, narrow), f"{_described(run)} {COMMANDS}"]
+    short = [INTRO, speed_table(run, None, IN_README), f"{_described(run)} {COMMANDS}"]
     short.append(goals_line(run, study))
     short += [picture(name, "benchmarks/") for name in figures if name == "length.png"]
     _put(options.root / "README.md", short)
     runs = {"speed.json": run, "speed-v3.json": narrow, **others}
     columns = {GOALS_OF[name]: each for name, each in runs.items() if each and name in GOALS_OF}
     long = [_described(run), "### Goals", goals_table(columns, study), "### What methods add"]
-    long += [methods_table(run), "### Accuracy and milliseconds", times_table(run)]
+    long += [methods_table(run), "### Against peers", speed_table(run, narrow), "### Accuracy and milliseconds", times_table(run)]
     if narrow is not None:
         long += ["### Held to AVX2", _described(narrow), times_table(narrow), methods_table(narrow)]
     for name, other in others.items():
@@ -99,12 +109,14 @@ def main() -> int:
     return 0
 
 
-def speed_table(run: Run, narrow: Run | None) -> str:
+def speed_table(run: Run, narrow: Run | None, names: Collection[str] = ()) -> str:
     """Give ours in ms, its share of the machine, each peer's time in ours, and errors."""
     peers = [peer for peer in PEERS if peer != "numpy-eager"]  # it is in the longer table
     heading = ["case", "reattend, ms", "of the machine", *(PEERS[peer] for peer in peers), "error"]
     lines = [[*heading, "AVX2: reattend, ms", "torch SDPA"] if narrow else heading]
     for case in run.cases.values():
+        if names and case.name not in names:
+            continue
         ours = case.time()
         line = [case.name, f"**{_short(ours)}**", _percent(case.share())]
         line += [_times(case.ratio((peer, "plain"), PLAIN)) for peer in peers]

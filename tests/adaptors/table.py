@@ -1,4 +1,4 @@
-"""The README's table of models, which tests fill in.
+"""The manual's table of models, which tests fill in.
 
 `python tests/adaptors/table.py` writes it.
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "vision_models.md"
 BEGIN, END = "<!-- models -->\n", "<!-- /models -->"
 
 
@@ -27,7 +27,7 @@ class Table:
         row["spans"] = session.image_spans if case.image else []
 
     def markdown(self) -> str:
-        """Write the table as the README shows it."""
+        """Write the table as the page shows it."""
         lines = [
             "| model | layers found | image tokens found in two prompts | methods checked |",
             "| --- | --- | --- | --- |",
@@ -46,8 +46,8 @@ TABLE = Table()
 
 
 def parts() -> tuple[str, str, str]:
-    """Give the README before the table, the table, and what follows."""
-    before, _, rest = README.read_text().partition(BEGIN)
+    """Give the page before the table, the table, and what follows."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
     table, _, after = rest.partition(END)
     return before + BEGIN, table, END + after
 
@@ -57,7 +57,7 @@ class _Writer:
         from table import TABLE as FILLED
 
         before, _, after = parts()
-        README.write_text(before + FILLED.markdown() + after)
+        PAGE.write_text(before + FILLED.markdown() + after)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 import builtins
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from reattend import plot
+from reattend.evaluation.calibration import HeadSearch, Trial, Tuning
+from reattend.evaluation.metrics.counts import Estimate
 from reattend.recording import Recording
 
 pytest.importorskip("matplotlib")
+PICTURES = Path(__file__).parent / "pictures"
 
 
 @pytest.fixture
@@ -24,12 +28,42 @@ def made(rng):
     )  # fmt: skip
 
 
+def copied(path, folder):
+    """Give a copy to compare with: the comparison writes beside it."""
+    copy = folder / f"expected-{path.name}"
+    copy.write_bytes(path.read_bytes())
+    return copy
+
+
 def pixels(ax):
     """Render a figure as a person would see it, float [height, width, 3]."""
     file = io.BytesIO()
     ax.figure.savefig(file, format="raw", dpi=80)
     width, height = (int(80 * side) for side in ax.figure.get_size_inches())
     return np.frombuffer(file.getvalue(), np.uint8).reshape(height, width, 4)[..., :3] / 255
+
+
+def searched(rng):
+    gains = rng.normal(size=12)*1.2
+    candidates = [(layer, head) for layer in range(2, 5) for head in range(4)]
+    heads = {}
+    for (layer, head), gain in zip(candidates, gains, strict=True):
+        if gain > 0:
+            heads.setdefault(layer, []).append(head)
+    return HeadSearch(
+        {layer: tuple(some) for layer, some in heads.items()}, tuple(candidates), gains,
+        np.ones(12), -1.0, Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1),
+    )  # fmt: skip
+
+
+def tuned(rng):
+    def trial(strength):
+        middles = rng.random(2)
+        some, many = (Estimate(x, x - 0.1, x + 0.1) for x in middles)
+        return Trial({"alpha": strength, "k": 4}, 40, some, many, Estimate(0, 0, 0), True)
+
+    trials = tuple(map(trial, (2.0, 1.1, 1.5)))
+    return Tuning({"alpha": 1.5, "k": 4}, trials, trial(1.0), "better")
 
 
 def draw_all(rng, made):
@@ -51,6 +85,18 @@ def draw_all(rng, made):
         "frontier": plot.frontier(
             [[0.8, 0.75, 0.85], [0.7, 0.6, 0.8]], [[0.3, 0.2, 0.4], [0.2, 0.1, 0.3]],
             ["plain", "VAR"],
+        ),
+        "changed_words": plot.changed_words(
+            ["A", "cat", "and", "a", "dog."], ["A", "cat", "on", "a", "sofa"], hallucinated={"dog"}
+        ),
+        "head_search": plot.head_search(searched(rng)),
+        "strengths": plot.strengths(tuned(rng)),
+        "scaling": plot.scaling(
+            {name: [(x, x * rng.random()) for x in (64, 256, 1024)] for name in ("ours", "theirs")}
+        ),
+        "roofline": plot.roofline(
+            [(1, 20 * rng.random(), "decode", "float32"), (200, 150, "prefill", "float32")],
+            bandwidth=40, peaks={"float32": 220},
         ),
     }  # fmt: skip
 
@@ -76,8 +122,55 @@ def test_other_numbers_are_another_picture(rng, made):
         "on_picture",
         "by_word",
         "frontier",
+        "changed_words",
     }:  # not of rng
         assert (pixels(first[name]) != pixels(other[name])).any(), name
+
+
+def test_pictures_are_those_of_before(made, request, tmp_path):
+    """Without letters, whose shapes change between versions; `--reattend-update` writes them anew."""
+    comparison = pytest.importorskip("matplotlib.testing.compare")
+    for name, ax in draw_all(np.random.default_rng(1), made).items():
+        figure = ax.figure
+        figure.set_layout_engine("none")
+        for text in figure.findobj(pytest.importorskip("matplotlib.text").Text):
+            text.set_visible(False)
+        for each in figure.axes:
+            each.set(title="", xlabel="", ylabel="")
+            each.tick_params(which="both", length=0)
+        expected, got = PICTURES / f"{name}.png", tmp_path / f"{name}.png"
+        if request.config.getoption("--reattend-update"):
+            figure.savefig(expected, dpi=40, metadata={"Software": None})
+        figure.savefig(got, dpi=40)
+        said = comparison.compare_images(str(copied(expected, tmp_path)), str(got), tol=3)
+        assert said is None, said
+
+
+def test_a_search_and_a_tuning_are_what_is_drawn(rng):
+    found, strengths = searched(rng), tuned(rng)
+    ax = plot.head_search(found, title="ACT")
+    shown = ax.images[0].get_array()
+    assert np.isnan(np.asarray(shown[:2])).all(), "layers that were not searched are empty"
+    np.testing.assert_array_equal(np.asarray(shown[2:]).ravel(), found.gains)
+    marked = {(int(y), int(x)) for x, y in ax.collections[-1].get_offsets()}
+    assert marked == {(layer, head) for layer, some in found.heads.items() for head in some}
+    assert ax.get_title().splitlines()[0] == "ACT"
+    assert "refuted" in ax.get_title()
+    ax = plot.strengths(strengths)
+    assert (ax.get_xlabel(), ax.get_title()) == ("alpha", "better")
+    line = next(line for line in ax.lines if len(line.get_xdata()) == 3)
+    np.testing.assert_array_equal(line.get_xdata(), [1.1, 1.5, 2.0])
+    by_strength = sorted(strengths.trials, key=lambda trial: trial.parameters["alpha"])
+    np.testing.assert_array_equal(line.get_ydata(), [trial.recall.value for trial in by_strength])
+
+
+def test_changed_words_are_marked():
+    """Punctuation and capitals are no change; a word that moved is."""
+    ax = plot.changed_words(["The", "cat,", "a", "dog."], ["the", "cat."], hallucinated={"dog"})
+    texts = [text for text in ax.texts if text.get_text() not in ("plain", "with the method")]
+    assert [text.get_text() for text in texts] == ["The", "cat,", "a", "dog.", "the", "cat."]
+    assert len(ax.lines) == 2, "two words are struck through"
+    assert len(ax.patches) == 1, "one is framed"
 
 
 def test_maps_rise_in_grey():
@@ -115,6 +208,9 @@ def test_the_map_holds_the_numbers(made):
         (lambda: plot.masses_by_layer(np.zeros((2, 3)), ["a"]), "segments must name 3"),
         (lambda: plot.divergence_along([1, 2], ["a"]), "words and made_up must have the length"),
         (lambda: plot.frontier(np.zeros((2, 3)), np.zeros((2, 3)), ["a"]), "with S = 1 labels"),
+        (lambda: plot.scaling({"ours": [(1, 0)]}), "numbers above 0"),
+        (lambda: plot.roofline([]), "points must be calls"),
+        (lambda: plot.strengths(tuned(np.random.default_rng(0)), "beta"), "one of alpha, k"),
     ],
 )
 def test_what_does_not_fit_is_refused(draw, says):

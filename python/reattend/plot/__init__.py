@@ -1,22 +1,30 @@
 """Pictures of attention: arrays or a recording in, matplotlib Axes out; extra `reattend[plot]`."""
 
 from reattend.plot.along import column_profile, divergence_along
+from reattend.plot.answers import changed_words
+from reattend.plot.calibration import head_search, strengths
 from reattend.plot.figure_file import write_figure
 from reattend.plot.maps import change, head_map
 from reattend.plot.over_picture import attention_by_word, attention_on_picture
 from reattend.plot.settings import frontier
 from reattend.plot.sink_rates import draw_sinks
+from reattend.plot.speed import roofline, scaling
 from reattend.plot.stack import masses_by_layer
 
 __all__ = [
     "attention_by_word",
     "attention_on_picture",
     "change",
+    "changed_words",
     "column_profile",
     "divergence_along",
     "draw_sinks",
     "frontier",
     "head_map",
+    "head_search",
     "masses_by_layer",
+    "roofline",
+    "scaling",
+    "strengths",
     "write_figure",
 ]

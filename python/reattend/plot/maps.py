@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reattend.plot.style import AMOUNT, CHANGE, axes, checked, heat
+from reattend.policy import Array
 
 
 def head_map(
@@ -53,10 +54,7 @@ def head_map(
         marks = checked("chosen", chosen, "[L, H]")
         if marks.shape != numbers.shape:
             raise ValueError(f"chosen must have shape {numbers.shape}, got {marks.shape}")
-        layer, head = np.nonzero(marks)
-        size = 110 / max(numbers.shape) + 8
-        ax.scatter(head, layer, s=size, facecolors="white", edgecolors="black", linewidths=0.8,
-                   label="chosen")  # fmt: skip
+        mark(ax, marks)
     ax.set_title(title)
     return ax
 
@@ -98,3 +96,11 @@ def change(
     ax = heat(axes(ax), difference, colours=CHANGE, low=-reach, high=reach, label=label)
     ax.set_title(title or ("" if difference.any() else "nothing changed"))
     return ax
+
+
+def mark(ax: Any, chosen: Array) -> None:
+    """Put a ring on chosen heads, bool [L, H]."""
+    layer, head = np.nonzero(chosen)
+    size = 110 / max(chosen.shape) + 8
+    ax.scatter(head, layer, s=size, facecolors="white", edgecolors="black", linewidths=0.8,
+               label="chosen")  # fmt: skip
