@@ -97,7 +97,13 @@ def main() -> int:
     runs = {"speed.json": run, "speed-v3.json": narrow, **others}
     columns = {GOALS_OF[name]: each for name, each in runs.items() if each and name in GOALS_OF}
     long = [_described(run), "### Goals", goals_table(columns, study), "### What methods add"]
-    long += [methods_table(run), "### Against peers", speed_table(run, narrow), "### Accuracy and milliseconds", times_table(run)]
+    long += [
+        methods_table(run),
+        "### Against peers",
+        speed_table(run, narrow),
+        "### Accuracy and milliseconds",
+        times_table(run),
+    ]
     if narrow is not None:
         long += ["### Held to AVX2", _described(narrow), times_table(narrow), methods_table(narrow)]
     for name, other in others.items():

@@ -1,5 +1,6 @@
 """`reattend demo`, run as a user runs it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -41,10 +42,17 @@ def test_demo(model, tmp_path):
     done = run("demo", *model, "--scenes", 2, cwd=tmp_path)
     check_demo(done, tmp_path)
     assert "In it: " in done.stdout
-    again = run("demo", *model, "--scenes", 0, "--out", "again.svg", cwd=tmp_path)
+    again = run("demo", *model, "--scenes", 1, "--out", "again.svg", "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again.svg").is_file()
-    assert "POPE" not in again.stdout
+    found = json.loads(again.stdout, parse_constant=lambda name: pytest.fail(name))
+    assert set(found["descriptions"]) == {"plain", "var", "vhr", "act"}
+    plain = found["descriptions"]["plain"]
+    assert " ".join(plain["text"].split()[:2]) in " ".join(done.stdout.split())
+    assert not {*plain["hallucinated"]} & {*found["there"]}
+    assert found["scenes"] == 1
+    accuracy = found["numbers"]["POPE random, accuracy"]["plain"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
 
 
 def test_demo_of_ones_own_picture(model, tmp_path, rng):

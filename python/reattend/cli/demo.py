@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import io
+import json
 import shutil
 import sys
 import textwrap
@@ -19,7 +22,7 @@ from reattend.cli.command import Command, Options
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
 from reattend.demo.show import Ink, Marker, listing, smaller
-from reattend.demo.small_set import LABELS, METHODS, SmallSet, measure, show_numbers
+from reattend.demo.small_set import LABELS, METHODS, SmallSet, measure, numbers, show_numbers
 from reattend.demo.tracing import WatchedAnswer
 from reattend.evaluation.datasets import Case
 from reattend.evaluation.datasets.emoji_world import (
@@ -32,6 +35,7 @@ from reattend.evaluation.datasets.emoji_world import (
     mentioned,
 )
 from reattend.evaluation.loading import PLAIN, TAU, Loaded
+from reattend.evaluation.metrics.counts import Estimate
 from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 from reattend.models import IMAGE, TextStream
 from reattend.models.pictures import read_picture
@@ -119,6 +123,7 @@ _add = click.option
     metavar="FILE",
     help="where the picture goes, as .png, .pdf or .svg",
 )
+@_add("--json", is_flag=True, help="print JSON")
 @model_options
 def command(**chosen: Any) -> int:
     """Describe a picture with a small vision-language model, without and with VAR, VHR and ACT.
@@ -126,6 +131,17 @@ def command(**chosen: Any) -> int:
     What it makes up is marked, counted on some scenes, and drawn. A minute and a half on two cores.
     """
     options = Options(**chosen)
+    if not options.json:
+        return _show(options, {})
+    found: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = _show(options, found)
+    print(json.dumps(found, indent=1))
+    return status
+
+
+def _show(options: Options, found: dict[str, Any]) -> int:
+    """Show it as it comes, and note it for who wants JSON."""
     demand("matplotlib")  # say so now, not after the answers
     own = None if options.image is None else _read_picture(options.image)
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows ?
@@ -138,6 +154,9 @@ def command(**chosen: Any) -> int:
     else:
         case = _choose(loaded, cases.described.cases[:_LOOKED_AT])
         seen, title = Seen(case.truth.pixels, case.truth), _title(case, options)
+    found["picture"] = title
+    if seen.scene is not None:
+        found["there"] = [NOUNS[noun] for noun in sorted(seen.scene.nouns)]
     side = min(_PIXELS, shutil.get_terminal_size().columns)
     print(ink.picture(smaller(seen.pixels, side)), end="")
     print(ink.strong(f"Picture: {title}"))
@@ -149,7 +168,9 @@ def command(**chosen: Any) -> int:
     spoken: dict[str, Spoken] = {}
     for name in (PLAIN, *METHODS):
         spoken[name] = _speak(loaded, name, seen, ink, spoken.get(PLAIN))
+    found["descriptions"] = {name: _noted(seen, each) for name, each in spoken.items()}
     _draw(loaded, options.out, seen, spoken, title)
+    found["drawn"] = str(options.out)
     print(f"Drawn: {options.out}")
     if not options.scenes:
         return 0
@@ -157,9 +178,30 @@ def command(**chosen: Any) -> int:
     measured = measure(loaded, names, cases, _LOOKED_AT, progress)
     print()
     print(show_numbers(measured, cases, names, ink, options.difficulty))
+    if measured.scenes:
+        found["scenes"] = len(measured.scenes)
+        found["seconds"] = measured.seconds
+        found["numbers"] = {
+            label: {name: _estimated(each) for name, each in of.items()}
+            for label, of in numbers(measured, cases, names).items()
+        }
     source = "chosen on other scenes" if loaded.profile else "those of the papers"
     print(ink.faint(f"The methods' strengths are {source}."))
     return INTERRUPTED if measured.interrupted else 0
+
+
+def _noted(seen: Seen, spoken: Spoken) -> dict[str, Any]:
+    """Give a description as JSON has it."""
+    said = {*mentioned(spoken.text)}
+    found: dict[str, Any] = {"text": spoken.text, "tokens": spoken.steps, "notes": spoken.notes}
+    if seen.there is not None:
+        found["hallucinated"] = [NOUNS[noun] for noun in sorted(said - {*seen.there})]
+    return found
+
+
+def _estimated(estimate: Estimate) -> dict[str, float | None]:
+    """Give an estimate as JSON has it, which knows no NaN."""
+    return {name: None if np.isnan(x) else float(x) for name, x in estimate._asdict().items()}
 
 
 def _read_picture(path: Path) -> Array:

@@ -125,6 +125,47 @@ def measure(
     return measured
 
 
+def numbers(
+    measured: Measured, cases: SmallSet, names: Sequence[str]
+) -> dict[str, dict[str, Estimate]]:
+    """Give what was measured: of each reading, each setting's estimate.
+
+    Parameters
+    ----------
+    measured : Measured
+        What was answered.
+    cases : SmallSet
+        What was asked.
+    names : sequence of str
+        Settings.
+
+    Returns
+    -------
+    dict
+        With 95% intervals, a bootstrap over scenes.
+    """
+    weights = resample(len(measured.scenes))
+
+    def of(data: Dataset, labels: Mapping[str, str]) -> dict[str, dict[str, Estimate]]:
+        some = replace(data, cases=[case for case in data.cases if case.group in measured.scenes])
+        sums = {
+            name: summed(some, [measured.answers[name][case.key] for case in some.cases])
+            for name in names
+        }
+        found = {}
+        for measure_name, label in labels.items():
+            part, whole = data.measures[measure_name]
+            found[label] = {
+                name: estimate(each[part], each[whole], weights) for name, each in sums.items()
+            }
+        return found
+
+    found: dict[str, dict[str, Estimate]] = {}
+    for kind, data in cases.asked.items():
+        found |= of(data, {m: f"POPE {kind}, {label}" for m, label in _QUESTIONS.items()})
+    return found | of(cases.described, _DESCRIPTIONS)
+
+
 def show_numbers(
     measured: Measured, cases: SmallSet, names: Sequence[str], ink: Ink, difficulty: str
 ) -> str:
@@ -151,26 +192,11 @@ def show_numbers(
     count = len(measured.scenes)
     if not count:
         return "Interrupted before anything was measured."
-    weights = resample(count)
-
-    def rows_of(data: Dataset, labels: Mapping[str, str]) -> list[Row]:
-        some = replace(data, cases=[case for case in data.cases if case.group in measured.scenes])
-        sums = [
-            summed(some, [measured.answers[name][case.key] for case in some.cases])
-            for name in names
-        ]
-        found = []
-        for measure_name, label in labels.items():
-            part, whole = data.measures[measure_name]
-            cells = [estimate(each[part], each[whole], weights) for each in sums]
-            plainly = measure_name in data.numbers
-            found.append((label, *map(_plainly if plainly else _percent, cells)))
-        return found
-
+    plainly = {_DESCRIPTIONS[each] for each in cases.described.numbers if each in _DESCRIPTIONS}
     rows: list[Row] = [("", *(LABELS[name] for name in names))]
-    for kind, data in cases.asked.items():
-        rows += rows_of(data, {m: f"POPE {kind}, {label}" for m, label in _QUESTIONS.items()})
-    rows += rows_of(cases.described, _DESCRIPTIONS)
+    for label, found in numbers(measured, cases, names).items():
+        write = _plainly if label in plainly else _percent
+        rows.append((label, *(write(found[name]) for name in names)))
     base = measured.seconds[PLAIN]
     rows.append(("time, plain = 1", *(f"{measured.seconds[name] / base:.2f}" for name in names)))
     heading = (
