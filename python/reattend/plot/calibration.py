@@ -48,7 +48,7 @@ def head_search(found: Any, *, title: str = "", ax: Any = None) -> Any:
         raise ValueError("found must hold at least one candidate, got none")
     layers, heads = np.array(found.candidates).T
     gains = np.full((layers.max() + 1, heads.max() + 1), np.nan)
-    gains[layers, heads] = checked("found.gains", found.gains, 1, "[C]")
+    gains[layers, heads] = checked("found.gains", found.gains, "[C]")
     chosen = np.zeros(gains.shape, bool)
     for layer, some in found.heads.items():
         chosen[layer, list(some)] = True
