@@ -1,5 +1,5 @@
-// The product of full tiles without oneDNN, for CPUs that its wheels are not built for: right everywhere, and as fast
-// as the compiler makes it. Compiled in place of onednn.cpp.
+// The product of full tiles without oneDNN, for CPUs that its wheels are not built for: right
+// everywhere, and as fast as the compiler makes it. Compiled in place of onednn.cpp.
 #include <algorithm>
 
 #include "onednn.h"
