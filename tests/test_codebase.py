@@ -57,7 +57,7 @@ CPP_LAYERS = [
     ["policy"],
     ["interrupt", "kernels"],
     ["parallel"],
-    ["onednn"],
+    ["onednn", "plain_matmul"],
     ["view"],
     ["dispatch", "row_state"],
     ["attention", "segments", "prefill", "decode", "column_sums", "correction"],
