@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 from reattend.evaluation.datasets import Answer, DataError, load_dataset, registered_datasets
+from reattend.evaluation.datasets.emoji_world import write_coco_scenes
 from reattend.evaluation.datasets.pope import write_pope
 from reattend.testing.coco_folder import write_coco_folder
 
@@ -183,3 +185,32 @@ def test_annotations_and_pictures_that_join_nothing_are_named(tmp_path, coco):
     assert "category 'unicorn' is unknown" in said
     assert "picture COCO_val2014_000000000051.jpg is not in" in said
     assert {"pope", "chair", "pope-from-instances"} <= registered_datasets().keys()
+
+
+def test_scenes_are_a_folder_of_coco_too(tmp_path):
+    """What the shipped model knows, under COCO's names; a caption makes nothing up."""
+    from PIL import Image
+
+    folder = write_coco_scenes(tmp_path / "scenes", pictures=6, difficulty="clear")
+    instances = folder / "instances_val2014.json"
+    content = json.loads(instances.read_text())
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    assert {"boat", "cell phone", "tennis racket"} <= {*names.values()}
+    assert len(names) == 25, "classes of COCO that the emoji world has"
+    files = {"data": instances, "images": folder / "val2014"}
+    chair = load_dataset("chair", **files, captions=folder / "captions_val2014.json")
+    captions = json.loads((folder / "captions_val2014.json").read_text())["annotations"]
+    for case, caption in zip(chair.cases, captions, strict=True):
+        counts = chair.count(case, Answer(caption["caption"]))
+        assert counts["made_up"] == 0
+        assert counts["there"] > 0
+        shown = [each for each in content["annotations"] if each["image_id"] == int(case.key)]
+        assert len({each["category_id"] for each in shown}) == len(case.truth)
+        with Image.open(folder / "val2014" / case.image) as picture:
+            pixels = np.asarray(picture)
+        for x, y, width, height in (each["bbox"] for each in shown):
+            assert pixels[y : y + height, x : x + width].std() > 5, "something is drawn there"
+    pope = load_dataset("pope-from-instances", **files, pictures=6)
+    assert {case.truth for case in pope.cases} == {True, False}
+    with pytest.raises(FileExistsError):
+        write_coco_scenes(folder)

@@ -1,6 +1,7 @@
 """A small world to look at and to measure in: scenes with ground truth, sentences about them."""
 
 from reattend.evaluation.datasets.emoji_world.cases import CELLS, Case, Cases, Cell
+from reattend.evaluation.datasets.emoji_world.coco_form import write_coco_scenes
 from reattend.evaluation.datasets.emoji_world.inquiries import KINDS, Inquiry
 from reattend.evaluation.datasets.emoji_world.sentences import (
     DESCRIBE,
@@ -40,4 +41,5 @@ __all__ = [
     "describe",
     "filler",
     "mentioned",
+    "write_coco_scenes",
 ]
