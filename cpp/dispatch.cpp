@@ -31,7 +31,7 @@ namespace v4_bf16 {
 extern const Kernels kKernels;
 }
 namespace v4_amx {
-extern const Kernels kKernels;
+Kernels with_tiles(Kernels table);
 }
 
 namespace {
@@ -80,7 +80,9 @@ const Kernels& chosen_kernels() {
     if (level < 4) return v3::kKernels;
     if (!__builtin_cpu_supports("avx512bf16")) return v4::kKernels;
     // The limit v4 leaves out what came after it, as oneDNN does then.
-    return limit().empty() && has_tiles() ? v4_amx::kKernels : v4_bf16::kKernels;
+    if (!limit().empty() || !has_tiles()) return v4_bf16::kKernels;
+    static const Kernels tiles = v4_amx::with_tiles(v4_bf16::kKernels);
+    return tiles;
 }
 
 }  // namespace

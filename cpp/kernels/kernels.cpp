@@ -14,12 +14,8 @@
 namespace reattend::REATTEND_ISA {
 
 // With 128, causal tiles leave out keys that no row sees: a tenth of the time at 640 where products
-// take most of it. AMX multiplies so fast that a second call costs more (7% at 2048).
-#if defined(__AMX_BF16__)
-constexpr int kValueDepth = 256;
-#else
+// take most of it.
 constexpr int kValueDepth = 128;
-#endif
 
 extern const Kernels kKernels;
 const Kernels kKernels{
