@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reattend.checks import integer, numbers
+from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.fingerprint import fingerprint
 from reattend.policy import Array
 from reattend.profile import Profile
@@ -208,14 +208,14 @@ class HeadVectors:
         See the example of `save`.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 about = json.loads(bytes(file["about"]))
                 version = about["head_vectors"]
                 names = [name for name in file.files if name != "about"]
                 arrays = {name: file[name] for name in names}
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except DAMAGED_ARRAYS as error:
             raise ValueError(f"{path} holds no vectors of heads: {error!r}") from error
         if version != VERSION:
             raise ValueError(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from changed_files import changed_text, fuzz
 from reattend.evaluation.runner.journal import Journal, JournalError
+from reattend.head_vectors import HeadVectors
 from reattend.profile import Profile, ProfileError
 from reattend.recording import Recording
 
@@ -42,6 +43,14 @@ def test_recordings(tmp_path, times):
         words=("a", "cat", "."), grid=(3, 3), settings={"model": "tiny"},
     ).save(path)  # fmt: skip
     fuzz(path, Recording.load, ValueError, times)
+
+
+@TIMES
+def test_vectors_of_heads(tmp_path, times):
+    path = tmp_path / "task.npz"
+    vectors = {layer: np.arange(12.0).reshape(3, 4) for layer in (1, 4)}
+    HeadVectors(vectors, model={"num_layers": 5}).save(path)
+    fuzz(path, HeadVectors.load, ValueError, times)
 
 
 @pytest.mark.parametrize("times", [30, NIGHTLY])
