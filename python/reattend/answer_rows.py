@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from reattend.attention import attention
 from reattend.call import Call
 from reattend.policy import Array
 
@@ -53,25 +52,5 @@ def row_weights(call: Call) -> Array:
     found = np.zeros((*call.query.shape[:2], call.key.shape[2]), np.float32)
     for row in np.unique(rows):
         some = rows == row
-        found[some] = weights_of_row(call, int(row))[some]
+        found[some] = call.weights_of_row(int(row))[some]
     return found
-
-
-def weights_of_row(call: Call, row: int) -> Array:
-    """Give the attention of one row of all items, [B, H, M], by a pass for itself."""
-    end = call.key_len if call.cross else call.first_row + row + 1
-    bias = call.mask.bias
-    if bias is not None:
-        bias = np.broadcast_to(bias, (*call.query.shape[:3], call.key_len))
-        bias = bias[:, :, row : row + 1, :end]
-    key_mask = None if call.key_mask is None else call.key_mask[:, :end]
-    mask = call.mask._replace(key_mask=key_mask, bias=bias)
-    key, value = call.key, call.value
-    if end < call.key_len:
-        key, value = key[:, :, :end], value[:, :, :end]
-    sums = attention(
-        call.query[:, :, row : row + 1], key, value,
-        returns="column_sums", num_threads=call.num_threads, **mask._asdict(),
-    ).column_sums  # fmt: skip
-    assert sums is not None
-    return np.pad(sums, ((0, 0), (0, 0), (0, call.key.shape[2] - end)))

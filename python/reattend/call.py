@@ -273,13 +273,38 @@ class Call:
         """Plain attention of the last row on each key, [B, H, M], from a pass over that row."""
         if self.query.shape[2] == 1:
             return self.column_sums()
-        request = Request(returns=("column_sums",))
-        row = self.query.shape[2] - 1
+        return self.weights_of_row(self.query.shape[2] - 1)
+
+    def weights_of_row(self, row: int) -> Array:
+        """Give plain attention of one row of all items, [B, H, M], by a pass for itself.
+
+        Parameters
+        ----------
+        row : int
+            Its place among the call's rows.
+
+        Examples
+        --------
+        >>> query = key = np.zeros((1, 1, 2, 4), dtype=np.float32)
+        >>> call = Call(0, 1, query, key, key, Prompt(2), MaskSpec(causal=True))
+        >>> call.weights_of_row(0).tolist(), call.weights_of_row(1).tolist()
+        ([[[1.0, 0.0]]], [[[0.5, 0.5]]])
+        """
+        end = self.key_len if self.cross else self.first_row + row + 1
+        bias = self.mask.bias
+        if bias is not None:
+            bias = np.broadcast_to(bias, (*self.query.shape[:3], self.key_len))
+            bias = bias[:, :, row : row + 1, :end]
+        key_mask = None if self.key_mask is None else self.key_mask[:, :end]
+        mask = self.mask._replace(key_mask=key_mask, bias=bias)
+        key, value = self.key, self.value
+        if end < self.key_len:
+            key, value = key[:, :, :end], value[:, :, :end]
         found: AttentionResult = attend(
-            self.query[:, :, row:], self.key, self.value, self._mask_from(row), request,
-            self.num_threads,
+            self.query[:, :, row : row + 1], key, value, mask,
+            Request(returns=("column_sums",)), self.num_threads,
         )  # fmt: skip
-        return np.asarray(found.column_sums)
+        return np.pad(np.asarray(found.column_sums), ((0, 0), (0, 0), (0, self.key_len - end)))
 
     def own_weights(self) -> Array:
         """Give what each row attends to its own key, [B, H, M]; 0 at keys that are no rows of this.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.answer_rows import last_rows, weights_of_row
+from reattend.answer_rows import last_rows
 from reattend.call import Call
 from reattend.method import Method
 from reattend.policy import Array
@@ -88,7 +88,7 @@ class Recorder:
 
     def _weights(self, call: Call) -> Array:
         last = int(last_rows(call)[self.item])
-        return np.asarray(weights_of_row(call, last)[self.item])
+        return np.asarray(call.weights_of_row(last)[self.item])
 
 
 class Recorded:
