@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from reattend.optional import demand
+
+__all__ = ["write_annotations", "write_coco_folder"]
 
 SIDE = 64  # px of a picture
 _THINGS = {  # COCO's id and name: colour
@@ -65,12 +68,29 @@ def write_coco_folder(folder: Path, pictures: int = 50, seed: int = 0) -> Path:
         said = [things[place][1] for place in shown[:2]]
         for text in (f"A {said[0]} and a {said[1]}.", f"There is a {said[1]} here."):
             captions.append({"id": len(captions) + 1, "image_id": number, "caption": text})
-    categories = [{"id": number, "name": name} for number, name in things]
-    _write(folder / "instances_val2014.json", images=entries, annotations=annotations,
-           categories=categories)  # fmt: skip
-    _write(folder / "captions_val2014.json", images=entries, annotations=captions)
+    categories: list[dict[str, object]] = [{"id": number, "name": name} for number, name in things]
+    write_annotations(folder, entries, annotations, categories, captions)
     return folder
 
 
-def _write(path: Path, **content: object) -> None:
-    path.write_text(json.dumps(content), "utf-8")
+def write_annotations(
+    folder: Path,
+    images: Sequence[dict[str, object]],
+    annotations: Sequence[dict[str, object]],
+    categories: Sequence[dict[str, object]],
+    captions: Sequence[dict[str, object]],
+) -> None:
+    """Write COCO's two files: what pictures show, and captions of them.
+
+    Parameters
+    ----------
+    folder : path
+        Where; it is there.
+    images, annotations, categories, captions : sequence of dict
+        As COCO has them.
+    """
+    for kind, content in (
+        ("instances", {"images": images, "annotations": annotations, "categories": categories}),
+        ("captions", {"images": images, "annotations": captions}),
+    ):
+        (folder / f"{kind}_val2014.json").write_text(json.dumps(content), "utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from reattend.evaluation.datasets.emoji_world.sentences import describe
 from reattend.evaluation.datasets.emoji_world.world import NOUNS, SIDE, Difficulty, World
 from reattend.evaluation.metrics.coco_words import coco_vocabulary
 from reattend.optional import demand
+from reattend.testing.coco_folder import write_annotations
 
 
 def write_coco_scenes(
@@ -79,10 +79,8 @@ def write_coco_scenes(
         said = describe(scene.nouns)
         captions.append({"id": len(captions) + 1, "image_id": key, "caption": said})
     used = sorted({*class_of.values()})
-    categories = [{"id": each, "name": vocabulary.names[each - 1]} for each in used]
-    for name, content in (
-        ("instances", {"images": entries, "annotations": annotations, "categories": categories}),
-        ("captions", {"images": entries, "annotations": captions}),
-    ):
-        (folder / f"{name}_val2014.json").write_text(json.dumps(content), "utf-8")
+    categories: list[dict[str, object]] = [
+        {"id": each, "name": vocabulary.names[each - 1]} for each in used
+    ]
+    write_annotations(folder, entries, annotations, categories, captions)
     return folder
