@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reattend.checks import as_array, listed, real
 
-__all__ = ["Array", "Policy", "Reweight", "Share", "decided_factors"]
+__all__ = ["KEEP", "Array", "Policy", "Reweight", "Share", "decided_factors"]
 
 Array: TypeAlias = NDArray[Any]
 Policy: TypeAlias = Callable[[Array], Array]  # masses [B, H, N, G] -> factors [B, H, N, G]
@@ -254,3 +254,6 @@ def _frozen(array: Array) -> Array:
     array = array.copy()
     array.flags.writeable = False
     return array
+
+
+KEEP = Reweight(weight=(1,))  # attention as it is: of plans that edit scores or outputs alone

@@ -11,9 +11,8 @@ from reattend.call import Call
 from reattend.layer_set import check_layers, frozen_layers
 from reattend.method import Method, number
 from reattend.plan import Plan
-from reattend.policy import Array, Reweight
+from reattend.policy import KEEP, Array
 
-KEEP = Reweight(weight=(1,))
 PUBLISHED_ROWS = 611  # LLaVA-1.5's prompt up to the image's end, in the published code
 PUBLISHED_TOKENS = 575
 

@@ -10,9 +10,7 @@ import numpy as np
 from reattend.call import Call
 from reattend.method import Method, number
 from reattend.plan import Plan
-from reattend.policy import Reweight
-
-KEEP = Reweight(weight=(1,))
+from reattend.policy import KEEP
 
 
 @dataclass(frozen=True)

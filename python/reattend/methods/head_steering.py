@@ -13,9 +13,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.head_vectors import HeadVectors, checked_vectors
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
-from reattend.policy import Reweight
-
-KEEP = Reweight(weight=(1,))
+from reattend.policy import KEEP
 
 
 @dataclass(frozen=True)

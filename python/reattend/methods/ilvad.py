@@ -11,10 +11,8 @@ from reattend.call import Call
 from reattend.checks import finite, listed
 from reattend.method import Method, check_finite, check_shares
 from reattend.plan import Plan
-from reattend.policy import Array, Reweight
+from reattend.policy import KEEP, Array
 from reattend.transform import Transform
-
-KEEP = Reweight(weight=(1,))
 
 
 @dataclass(frozen=True)

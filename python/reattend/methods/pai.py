@@ -11,10 +11,8 @@ from reattend.call import Call
 from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
-from reattend.policy import Reweight
+from reattend.policy import KEEP
 from reattend.transform import Transform
-
-KEEP = Reweight(weight=(1,))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from reattend.checks import finite, listed, numbers
 from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite, integers
 from reattend.plan import Plan
-from reattend.policy import Array, Reweight
+from reattend.policy import KEEP, Array
 from reattend.transform import Transform
-
-KEEP = Reweight(weight=(1,))
 
 
 @dataclass(frozen=True)
