@@ -211,6 +211,7 @@ TABLE = {
     "call.Call.row_scores": (
         lambda **given: call().row_scores(**given), {"keys": np.ones((2, 5), bool)}
     ),
+    "call.Call.weights_of_row": (lambda **given: call().weights_of_row(**given), {"row": 1}),
     "decoding.context.context_votes": (
         decoding.context_votes,
         {"weights": np.full((3, 4), 0.1), "ids": np.array([0, 2, 2, 1]), "vocab_size": 7,
@@ -556,6 +557,12 @@ def test_a_window_near_the_largest_integer_hides_nothing():
     assert np.array_equal(wide.row_counts, open_.row_counts)
     rows = [measures.attention_rows(QUERY, KEY, window=window) for window in (2**63 - 1, None)]
     assert np.array_equal(*rows)
+
+
+def test_a_call_has_no_rows_beyond_its_own():
+    for row in (-1, QUERY.shape[2]):
+        with pytest.raises(ValueError, match=r"row must be .*got"):
+            call().weights_of_row(row)
 
 
 def test_measures_take_keys_in_8_bits():

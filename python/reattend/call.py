@@ -14,7 +14,7 @@ from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
-from reattend.checks import as_array, integer, marks, numbers, pairs
+from reattend.checks import as_array, count, integer, marks, numbers, pairs
 from reattend.policy import Array
 
 __all__ = ["Call", "Computed", "Prompt"]
@@ -281,7 +281,17 @@ class Call:
         Parameters
         ----------
         row : int
-            Its place among the call's rows.
+            Its place among the call's rows, from 0.
+
+        Returns
+        -------
+        array [B, H, M]
+            float32; 0 at keys that the row does not see.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such row.
 
         Examples
         --------
@@ -290,6 +300,7 @@ class Call:
         >>> call.weights_of_row(0).tolist(), call.weights_of_row(1).tolist()
         ([[[1.0, 0.0]]], [[[0.5, 0.5]]])
         """
+        row = count("row", row, 0, self.query.shape[2] - 1)
         end = self.key_len if self.cross else self.first_row + row + 1
         bias = self.mask.bias
         if bias is not None:
