@@ -26,6 +26,7 @@ class Row(NamedTuple):
     methods: str = ""
     why: str = ""
     transformers: str = ""  # the version
+    swept: str = ""  # the commit, and its day
 
     def markdown(self, version: str) -> str:
         """Give the row as the page shows it, which is of a version."""
@@ -33,6 +34,10 @@ class Row(NamedTuple):
         other = f"with transformers {self.transformers}" if self.transformers != version else ""
         why = "; ".join(each for each in (other, self.why) if each)
         return "| " + " | ".join((*self[:3], off, self.methods, why)) + " |"
+
+    def finding(self) -> Row:
+        """Give what another sweep must find too, rounding aside."""
+        return self._replace(off=0.0, swept="")
 
 
 def stored() -> dict[str, dict[str, Row]]:
@@ -67,7 +72,16 @@ def tables(kinds: dict[str, dict[str, Row]]) -> str:
     rows = [row for each in kinds.values() for row in each.values()]
     versions = sorted({row.transformers for row in rows}, key=_numbers)
     parts = [_table(each, kind, versions[-1]) for kind, each in kinds.items()]
-    return f"Together: {_counts(rows)}.\n\n" + "\n".join(parts)
+    return f"Together: {_counts(rows)}. {_when(rows)}\n\n" + "\n".join(parts)
+
+
+def _when(rows: list[Row]) -> str:
+    days: dict[str, list[str]] = {}
+    for row in rows:
+        days.setdefault(row.swept, []).append(row.family)
+    most, *others = sorted(days, key=lambda day: (not day, -len(days[day])))
+    exceptions = [f"; {', '.join(sorted(days[day]))}: {day or 'before'}" for day in others]
+    return f"Swept at commit {most}{''.join(exceptions)}."
 
 
 def _numbers(version: str) -> list[int]:

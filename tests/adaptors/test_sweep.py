@@ -45,11 +45,13 @@ def test_rows_that_were_swept_by_another_version(tmp_path, monkeypatch):
     rows.PAGE.write_text(f"before {BEGIN}{END} behind")
     old = Row("llama", "exact", off=1e-7, transformers="5.0.0")
     store({"text": {"llama": old}})
-    keep([Row("llama", UNBUILT, why="no", transformers="5.1.0")])
+    keep(Row("llama", UNBUILT, why="no", transformers="5.1.0"))
     assert stored() == {"text": {"llama": old}}
-    keep([Row("llama", "refused", why="no", transformers="5.1.0"), old._replace(family="qwen2")])
+    keep(Row("llama", "refused", why="no", transformers="5.1.0", swept="abc of a day"))
+    keep(old._replace(family="qwen2"))
     assert [row.result for row in stored()["text"].values()] == ["refused", "exact"]
     assert "| qwen2 | exact |  | 1e-07 |  | with transformers 5.0.0 |" in rows.PAGE.read_text()
+    assert "Swept at commit abc of a day; qwen2: before." in rows.PAGE.read_text()
 
 
 @pytest.mark.parametrize("family", EXACT)
@@ -59,7 +61,7 @@ def test_families_are_exact_with_and_without_methods(family):
     assert (row.result, row.picture) == (expected, EXACT[family]), row
     known = {**stored()["text"], **stored()["multimodal"]}[family]
     if known.transformers == row.transformers:
-        assert row._replace(off=0) == known._replace(off=0)
+        assert row.finding() == known.finding()
 
 
 @pytest.mark.nightly
@@ -68,7 +70,7 @@ def test_every_row_comes_out_anew(family):
     known = {**stored()["text"], **stored()["multimodal"]}[family]
     if known.transformers != hf.__version__:
         pytest.skip(f"swept with transformers {known.transformers}")
-    assert swept(family)._replace(off=0) == known._replace(off=0)
+    assert swept(family).finding() == known.finding()
 
 
 def test_a_formula_that_is_not_held_is_said(monkeypatch):

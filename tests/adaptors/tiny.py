@@ -44,7 +44,8 @@ SIZES: dict[str, Any] = {
     "mamba_n_groups": 1, "mamba_chunk_size": 8, "mamba_dt_rank": 8, "mamba_num_heads": 8,
     "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 8, "lru_width": 64,
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16, "block_auto_adjust_ff_dim": False, "conv_dim": 64,
+    "linear_value_head_dim": 16, "linear_num_heads": 4, "linear_head_dim": 16,
+    "block_auto_adjust_ff_dim": False, "conv_dim": 64,
     # per-layer inputs
     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96, "laurel_rank": 8,
     "num_kv_shared_layers": 2,
@@ -64,7 +65,8 @@ PARTS: dict[str, Any] = {
     "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2, "vision_use_head": False,
     "num_position_embeddings": 16, "deepstack_visual_indexes": [0], "fullatt_block_indexes": [1],
     "window_size": 16, "codebook_size": 32, "num_embeddings": 32, "base_channels": 32,
-    "projection_hidden_dim": 64, "projector_hidden_size": 64, "merge_hidden_size": 64,
+    "projection_hidden_dim": 64, "projection_intermediate_size": 64, "projector_hidden_size": 64,
+    "merge_hidden_size": 64,
 }  # fmt: skip
 MIXED = ["sliding_attention", "full_attention"] * 2 + ["full_attention"]
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
