@@ -15,7 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "matmul_in_parts.h"
 
 namespace reattend {
 namespace {
@@ -121,19 +121,6 @@ Product& product(const MatmulShape& shape) {
     return found->second;
 }
 
-/// run(part, its a, its b) for parts of at most so many numbers of the depth, each added to the
-/// last.
-template <class Run>
-void in_parts(const MatmulShape& shape, int64_t most, const float* a, const float* b,
-              const Run& run) {
-    MatmulShape part = shape;
-    for (int64_t k = 0; k < shape.depth; k += most) {
-        part.depth = std::min(most, shape.depth - k);
-        run(part, a + k, b + k * shape.b_stride);
-        part.accumulate = true;
-    }
-}
-
 }  // namespace
 
 void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
@@ -143,13 +130,6 @@ void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
     in_parts(shape, most, static_cast<const float*>(a), static_cast<const float*>(b),
              [&](const MatmulShape& part, const float* some_a, const float* some_b) {
                  product(part).run(some_a, some_b, c);
-             });
-}
-
-void matmul_in_parts(const MatmulShape& shape, const float* a, const float* b, float* c) {
-    in_parts(shape, Kernels::kChain, a, b,
-             [&](const MatmulShape& part, const float* some_a, const float* some_b) {
-                 matmul(part, some_a, some_b, c);
              });
 }
 

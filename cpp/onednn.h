@@ -25,10 +25,6 @@ struct MatmulShape {
 /// Computes the product on the calling thread alone. Primitives are made once per thread and shape.
 void matmul(const MatmulShape& shape, const void* a, const void* b, float* c);
 
-/// A float32 product in parts of at most kChain, as the kernels sum it: rounding grows with the
-/// length of a chain of sums.
-void matmul_in_parts(const MatmulShape& shape, const float* a, const float* b, float* c);
-
 /// Whether the machine has instructions for a product; without, bfloat16 ones would crawl.
 bool matmul_is_fast(const MatmulShape& shape);
 

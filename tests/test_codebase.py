@@ -57,7 +57,7 @@ CPP_LAYERS = [
     ["policy"],
     ["interrupt", "kernels"],
     ["parallel"],
-    ["onednn", "plain_matmul"],
+    ["onednn", "plain_matmul", "matmul_in_parts"],
     ["view"],
     ["dispatch", "row_state"],
     ["attention", "segments", "prefill", "decode", "column_sums", "correction"],
@@ -282,6 +282,17 @@ def test_libraries_stay_in_their_file(library):
         p.name for p in CPP.rglob("*.*") if re.search(rf"#include <{library}\b", p.read_text())
     }
     assert files <= ONLY_HERE[library]
+
+
+@needs_source
+def test_both_products_give_what_their_header_says():
+    """A core without oneDNN would compile, and not load."""
+    declared = set(re.findall(r"^\w[\w: ]* (\w+)\(.*\);$", (CPP / "onednn.h").read_text(), re.M))
+    assert {"matmul", "matmul_version"} <= declared
+    for name in ("onednn.cpp", "plain_matmul.cpp"):
+        text = (CPP / name).read_text()
+        defined = {each for each in declared if re.search(rf"^\S.* {each}\(.*\{{", text, re.M)}
+        assert defined == declared, name
 
 
 @needs_source

@@ -4,7 +4,7 @@
 
 #include "attention.h"
 #include "dispatch.h"
-#include "onednn.h"
+#include "matmul_in_parts.h"
 #include "parallel.h"
 
 namespace reattend {

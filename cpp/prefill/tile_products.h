@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "dispatch.h"
+#include "matmul_in_parts.h"
 #include "onednn.h"
 #include "parallel.h"
 

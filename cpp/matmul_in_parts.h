@@ -1,0 +1,33 @@
+// A product in parts of its depth, whichever library multiplies.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/kernels.h"
+#include "onednn.h"
+
+namespace reattend {
+
+/// run(part, its a, its b) for parts of at most so many numbers of the depth, each added to the
+/// last.
+template <class Run>
+void in_parts(const MatmulShape& shape, int64_t most, const float* a, const float* b,
+              const Run& run) {
+    MatmulShape part = shape;
+    for (int64_t k = 0; k < shape.depth; k += most) {
+        part.depth = std::min(most, shape.depth - k);
+        run(part, a + k, b + k * shape.b_stride);
+        part.accumulate = true;
+    }
+}
+
+/// A float32 product in parts of at most kChain, as the kernels sum it: rounding grows with the
+/// length of a chain of sums.
+inline void matmul_in_parts(const MatmulShape& shape, const float* a, const float* b, float* c) {
+    in_parts(shape, Kernels::kChain, a, b,
+             [&](const MatmulShape& part, const float* some_a, const float* some_b) {
+                 matmul(part, some_a, some_b, c);
+             });
+}
+
+}  // namespace reattend
