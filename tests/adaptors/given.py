@@ -54,6 +54,11 @@ def _shown(name: str, model: Any, holders: Any) -> Any:
         for row in image:
             row[np.flatnonzero(row)[2::3]] = False
         return image
+    if model.config.model_type == "hunyuan_vl":  # the same, between a token before and one behind
+        image = holders.copy()
+        for row in image:
+            row[np.flatnonzero(row)[[0, 3, 6, 7]]] = False
+        return image
     if name != "tiles and an overview":
         return holders
     image, side = holders.copy(), round((holders.sum(1)[0] / 3) ** 0.5 - 0.1)

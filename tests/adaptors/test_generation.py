@@ -276,6 +276,22 @@ def test_tensors_of_several_types_cross_as_float32():
     assert [array.dtype for array in arrays] == [np.float32, np.float32]
 
 
+@each_method
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
+def test_padding_is_seen_in_a_mask_of_rows_and_keys(name, dtype):
+    """Such a mask comes without the one of the keys that it was made from."""
+    model, inputs = LLAVA.load(), LLAVA.inputs()
+    mask = inputs.pop("attention_mask").bool()
+    pairs = mask[:, None, None] & torch.ones(mask.shape[1], mask.shape[1]).tril().bool()
+    if dtype == torch.float32:
+        pairs = torch.zeros(pairs.shape).masked_fill(~pairs, torch.finfo(dtype).min)
+    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad(), attached(model, method(name)):
+        expected = model(**inputs, attention_mask=mask).logits
+        found = model(**inputs, attention_mask=pairs).logits
+    assert (found - expected)[mask].abs().max() < 1e-5
+
+
 def test_measures_are_those_of_the_models_own_attention():
     """Gathered without a method, they are what eager attention gives in the same generation."""
     model, inputs = LLAVA.load(), LLAVA.inputs()

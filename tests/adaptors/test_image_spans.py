@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
 import runs  # noqa: E402
+from given import given  # noqa: E402
 from models import MODELS  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import ACT  # noqa: E402
@@ -131,6 +132,19 @@ def test_newlines_between_the_rows_of_a_picture_are_no_part_of_it():
         assert session.report().text_tokens == 18 + 13  # the text has none of them either
         with pytest.raises(NotImplementedError, match="separators between the rows of a picture"):
             tokens(model, inputs, 2, prefill_chunk_size=9)
+
+
+def test_what_hunyuan_puts_around_a_picture_and_its_rows_is_no_part_of_it():
+    """Its newlines are projected with the picture, and two rows of two tokens have two of them."""
+    model = model_of("hunyuan_vl")
+    what = given(model)
+    assert what.holders[0].sum() == 8
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = {**what.inputs, "pixel_values": what.inputs["pixel_values"].to(dtype)}
+        with attached(model.to(dtype), method("VHR")) as session:
+            tokens(model, inputs, 2)
+        start = what.holders[0].argmax()
+        assert session.image_spans[0] == [(start + 1, start + 3), (start + 4, start + 6)]
 
 
 @pytest.mark.parametrize(

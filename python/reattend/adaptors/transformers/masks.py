@@ -109,18 +109,23 @@ def recognised(mask: Array, *, padding: Array | None = None, window: int | None 
     >>> recognised(np.array([[[[False, True, True]]]])).key_mask.tolist()
     [[False, True, True]]
     """
-    visible = mask if mask.dtype == bool else mask > HIDDEN
-    if mask.dtype != bool and (np.where(visible, mask, 0) != 0).any():
-        return Form(False, padding, None, np.where(visible, mask, -np.inf).astype(np.float32))
-    if visible.shape[1] == 1:
+    seen = visible(mask)
+    if mask.dtype != bool and (np.where(seen, mask, 0) != 0).any():
+        return Form(False, padding, None, np.where(seen, mask, -np.inf).astype(np.float32))
+    if seen.shape[1] == 1:
         # A window before a guess at padding: to a single row both look the same.
-        for keys in _key_masks(visible, padding):
+        for keys in _key_masks(seen, padding):
             for size in (None, window) if window is not None else (None,):
-                seen = _causal(visible.shape[2], visible.shape[3], size)
-                said = seen[None] if keys is None else seen[None] & keys[:, None]
-                if np.array_equal(np.broadcast_to(said, visible[:, 0].shape), visible[:, 0]):
+                causal = _causal(seen.shape[2], seen.shape[3], size)
+                said = causal[None] if keys is None else causal[None] & keys[:, None]
+                if np.array_equal(np.broadcast_to(said, seen[:, 0].shape), seen[:, 0]):
                     return Form(True, keys, size)
-    return Form(False, padding, None, np.where(visible, np.float32(0), np.float32(-np.inf)))
+    return Form(False, padding, None, np.where(seen, np.float32(0), np.float32(-np.inf)))
+
+
+def visible(mask: Array) -> Array:
+    """Give which keys each row sees, of a mask of bool or of what is added to scores."""
+    return mask if mask.dtype == bool else np.asarray(mask > HIDDEN)
 
 
 def _causal(num_rows: int, num_keys: int, window: int | None) -> Array:
@@ -129,10 +134,10 @@ def _causal(num_rows: int, num_keys: int, window: int | None) -> Array:
     return seen if window is None else seen & (key > row - window)
 
 
-def _key_masks(visible: Array, padding: Array | None) -> Iterator[Array | None]:
+def _key_masks(seen: Array, padding: Array | None) -> Iterator[Array | None]:
     """Give what may be the keys that are no padding, the likeliest first."""
     if padding is not None:
         yield padding
         return
     yield None
-    yield np.asarray(visible[:, 0].any(1))
+    yield np.asarray(seen[:, 0].any(1))

@@ -35,7 +35,7 @@ from reattend.adaptors.transformers.protocols import (
     Module,
     Tensor,
 )
-from reattend.adaptors.transformers.tensors import bools, floats
+from reattend.adaptors.transformers.tensors import bools, floats, padding_of
 from reattend.adaptors.transformers.verify import Check
 from reattend.measuring import Measure, Measured
 from reattend.method import Method
@@ -275,8 +275,8 @@ class ModelSession:
         prompt = None
         if self.follows and past == 0:
             mask = kwargs.get("attention_mask")
-            flat = mask if getattr(mask, "ndim", 0) == 2 else None
-            padding = self._padding if flat is None else bools(flat)
+            flat = getattr(mask, "ndim", 0) == 2 or self._padding is None
+            padding = padding_of(mask) if flat else self._padding
             prompt = self._begin(inputs, padding, ids, cache, kwargs)
         elif self.follows:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)

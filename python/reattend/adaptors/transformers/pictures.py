@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
+
 from reattend.adaptors.transformers.protocols import Model, Tensor
 from reattend.adaptors.transformers.tensors import bools, floats
 from reattend.optional import demand
@@ -12,7 +14,8 @@ from reattend.policy import Array
 
 _GIVEN = ("pixel_values", "image_pixel_values", "image_patches", "input_image_embeds")
 _WHERE = "image_embeds_position_mask"  # Kosmos
-_SEPARATORS = ("image_newline", "view_separator")
+_SEPARATORS = ("image_newline", "view_separator", "image_begin", "image_end")
+_ROUNDING = {2: 2e-2, 4: 1e-5}  # by a number's bytes, of the largest: a product has its shape's
 
 
 def pictures_given(values: Mapping[str, object]) -> str | None:
@@ -51,14 +54,23 @@ def places_given(values: Mapping[str, object]) -> Array | None:
 
 
 def separators_of(model: Model) -> list[Tensor]:
-    """Give the vectors [C] that a model puts between the rows or the views of a picture.
+    """Give the vectors [C] that a model puts around a picture, and between its rows or views.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
     """
-    named = model.named_parameters()
-    return [each for name, each in named if name.rpartition(".")[2] in _SEPARATORS]
+    torch, found = demand("torch"), []
+    for _, module in model.named_modules():
+        for name, vector in module.named_parameters(recurse=False):
+            if name in _SEPARATORS:
+                norm = getattr(module, "after_rms", None)  # HunYuan-VL's: its merger goes on
+                with torch.no_grad():
+                    if norm is not None:
+                        newline = name == "image_newline"
+                        vector = norm(module.mlp(vector) if newline else vector)  # type: ignore[attr-defined]
+                found.append(vector)
+    return found
 
 
 def features_of(image: Array, states: Tensor, values: Mapping[str, object]) -> Tensor:
@@ -97,8 +109,10 @@ def without_separators(image: Array, features: Tensor, separators: list[Tensor])
     -------
     array of bool [B, P]
     """
-    shown = image.copy()
+    shown, given = image.copy(), floats(features)
     for vector in separators:
         if vector.shape == features.shape[-1:]:
-            shown[image] &= (floats(features) != floats(vector.to(features.dtype))).any(-1)
+            one = floats(vector.to(features.dtype))
+            most = _ROUNDING.get(features.element_size(), 0) * np.abs(one).max()
+            shown[image] &= (np.abs(given - one) > most).any(-1)
     return shown

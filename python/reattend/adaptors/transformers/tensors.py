@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from reattend.adaptors.transformers.masks import visible
 from reattend.adaptors.transformers.protocols import Tensor
 from reattend.optional import demand
 from reattend.policy import Array
@@ -54,6 +57,32 @@ def bools(tensor: Tensor | Array) -> Array:
     """
     array = tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else np.asarray(tensor)
     return np.asarray(array).astype(bool, copy=False)
+
+
+def padding_of(mask: Tensor | Mapping[str, Tensor | None] | None) -> Array | None:
+    """Give which keys are no padding, as far as what a decoder was given for a mask says that.
+
+    Parameters
+    ----------
+    mask : torch.Tensor, dict of these, or None
+        [B, M], [B, H or 1, N, M], or one of these for each kind of layer.
+
+    Returns
+    -------
+    array of bool [B, M], or None
+        None if it says nothing. Of a mask of rows and keys: what some row sees, as each key is seen
+        by its own row at least.
+    """
+    given = mask.values() if isinstance(mask, Mapping) else [mask]
+    masks = [each for each in given if each is not None]
+    for each in masks:
+        if each.ndim == 2:
+            return bools(each)
+    for each in masks:
+        if each.ndim == 4:
+            pairs = visible(floats(each)) if each.is_floating_point() else bools(each)
+            return np.asarray(pairs[:, 0].any(1))
+    return None
 
 
 def output_like(query: Tensor, value: Tensor, *, exact: bool) -> tuple[Tensor, Array]:
