@@ -98,6 +98,10 @@ def draw_all(rng, made):
             [(1, 20 * rng.random(), "decode", "float32"), (200, 150, "prefill", "float32")],
             bandwidth=40, peaks={"float32": 220},
         ),
+        "views": plot.attention_on_picture(
+            rng.dirichlet(np.ones(4 + 6 * 4)), made.picture,
+            views=[plot.View((2, 2)), *plot.tiles(2, 3, (2, 2))], title="overview and tiles",
+        ),
     }  # fmt: skip
 
 
@@ -144,6 +148,19 @@ def test_pictures_are_those_of_before(made, request, tmp_path):
         figure.savefig(got, dpi=40)
         said = comparison.compare_images(str(copied(expected, tmp_path)), str(got), tol=3)
         assert said is None, said
+
+
+def test_views_of_a_picture_share_a_grid_and_keep_their_sums(rng):
+    views = [plot.View((3, 5)), *plot.tiles(2, 3, (2, 2))]
+    weights = rng.random(15 + 24)
+    laid = plot.join_views(weights, views)
+    assert laid.shape == (4, 6)
+    assert laid.sum() == pytest.approx(weights.sum())
+    tile = plot.join_views(np.r_[np.zeros(15), np.arange(24)], views)
+    assert tile[:2, 2:4].tolist() == [[4, 5], [6, 7]]  # the second tile, above in the middle
+    assert tile[2:, 4:].tolist() == [[20, 21], [22, 23]]
+    fine = plot.join_views(weights[:15], views[:1], grid=(300, 500))
+    np.testing.assert_allclose(fine[50::100, 50::100] * 1e4, weights[:15].reshape(3, 5))
 
 
 def test_a_search_and_a_tuning_are_what_is_drawn(rng):
@@ -205,6 +222,18 @@ def test_the_map_holds_the_numbers(made):
         (lambda: plot.attention_on_picture(np.zeros(5)), "grid must hold 5 image tokens"),
         (lambda: plot.attention_on_picture(np.zeros(4), sinks=[4]), "sinks must be image tokens"),
         (lambda: plot.attention_on_picture(np.zeros(4), np.zeros((3, 3))), "picture must be uint8"),
+        (
+            lambda: plot.join_views(np.zeros(5), [plot.View((1, 2))]),
+            "views must hold 5",
+        ),
+        (
+            lambda: plot.join_views(np.zeros(1), [plot.View((1, 1), (0, 0, 2, 1))]),
+            "lie in the pict",
+        ),
+        (
+            lambda: plot.attention_on_picture(np.zeros(1), views=[plot.View((1, 1))], sinks=[0]),
+            "pass sinks or views",
+        ),
         (lambda: plot.masses_by_layer(np.zeros((2, 3)), ["a"]), "segments must name 3"),
         (lambda: plot.divergence_along([1, 2], ["a"]), "words and made_up must have the length"),
         (lambda: plot.frontier(np.zeros((2, 3)), np.zeros((2, 3)), ["a"]), "with S = 1 labels"),

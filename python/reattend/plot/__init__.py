@@ -10,8 +10,10 @@ from reattend.plot.settings import frontier
 from reattend.plot.sink_rates import draw_sinks
 from reattend.plot.speed import roofline, scaling
 from reattend.plot.stack import masses_by_layer
+from reattend.plot.views import View, join_views, tiles
 
 __all__ = [
+    "View",
     "attention_by_word",
     "attention_on_picture",
     "change",
@@ -22,9 +24,11 @@ __all__ = [
     "frontier",
     "head_map",
     "head_search",
+    "join_views",
     "masses_by_layer",
     "roofline",
     "scaling",
     "strengths",
+    "tiles",
     "write_figure",
 ]

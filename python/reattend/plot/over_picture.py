@@ -10,6 +10,7 @@ import numpy as np
 
 from reattend.optional import demand
 from reattend.plot.style import AMOUNT, axes, checked, new_figure
+from reattend.plot.views import View, join_views
 from reattend.policy import Array
 from reattend.recording import Recording
 
@@ -51,6 +52,7 @@ def attention_on_picture(
     picture: Any = None,
     *,
     grid: tuple[int, int] | None = None,
+    views: Sequence[View] = (),
     sinks: Collection[int] = (),
     title: str = "",
     ax: Any = None,
@@ -66,6 +68,9 @@ def attention_on_picture(
         What the model saw.
     grid : (rows, columns), optional
         Of the image's tokens; a square by default.
+    views : sequence of View, optional
+        Where the model saw the picture in parts, such as an overview and tiles: `join_views` lays
+        them on one grid, on which no sinks are framed.
     sinks : collection of int, optional
         Image tokens to frame.
     title : str, optional
@@ -91,8 +96,13 @@ def attention_on_picture(
         made = weights
         weights = made.attention.astype(float).mean((0, 1, 2))
         picture = made.picture if picture is None else picture
-        grid = grid or made.grid
-        sinks = sinks or visual_sinks(made)
+        grid = grid or (None if views else made.grid)
+        sinks = sinks or ([] if views else visual_sinks(made))
+    if views and sinks:
+        raise ValueError("sinks are tokens of one view: pass sinks or views, not both")
+    if views:
+        laid = join_views(weights, views, grid=grid)
+        weights, grid = laid.ravel(), (laid.shape[0], laid.shape[1])
     numbers = checked("weights", weights, "[K]")
     rows, columns = grid_of(len(numbers), grid)
     if any(not 0 <= sink < len(numbers) for sink in sinks):
@@ -115,7 +125,9 @@ def attention_on_picture(
         ax.set_aspect(picture.shape[0] / picture.shape[1] * columns / rows)
     ax.set_axis_off()
     ax.set_title(title)
-    bar = ax.figure.colorbar(image, ax=ax, label="attention on a token", alpha=1, shrink=0.8)
+    bar = ax.figure.colorbar(
+        image, ax=ax, label=f"attention on a {'cell' if views else 'token'}", alpha=1, shrink=0.8
+    )
     bar.outline.set_visible(False)
     return ax
 
