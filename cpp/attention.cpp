@@ -260,6 +260,30 @@ void Attention::finish(int64_t item, int64_t head, int64_t row, const RowState& 
     if (!out.direct()) out.store(item, head, row, to);
 }
 
+void Attention::tell(int64_t item, int64_t head, int64_t row, const RowState& state,
+                     const SegmentStatistics* found) const {
+    const float sum = denominator(item, head, row, state);
+    const int64_t index = scores.row_index(item, head, row) * num_segments;
+    const float whole = std::log(sum);
+    for (int g = 0; g < num_segments; ++g) {
+        const SegmentStatistics& of = found[g];
+        if (statistics.score_sums)
+            statistics.score_sums[index + g] = static_cast<float>(of.score_sum);
+        if (statistics.abs_score_sums)
+            statistics.abs_score_sums[index + g] = static_cast<float>(of.abs_score_sum);
+        if (statistics.entropies) {
+            const float moved = of.weight ? of.base - *state.max : 0;
+            const float share = std::isinf(sum) ? 0 : std::exp(moved) / sum;
+            // - sum A log A with log A = (score - base) + (base - max) - log(sum)
+            const float entropy = share * (of.weight * (whole - moved) - of.spread);
+            statistics.entropies[index + g] = share == 0 ? 0 : entropy;
+        }
+        if (statistics.largest)
+            statistics.largest[index + g] = std::exp(of.largest - *state.max) / sum;
+        if (statistics.largest_keys) statistics.largest_keys[index + g] = of.key;
+    }
+}
+
 void Attention::combine(const RowState& state, SegmentSet present, const float* scale,
                         float* to) const {
     const int first = __builtin_ctz(present);
@@ -277,6 +301,11 @@ void Attention::finish_empty(int64_t item, int64_t head, int64_t row) const {
     if (changed) changed[index] = 0;
     if (partials)
         std::fill_n(partials + index * num_segments * value_dim, num_segments * value_dim, 0.0f);
+    for (float* each : {statistics.score_sums, statistics.abs_score_sums, statistics.entropies,
+                        statistics.largest})
+        if (each) std::fill_n(each + index * num_segments, num_segments, 0.0f);
+    if (statistics.largest_keys)
+        std::fill_n(statistics.largest_keys + index * num_segments, num_segments, int64_t{-1});
 }
 
 namespace {
@@ -303,6 +332,10 @@ void attend(Attention& call) {
     call.scores.num_threads = worthy_threads(call);
     call.find_labels();
     call.check_labels();
+    call.wanted = call.statistics.wanted();
+    if (call.statistics.scores)
+        std::fill_n(call.statistics.scores, scores.row_index(scores.batch, 0, 0) * scores.key_len,
+                    kNoKey);
     if (few_rows(call))
         decode(call);
     else

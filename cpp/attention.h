@@ -88,6 +88,22 @@ struct PolicyStep {
     }
 };
 
+/// Where the statistics of rows go, contiguous; null: not asked for.
+struct StatisticsResults {
+    float* score_sums = nullptr;      // [batch, num_heads, query_len, num_segments]
+    float* abs_score_sums = nullptr;  // the same
+    float* entropies = nullptr;       // the same
+    float* largest = nullptr;         // the same
+    int64_t* largest_keys = nullptr;  // the same
+    float* scores = nullptr;          // [batch, num_heads, query_len, key_len]
+
+    /// Bits of Statistic.
+    unsigned wanted() const {
+        return (score_sums || abs_score_sums ? kScoreSums : 0u) | (entropies ? kEntropies : 0u) |
+               (largest || largest_keys ? kLargest : 0u) | (scores ? kScores : 0u);
+    }
+};
+
 /// Attention with interventions. Results are contiguous; null: not asked for.
 struct Attention {
     Scores scores;
@@ -111,6 +127,9 @@ struct Attention {
     float* column_sums = nullptr;    // [batch, num_heads, key_len]; needs logsumexp
     const uint8_t* summed = nullptr;  // [batch, num_heads], heads that column sums are for; null:
                                       // all. What others hold means nothing
+
+    StatisticsResults statistics;
+    unsigned wanted = 0;  // of these
 
     std::vector<uint8_t> labelled;  // [batch, num_heads], the largest label
 
@@ -147,6 +166,15 @@ struct Attention {
     /// weigh(), and the row's output. `present`: the segments that have a partial.
     void finish(int64_t item, int64_t head, int64_t row, const RowState& state,
                 SegmentSet present) const;
+    /// Writes the statistics of a row that sees a key: found [num_segments].
+    void tell(int64_t item, int64_t head, int64_t row, const RowState& state,
+              const SegmentStatistics* found) const;
+    /// Where the scores of rows go, from a key on.
+    Matrix<float> kept_scores(int64_t item, int64_t head, int64_t row, int64_t key) const {
+        if (!statistics.scores) return {};
+        return {statistics.scores + scores.row_index(item, head, row) * scores.key_len + key,
+                scores.key_len};
+    }
     /// Sums a row's partials, each multiplied by its factor; `to` may be the first of them.
     void combine(const RowState& state, SegmentSet present, const float* scale, float* to) const;
     /// The results of a row that sees no key.

@@ -59,6 +59,29 @@ inline void merge(const RowState& into, const RowState& from, SegmentSet present
     }
 }
 
+/// The same of statistics; `from` is of keys behind those of `into`.
+inline void merge(SegmentStatistics& into, const SegmentStatistics& from) {
+    into.score_sum += from.score_sum;
+    into.abs_score_sum += from.abs_score_sum;
+    if (from.largest > into.largest) {
+        into.largest = from.largest;
+        into.key = from.key;
+    }
+    if (from.weight == 0) return;
+    const float base = into.weight == 0 || from.base > into.base ? from.base : into.base;
+    const auto moved = [base](const SegmentStatistics& of, float& weight, float& spread) {
+        const float by = of.weight == 0 ? 0 : of.base - base, keep = std::exp(by);
+        weight = keep * of.weight;
+        spread = keep * (of.spread + by * of.weight);
+    };
+    float weight, spread, more, further;
+    moved(into, weight, spread);
+    moved(from, more, further);
+    into.base = base;
+    into.weight = weight + more;
+    into.spread = spread + further;
+}
+
 /// Sum over all segments: the softmax's denominator, relative to exp(max).
 inline float total(const RowState& state, int num_segments) {
     float sum = 0;

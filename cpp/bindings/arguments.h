@@ -40,6 +40,12 @@ enum Result : unsigned {
     kColumnSums = 4,
     kFactors = 8,
     kChanged = 16,
+    kScoreSumsResult = 32,
+    kAbsScoreSumsResult = 64,
+    kEntropiesResult = 128,
+    kLargestResult = 256,
+    kLargestKeysResult = 512,
+    kScoresResult = 1024,
 };
 
 /// Names and classes of the package, which the core looks for.
@@ -379,11 +385,18 @@ private:
         for (Py_ssize_t i = 0; i < (several ? PyTuple_GET_SIZE(given) : 1); ++i) {
             PyObject* name = several ? PyTuple_GET_ITEM(given, i) : given;
             if (!PyUnicode_CheckExact(name)) return false;
-            constexpr std::pair<const char*, Result> kNames[] = {{"masses", kMasses},
-                                                                 {"logsumexp", kLogsumexp},
-                                                                 {"column_sums", kColumnSums},
-                                                                 {"factors", kFactors},
-                                                                 {"changed", kChanged}};
+            constexpr std::pair<const char*, Result> kNames[] = {
+                {"masses", kMasses},
+                {"logsumexp", kLogsumexp},
+                {"column_sums", kColumnSums},
+                {"factors", kFactors},
+                {"changed", kChanged},
+                {"score_sums", kScoreSumsResult},
+                {"abs_score_sums", kAbsScoreSumsResult},
+                {"entropies", kEntropiesResult},
+                {"largest", kLargestResult},
+                {"largest_keys", kLargestKeysResult},
+                {"scores", kScoresResult}};
             const auto* found = std::find_if(std::begin(kNames), std::end(kNames),
                                              [&](auto each) { return is_text(name, each.first); });
             if (found == std::end(kNames)) return false;
@@ -416,6 +429,7 @@ private:
     bool read_plain(PyObject* given, PyObject* row) {
         if (is_none(given)) return true;
         plain = logsumexp(given);
+        if (returns >= kScoreSumsResult) return false;  // of rows that are not read again
         if (!plain || is_none(row)) return plain != nullptr;
         const Scores& scores = call.scores;
         const Array array(row);

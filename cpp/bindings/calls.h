@@ -14,6 +14,7 @@ namespace {
 /// What is returned, in the order of AttentionResult. Null: not asked for.
 struct Results {
     py::object out, masses, logsumexp, column_sums, factors, changed;
+    py::object score_sums, abs_score_sums, entropies, largest, largest_keys, scores_read;
 
     Results(Arguments& given) {
         Attention& call = given.call;
@@ -52,6 +53,7 @@ struct Results {
             changed = new_array(descr_of<bool>(), {items, heads, rows});
             call.changed = data_of<uint8_t>(changed);
         }
+        if (given.returns >= kScoreSumsResult) make_statistics(given);
         if (!asked(kLogsumexp)) logsumexp_ = std::move(logsumexp);  // only the sums need it
     }
 
@@ -61,9 +63,10 @@ struct Results {
         const auto or_none = [](const py::object& each) {
             return each ? each : py::reinterpret_borrow<py::object>(Py_None);
         };
-        const py::tuple fields =
-            py::make_tuple(or_none(out), or_none(masses), or_none(logsumexp), or_none(column_sums),
-                           or_none(factors), or_none(changed));
+        const py::tuple fields = py::make_tuple(
+            or_none(out), or_none(masses), or_none(logsumexp), or_none(column_sums),
+            or_none(factors), or_none(changed), or_none(score_sums), or_none(abs_score_sums),
+            or_none(entropies), or_none(largest), or_none(largest_keys), or_none(scores_read));
         const py::tuple as_argument = py::make_tuple(fields);
         PyObject* result = PyTuple_Type.tp_new(Package::get().result, as_argument.ptr(), nullptr);
         if (!result) throw py::error_already_set();
@@ -71,6 +74,25 @@ struct Results {
     }
 
 private:
+    void make_statistics(Arguments& given) {
+        Attention& call = given.call;
+        const Scores& scores = call.scores;
+        const auto make = [&](unsigned which, auto*& to, py::object& array, int64_t last) {
+            if (!(given.returns & which)) return;
+            using Number = std::remove_reference_t<decltype(*to)>;
+            array = new_array(descr_of<Number>(),
+                              {scores.batch, scores.num_heads, scores.query_len, last});
+            to = data_of<Number>(array);
+        };
+        StatisticsResults& to = call.statistics;
+        make(kScoreSumsResult, to.score_sums, score_sums, call.num_segments);
+        make(kAbsScoreSumsResult, to.abs_score_sums, abs_score_sums, call.num_segments);
+        make(kEntropiesResult, to.entropies, entropies, call.num_segments);
+        make(kLargestResult, to.largest, largest, call.num_segments);
+        make(kLargestKeysResult, to.largest_keys, largest_keys, call.num_segments);
+        make(kScoresResult, to.scores, scores_read, scores.key_len);
+    }
+
     py::object logsumexp_;
 };
 

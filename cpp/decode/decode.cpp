@@ -10,6 +10,7 @@
 #include "dispatch.h"
 #include "parallel.h"
 #include "segments/gathered_keys.h"
+#include "segments/labelled_columns.h"
 #include "segments/segment_runs.h"
 
 namespace reattend {
@@ -59,9 +60,10 @@ enum class Runs { kAlone, kAcross };
 /// Adds the keys of an interval to the states of a group.
 class Reader {
 public:
-    /// `kept`, if any, gets the weights of chunks that begin with tile number `tile`.
+    /// `told` [rows, num_segments]: statistics, where any are asked for. `kept`, if any, gets the
+    /// weights of chunks that begin with tile number `tile`.
     Reader(const Attention& call, const Group& group, const States& states, Runs runs,
-           SavedWeights* kept = nullptr, int64_t tile = 0)
+           SegmentStatistics* told, SavedWeights* kept = nullptr, int64_t tile = 0)
         : call_(call),
           scores_(call.scores),
           group_(group),
@@ -70,6 +72,7 @@ public:
           size_(group.size()),
           pairs_(multiplies_pairs(call, size_)),
           ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
+          told_{told, call.num_segments},
           saved_(kept),
           tile_(tile) {
         query_ = {Scratch::of_thread().floats(scratch(call, size_)),
@@ -135,8 +138,11 @@ private:
         for (int r = 0; r < size_; ++r) {
             const ScoreEdits edits =
                 scores_.edits(group_.item, group_.head(r), group_.row(r), 1, key, count, hidden);
-            kernels().softmax(weights_.at(r), 1, count, visible_ + r, edits, max_ + r, keep_ + r,
-                              sum_ + r);
+            if (call_.wanted)
+                tell(r, key, count, edits);
+            else
+                kernels().softmax(weights_.at(r), 1, count, visible_ + r, edits, max_ + r,
+                                  keep_ + r, sum_ + r);
             rescale(r);
             if (saved_)
                 saved_->keep(group_.item, group_.head(r), tile_, key, count, weights_.row(r),
@@ -150,6 +156,17 @@ private:
         else
             for (int r = 0; r < size_; r += static_cast<int>(group_.num_rows))
                 add_labels(key, count, r, static_cast<int>(group_.num_rows));
+    }
+
+    /// The softmax of a row, and what is read of its scores beside.
+    void tell(int r, int64_t key, int count, const ScoreEdits& edits) {
+        static_assert(kKeys <= TileStatistics::kMostColumns);
+        const int64_t head = group_.head(r);
+        const LabelledColumns<kKeys> columns(call_, group_.item, head, key, count);
+        kernels().softmax_with_statistics(weights_.at(r), 1, count, visible_ + r, edits, max_ + r,
+                                          keep_ + r, sum_ + r, columns.asked(call_.wanted, key),
+                                          told_.at(r),
+                                          call_.kept_scores(group_.item, head, group_.row(r), key));
     }
 
     void rescale(int r) {
@@ -276,6 +293,7 @@ private:
     int size_;
     bool pairs_;
     Ahead ahead_;
+    Matrix<SegmentStatistics> told_;
     SavedWeights* saved_;
     int64_t tile_;
     Matrix<float> query_, weights_;
@@ -307,7 +325,7 @@ struct Chunks {
 /// A state with one segment, seen as a state with the call's number of them. Where values are not
 /// finite, keys that a row does not see have reached it, unless it was read alone.
 void finish_row(const Attention& call, const Group& group, int r, const States& states,
-                SegmentSet present, bool alone) {
+                const SegmentStatistics* told, SegmentSet present, bool alone) {
     RowState state = states.row(r);
     float sum[kMaxSegments] = {};
     std::copy_n(state.sum, states.segments, sum);
@@ -317,6 +335,8 @@ void finish_row(const Attention& call, const Group& group, int r, const States& 
                  (!(present >> g & 1) || kernels().all_finite(state.partial_of(g), call.value_dim));
     if (!finite && !alone) return attend_row(call, group.item, group.head(r), group.row(r));
     state.sum = sum;
+    if (call.wanted)
+        call.tell(group.item, group.head(r), group.row(r), state, told + r * call.num_segments);
     call.finish(group.item, group.head(r), group.row(r), state, present);
 }
 
@@ -328,10 +348,11 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row) 
     const int segments = call.segmented(item, head, row, 1).size() ? call.num_segments : 1;
     std::vector<float> memory(States::size(1, segments, call.value_dim));
     const States states{memory.data(), segments, call.value_dim};
+    std::vector<SegmentStatistics> told(call.wanted ? call.num_segments : 0);
     const Interval keys = scores.keys_of_item(item);
     const SegmentSet present =
-        Reader(call, group, states, Runs::kAlone).run(keys, scores.visible(row, keys));
-    finish_row(call, group, 0, states, present, true);
+        Reader(call, group, states, Runs::kAlone, told.data()).run(keys, scores.visible(row, keys));
+    finish_row(call, group, 0, states, told.data(), present, true);
 }
 
 Decision decide_decode(const Attention& call) {
@@ -392,12 +413,17 @@ void decode(const Attention& call) {
         return first_unit[item] + group % scores.num_kv_heads * chunks[item].count + chunk;
     };
 
+    const int64_t told_size = call.wanted ? rows * call.num_segments : 0;
+    std::vector<SegmentStatistics> told(num_units * told_size);
     SavedWeights kept(call);
     std::vector<SegmentSet> present(num_units);
     const auto merge_chunks = [&](int64_t index) {
         const Group group = group_of(index);
         const int64_t first = unit_of(index, 0), count = chunks[group.item].count;
         const States states = states_of(first, index);
+        SegmentStatistics* of_group = told.data() + first * told_size;
+        for (int64_t i = told_size; i < count * told_size; ++i)
+            merge(of_group[i % told_size], of_group[i]);
         SegmentSet found = 0;
         for (int64_t chunk = 0; chunk < count; ++chunk) found |= present[first + chunk];
         for (int r = 0; r < rows; ++r) {
@@ -409,7 +435,7 @@ void decode(const Attention& call) {
                       states.segments, call.value_dim);
             kept.finish(group.item, group.head(r), chunks[group.item].visible, state,
                         states.segments);
-            finish_row(call, group, r, states, found, false);
+            finish_row(call, group, r, states, of_group, found, false);
         }
     };
 
@@ -421,7 +447,8 @@ void decode(const Attention& call) {
             std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
         const int64_t within = unit - first_unit[item], count = chunks[item].count;
         const int64_t index = item * scores.num_kv_heads + within / count;
-        present[unit] = Reader(call, group_of(index), states_of(unit, index), Runs::kAcross, &kept,
+        present[unit] = Reader(call, group_of(index), states_of(unit, index), Runs::kAcross,
+                               told.data() + unit * told_size, &kept,
                                within % count * (chunks[item].size / kKeys))
                             .run(chunks[item].keys, chunks[item].chunk(within % count));
         if (left[index].fetch_sub(1) == 1) merge_chunks(index);

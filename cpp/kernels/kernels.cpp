@@ -9,6 +9,7 @@
 #include "kernels/pack_bf16.h"
 #include "kernels/simd.h"
 #include "kernels/softmax.h"
+#include "kernels/statistics.h"
 #include "kernels/vectors.h"
 
 namespace reattend::REATTEND_ISA {
@@ -25,6 +26,7 @@ const Kernels kKernels{
     .scores = scores,
     .dots = dots,
     .softmax = softmax,
+    .softmax_with_statistics = softmax_with_statistics,
     .weights = weights,
     .sum_rows = sum_rows,
     .sum_columns = sum_columns,

@@ -34,6 +34,36 @@ struct ScoreEdits {
     int32_t num_hidden = 0;
 };
 
+/// What is read of a row's scores beside their softmax, as bits.
+enum Statistic : unsigned { kScoreSums = 1, kEntropies = 2, kLargest = 4, kScores = 8 };
+
+/// What the scores of a row and a segment tell, over the keys so far whose score is not -inf.
+struct SegmentStatistics {
+    double score_sum = 0, abs_score_sum = 0;
+    float base = 0;    // of the next two, at least the largest score
+    float weight = 0;  // sum of exp(score - base)
+    float spread = 0;  // sum of exp(score - base) (score - base)
+    float largest = -__builtin_inff();
+    int64_t key = -1;  // that has it, the first of several
+};
+
+/// Columns of a tile: in them lie all keys of a segment.
+struct SegmentColumns {
+    int32_t segment;
+    Range columns;
+};
+
+/// The statistics that are asked of a tile.
+struct TileStatistics {
+    static constexpr int kMostColumns = 512;
+
+    unsigned wanted;        // bits of Statistic
+    int64_t key;            // of the first column
+    const uint8_t* labels;  // of columns, some more readable; null: all are the only part's
+    const SegmentColumns* parts;
+    int num_parts;
+};
+
 /// Tiles are row-major floats. Widths are padded to kPad
 /// columns, which may hold anything before and zeros after the softmax. `visible` [rows] says which
 /// columns a row sees; null: all.
@@ -65,6 +95,13 @@ struct Kernels {
     /// tile's.
     void (*softmax)(Matrix<float> scores, int rows, int width, const Range* visible,
                     const ScoreEdits& edits, float* max, float* keep, float* sum);
+
+    /// The same, and adds to found [rows, segments] what is asked; `kept` [rows, width] gets the
+    /// scores where visible, if they are.
+    void (*softmax_with_statistics)(Matrix<float> scores, int rows, int width, const Range* visible,
+                                    const ScoreEdits& edits, float* max, float* keep, float* sum,
+                                    const TileStatistics& asked, Matrix<SegmentStatistics> found,
+                                    Matrix<float> kept);
 
     /// scores -> exp(score - logsumexp), 0 where not visible or where logsumexp is -inf: attention
     /// weights.

@@ -16,6 +16,7 @@
 #include "prefill/partial_outputs.h"
 #include "prefill/tile_products.h"
 #include "segments/gathered_keys.h"
+#include "segments/labelled_columns.h"
 #include "segments/segment_runs.h"
 
 namespace reattend {
@@ -34,7 +35,13 @@ public:
 
     /// Floats that a tile takes, with a sum for each of so many segments and so many partials.
     static size_t scratch(const Attention& call, int segments, int partials) {
-        return own_scratch(call, segments, partials) + SavedTiles::scratch(call);
+        return own_scratch(call, segments, partials) + SavedTiles::scratch(call) +
+               statistics_scratch(call);
+    }
+
+    static size_t statistics_scratch(const Attention& call) {
+        if (!call.statistics.wanted()) return 0;
+        return kRows * call.num_segments * sizeof(SegmentStatistics) / sizeof(float);
     }
 
     static size_t own_scratch(const Attention& call, int segments, int partials) {
@@ -82,6 +89,12 @@ private:
         }
         if (place.sums)
             saved_.emplace(call, place, memory_ + own_scratch(call, segments_, num_partials_));
+        if (call.wanted) {
+            float* room = memory_ + scratch(call, segments_, num_partials_);
+            told_ = {reinterpret_cast<SegmentStatistics*>(room - statistics_scratch(call)),
+                     call.num_segments};
+            std::fill_n(told_.data, rows_ * told_.ld, SegmentStatistics{});
+        }
         std::fill_n(max_, rows_, kNoKey);
         std::fill_n(&sum_[0][0], rows_ * kMaxSegments, 0.0f);
     }
@@ -103,7 +116,10 @@ private:
         const Range* visible = all_visible ? nullptr : visible_;
         weights_ = products_.scores(key, count, visible, saved_ ? saved_->next() : memory_);
         const ScoreEdits edits = scores_.edits(item_, head_, row_, rows_, key, count, hidden_);
-        kernels().softmax(weights_, rows_, count, visible, edits, max_, keep_, tile_sum_);
+        if (call_.wanted)
+            tell(key, count, visible, edits);
+        else
+            kernels().softmax(weights_, rows_, count, visible, edits, max_, keep_, tile_sum_);
         if (saved_) saved_->keep(key, count, weights_.ld, max_);
         rescale();
         add_sums(0, {0, segmented_.begin});
@@ -111,6 +127,15 @@ private:
         add_values(0, {0, apart_.begin}, {0, count}, visible);
         add_values(0, {apart_.end, rows_}, {0, count}, visible);
         if (segments_ > 1) add_segments(key, count, visible);  // the last: it takes weights out
+    }
+
+    /// The softmax of a tile, and what is read of its scores beside.
+    void tell(int64_t key, int count, const Range* visible, const ScoreEdits& edits) {
+        static_assert(kKeys <= TileStatistics::kMostColumns);
+        const LabelledColumns<kKeys> columns(call_, item_, head_, key, count);
+        kernels().softmax_with_statistics(weights_, rows_, count, visible, edits, max_, keep_,
+                                          tile_sum_, columns.asked(call_.wanted, key), told_,
+                                          call_.kept_scores(item_, head_, row_, key));
     }
 
     /// Brings earlier sums, partials and weights to the new maxima.
@@ -190,6 +215,8 @@ private:
     void finish() {
         partials_.open(0);  // rows that see no key come here too
         for (int g = 1; g < segments_; ++g) partials_.catch_up(g);
+        for (int r = 0; call_.wanted && r < rows_; ++r)
+            call_.tell(item_, head_, row_ + r, state(r), told_.row(r));
         if (!call_.partials && all_finite()) {
             finish_rows({0, apart_.begin}, false);
             finish_rows(apart_, true);
@@ -268,7 +295,8 @@ private:
     PartialOutputs partials_;
     Products products_;
     std::optional<SavedTiles> saved_;
-    Matrix<float> weights_;  // of the tile of keys
+    Matrix<float> weights_;           // of the tile of keys
+    Matrix<SegmentStatistics> told_;  // [rows, num_segments], where any are asked for
     GatheredKeys gathered_[kMaxSegments];
     float max_[kRows], keep_[kRows], tile_sum_[kRows], sum_[kRows][kMaxSegments];
     Range visible_[kRows];

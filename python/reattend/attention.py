@@ -148,7 +148,11 @@ def attention(
         What to return beside the output: ``"masses"`` [B, H, N, G], ``"logsumexp"`` [B, H, N] and
         ``"column_sums"`` [B, H, M] of attention before the policy (column sums leave out rows that
         stand at a masked key, if causal); the policy's ``"factors"`` [B, H, N, G], and the rows it
-        ``"changed"``, bool [B, H, N].
+        ``"changed"``, bool [B, H, N]. Of each segment too, [B, H, N, G], over the keys whose score
+        is not -inf: ``"score_sums"`` and ``"abs_score_sums"`` of scores as the softmax takes them,
+        ``"entropies"`` -sum A log A (over segments they sum to the row's), and the ``"largest"``
+        weight with its key, ``"largest_keys"`` int64; 0 and -1 without a key. ``"scores"``
+        [B, H, N, M] are meant for few rows: as large as the matrix.
     out : array [B, H, N, Dv], optional
         Where to write the output; float32, or of query's type as it is by default. A signal whose
         handler raises (Ctrl-C) ends a long call; some rows of ``out`` are written then.

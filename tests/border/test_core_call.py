@@ -117,6 +117,7 @@ def options(rng):
         ],
         "returns": [
             "masses", ("masses",), ("masses", "logsumexp", "column_sums", "factors", "changed"),
+            ("score_sums", "abs_score_sums", "entropies", "largest", "largest_keys"), "scores",
             ["masses"], {"masses"}, "mass", ("masses", 3), 3, None, [], "column_sums", "out",
         ],
         "out": [

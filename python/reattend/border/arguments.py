@@ -17,7 +17,10 @@ from reattend.policy import LARGEST, MAX_SEGMENTS, SMALLEST_MASS, Array, Policy,
 FLOAT32 = np.dtype(np.float32)
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_THREADS = 1024  # OpenMP ends the process where the system refuses a thread
-RETURNS = ("masses", "logsumexp", "column_sums", "factors", "changed")
+STATISTICS = (
+    "score_sums", "abs_score_sums", "entropies", "largest", "largest_keys", "scores",
+)  # fmt: skip
+RETURNS = ("masses", "logsumexp", "column_sums", "factors", "changed", *STATISTICS)
 
 
 class Shape(NamedTuple):

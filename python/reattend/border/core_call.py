@@ -68,12 +68,12 @@ def _decided_in_python(call: Prepared, threads: int) -> Any:
     )
     few = 4 * np.prod(rows) * count * value_dim <= _FEW_PARTIALS
     asked = arguments.names(request.returns)
-    sums = ("column_sums",) if "column_sums" in asked else ()
+    of_rows = [name for name in asked if name in ("column_sums", *arguments.STATISTICS)]
     bare = request._replace(policy=None, where=None, num_segments=count)
     found = _core.attention(
         *call[:4],
         bare._replace(
-            returns=("masses", "logsumexp", *sums), out=None,
+            returns=("masses", "logsumexp", *of_rows), out=None,
             instead="partials" if few else "nothing",
         ),
         threads,
@@ -86,10 +86,7 @@ def _decided_in_python(call: Prepared, threads: int) -> Any:
         write(combine(found.out, factors), out, call.mask.dtype)
     else:
         out = _core.attention(*call[:4], bare._replace(returns=(), decided=factors), threads)
-    known = {
-        "masses": found.masses, "logsumexp": found.logsumexp, "column_sums": found.column_sums,
-        "factors": factors, "changed": (factors != 1).any(-1),
-    }  # fmt: skip
+    known = found._asdict() | {"factors": factors, "changed": (factors != 1).any(-1)}
     return AttentionResult(out, **{name: known[name] for name in asked}) if asked else out
 
 

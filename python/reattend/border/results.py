@@ -14,7 +14,8 @@ from reattend.policy import Array
 class AttentionResult(NamedTuple):
     """What `attention` gives when ``returns`` names anything; what was not asked for is None.
 
-    Masses, column sums and logsumexp are those of plain attention, before any policy.
+    All but the output, factors and changed are of plain attention, before any policy. Keys whose
+    score is -inf, hidden ones and those of a bias, count in none of them.
     """
 
     out: Array  # [B, H, N, Dv]
@@ -23,6 +24,12 @@ class AttentionResult(NamedTuple):
     column_sums: Array | None = None  # [B, H, M], the attention each key received
     factors: Array | None = None  # [B, H, N, G], what multiplied each segment; 1 in rows left alone
     changed: Array | None = None  # bool [B, H, N], the rows with a factor that is not 1
+    score_sums: Array | None = None  # [B, H, N, G], of scores as the softmax takes them
+    abs_score_sums: Array | None = None  # [B, H, N, G], of their sizes
+    entropies: Array | None = None  # [B, H, N, G], -sum A log A, in nats; a row's is the sum over G
+    largest: Array | None = None  # [B, H, N, G], the largest weight; 0 where no key is seen
+    largest_keys: Array | None = None  # int64 [B, H, N, G], the key that has it, the first; or -1
+    scores: Array | None = None  # [B, H, N, M], as the softmax takes them; -inf where not seen
 
     def __repr__(self) -> str:
         return _shapes(self)
