@@ -33,7 +33,7 @@ PYTHON_LAYERS = [
         "main_interpreter",
     ],
     ["policy"],
-    ["transform", "epilogue", "fingerprint", "reading"],
+    ["transform", "epilogue", "fingerprint", "reading", "row_statistics"],
     ["border"],
     ["plan", "attention", "column_sums", "reference", "cache", "profile"],
     ["sinks", "call", "text_branch", "measures"],

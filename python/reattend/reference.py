@@ -12,27 +12,15 @@ from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState
 from reattend.epilogue import Epilogue
 from reattend.policy import LARGEST, Array, Policy, Reweight
+from reattend.row_statistics import statistics
 from reattend.transform import Transform
 
 
 def weights(
-    query: Array,
-    key: Array | Quantized,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    key_mask: Array | None = None,
-    bias: Array | None = None,
-    window: int | None = None,
-    softcap: float | None = None,
-    dtype: str | None = None,
-    transform: Transform | None = None,
-    null_logit: Array | None = None,
+    query: Array, key: Array | Quantized, *, null_logit: Array | None = None, **mask: Any
 ) -> tuple[Array, Array, Array]:
     """Give the attention matrix A [B, H, N, M], logsumexp [B, H, N] and the keys each row sees."""
-    scores, seen = _scores(
-        query, key, scale, causal, key_mask, bias, window, softcap, dtype, transform
-    )
+    scores, seen = _scores(query, key, **mask)
     with np.errstate(invalid="ignore", over="ignore"):
         largest = scores.max(-1, keepdims=True, initial=-np.inf)
         shifted = np.exp(scores - np.where(np.isneginf(largest), 0, largest))
@@ -48,6 +36,7 @@ def weights(
 def _scores(
     query: Array,
     key: Array | Quantized,
+    *,
     scale: float | None = None,
     causal: bool = False,
     key_mask: Array | None = None,
@@ -56,8 +45,12 @@ def _scores(
     softcap: float | None = None,
     dtype: str | None = None,
     transform: Transform | None = None,
+    null_logit: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Give scores [B, H, N, M] as the softmax takes them, -inf at keys a row does not see."""
+    """Give scores [B, H, N, M] as the softmax takes them, -inf at keys a row does not see.
+
+    A null key is none of them.
+    """
     num_rows, num_keys = query.shape[2], key.shape[2]
     key = np.repeat(_numbers(key, dtype), query.shape[1] // max(key.shape[1], 1), axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -81,51 +74,10 @@ def _scores(
     return np.where(seen, scores, -np.inf), seen
 
 
-def statistics(
-    query: Array,
-    key: Array | Quantized,
-    *,
-    segments: Array | None = None,
-    num_segments: int | None = None,
-    null_logit: Array | None = None,
-    **mask: Any,
-) -> dict[str, Array]:
-    """Give what rows tell of each segment beside its mass, by name; [B, H, N, G], and scores.
-
-    Keys whose score is -inf, hidden ones and those of a bias, do not count.
-    """
-    scores, _ = _scores(query, key, **mask)  # [B, H, N, M]
-    matrix = weights(query, key, null_logit=null_logit, **mask)[0]
-    labels = _labels(segments, key.shape[2])[:, :, None]
-    found: dict[str, list[Array]] = {}
-    for label in range(_count(segments, num_segments)):
-        here = (labels == label) & ~np.isneginf(scores)
-        some, part = np.where(here, scores, 0), np.where(here, matrix, 0)
-        best = np.where(here, scores, -np.inf)
-        none = ~here.any(-1)
-        each = {
-            "score_sums": some.sum(-1),
-            "abs_score_sums": abs(some).sum(-1),
-            "entropies": -(part * np.log(np.where(part > 0, part, 1))).sum(-1),
-            "largest": part.max(-1, initial=0),
-            "largest_keys": np.where(none, -1, best.argmax(-1) if best.shape[-1] else 0),
-        }
-        for name, values in each.items():
-            found.setdefault(name, []).append(values)
-    return {"scores": scores, **{name: np.stack(parts, -1) for name, parts in found.items()}}
-
-
 def _labels(segments: Array | None, key_len: int) -> Array:
     """Give a label for each key [B or 1, H or 1, M]: those beyond the given ones are in 0."""
-    if segments is None:
-        return np.zeros((1, 1, key_len), dtype=np.uint8)
+    segments = np.zeros((1, 1, 0), np.uint8) if segments is None else segments
     return np.pad(segments, ((0, 0), (0, 0), (0, key_len - segments.shape[-1])))
-
-
-def _count(segments: Array | None, num_segments: int | None) -> int:
-    if num_segments is not None:
-        return num_segments
-    return 1 if segments is None else int(segments.max(initial=0)) + 1
 
 
 def segment_pass(
@@ -145,7 +97,7 @@ def segment_pass(
     value = np.repeat(value, query.shape[1] // max(value.shape[1], 1), axis=1)
     finite = np.isfinite(value)
     masses, partials = [], []
-    for label in range(_count(segments, num_segments)):
+    for label in range(num_segments or int(labels.max(initial=0)) + 1):
         part = np.where(labels[:, :, None, :] == label, matrix, 0)  # [B, H, N, M]
         masses.append(part.sum(-1))
         out = part @ np.where(finite, value, 0)
@@ -200,7 +152,7 @@ def attention(
     where: Array | Sequence[Array | None] | None = None,
     heads_from: Array | None = None,
     epilogue: Epilogue | Sequence[Epilogue | None] | None = None,
-    returns: str | Sequence[str] = (),
+    returns: Sequence[str] = (),
     out: Array | None = None,
     num_threads: int | None = None,
     **mask: Any,
@@ -212,36 +164,34 @@ def attention(
     for each policy.
     """
     policies = [] if policy is None else [policy] if callable(policy) else list(policy)
-    wheres = _for_each(where, len(policies))
-    returns = (returns,) if isinstance(returns, str) else returns
+    wheres = _for_each(where, max(len(policies), 1))
     sizes = [p.num_segments for p in policies if isinstance(p, Reweight)]
     if heads_from is not None:
-        query, key, value = _as_heads(query, key, value, heads_from, mask.get("dtype"))
-    how = {"segments": segments, "num_segments": max(sizes, default=None), **mask}
-    state = segment_pass(query, key, value, **how)
-    total = np.ones_like(state.masses)
-    empty = np.isneginf(state.logsumexp)
-    for rule, rows in zip(policies, wheres, strict=True):
+        numbers = (_numbers(array, mask.get("dtype")) for array in (query, key, value))
+        query, key, value = _as_heads(heads_from, *numbers)
+    state = segment_pass(
+        query, key, value, segments=segments, num_segments=max(sizes, default=None), **mask
+    )
+    total, sees = np.ones_like(state.masses), ~np.isneginf(state.logsumexp)
+    for rule, rows in zip(policies, wheres, strict=bool(policies)):
         factors = rule(state.masses * total)
-        changed = ~empty if rows is None else rows & ~empty
+        changed = sees if rows is None else rows & sees
         if isinstance(rule, Reweight):
             changed = changed & ~(np.abs(total * factors) > LARGEST).any(-1)
         total = total * np.where(changed[..., None], factors, 1)
     result = combine(state.partials, total)
-    ends = _for_each(epilogue, max(len(policies), 1))
-    for end, rows in zip(ends, wheres or [where], strict=True):
+    for end, rows in zip(_for_each(epilogue, len(wheres)), wheres, strict=True):
         result = result if end is None else end(result, rows)
     if out is not None:
-        out[...] = result
-        result = out
+        out[...], result = result, out
     if not returns:
         return result
-    extra = {"masses": state.masses, "logsumexp": state.logsumexp, "factors": total}
-    extra["changed"] = (total != 1).any(-1)
+    extra = state._asdict() | {"factors": total, "changed": (total != 1).any(-1)}
     if "column_sums" in returns:
         extra["column_sums"] = column_sums(query, key, **mask)
     if any(name not in extra for name in returns):
-        extra |= statistics(query, key, **how)
+        scores, matrix = _scores(query, key, **mask)[0], weights(query, key, **mask)[0]
+        extra |= statistics(scores, matrix, _labels(segments, key.shape[2]), total.shape[-1])
     return AttentionResult(result, **{name: extra[name] for name in returns})
 
 
@@ -250,14 +200,11 @@ def _for_each(given: Any, count: int) -> list[Any]:
     return list(given) if isinstance(given, (list, tuple)) else [given] * count
 
 
-def _as_heads(
-    query: Array, key: Array | Quantized, value: Array | Quantized, heads: Array, dtype: str | None
-) -> tuple[Array, Array, Array]:
+def _as_heads(heads: Array, *arrays: Array) -> list[Array]:
     """Give each head the query and key of another one, and its own value."""
+    query, key, value = (np.repeat(x, arrays[0].shape[1] // x.shape[1], axis=1) for x in arrays)
     each = np.broadcast_to(heads, query.shape[:2])[:, :, None, None]
-    numbers = [_numbers(array, dtype) for array in (query, key, value)]
-    query, key, value = (np.repeat(x, query.shape[1] // x.shape[1], axis=1) for x in numbers)
-    return np.take_along_axis(query, each, 1), np.take_along_axis(key, each, 1), value
+    return [*(np.take_along_axis(x, each, axis=1) for x in (query, key)), value]
 
 
 def _numbers(array: Array | Quantized, dtype: str | None) -> Array:
