@@ -376,8 +376,8 @@ TABLE = {
     ),
     "measures.spread.entropy": (
         measures.entropy,
-        {"query": QUERY, "key": KEY, "scale": 0.3, "causal": True, "window": 3,
-         "key_mask": np.ones((2, 5), bool), "num_threads": 1},
+        {"query": QUERY, "key": KEY, "scale": 0.3, "causal": True, "window": 3, **BIAS,
+         "softcap": 2.0, "key_mask": np.ones((2, 5), bool), "num_threads": 1},
     ),
     "method.Method.check_model": (
         ra.VHR(layers=(1,)).check_model, {"num_layers": 4, "num_heads": 4, "hidden_size": 16}

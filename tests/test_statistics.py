@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from reattend import Reweight, attention, reference
 from reattend.border.dtypes import to_float32
 from reattend.border.quantized import quantize
+from reattend.border.request import MaskSpec
+from reattend.call import Call, Prompt
 from tensors import LABELS, MASKS, Sizes, close, labels_of, mask_of, same_bytes, tensors
 from test_properties import MASKED, SEEDS, all_sizes
 
@@ -143,3 +145,23 @@ def test_equal_scores_give_the_first_key():
         found = attention(query, key, key, segments=labels, returns=("largest_keys", "entropies"))
         assert (found.largest_keys == [0, 20]).all()
         close(found.entropies.sum(-1), np.full((1, 1, rows), np.log(1200), np.float32))
+
+
+@pytest.mark.parametrize("masks", ["causal", "left-padding", "window", "softcap", "bias-keys"])
+@pytest.mark.parametrize("length", [1, 12])
+@pytest.mark.parametrize("stored", [np.asarray, quantize], ids=["float32", "int8"])
+def test_a_call_reads_scores_off_a_pass(rng, masks, length, stored):
+    sizes = Sizes(length, 12)
+    query, key, value = tensors(rng, sizes)
+    how = mask_of(rng, sizes, masks)
+    given = stored(key)
+    call = Call(0, 1, query, given, stored(value), Prompt(12), MaskSpec(**how))
+    keys = np.zeros((2, 12), bool)
+    keys[0, 3:7] = keys[1, 5:9] = True
+    how.pop("bias", None)
+    wide = given if stored is np.asarray else given.to_float32()
+    bare = reference.attention(query, wide, value, returns=("scores",), **how).scores
+    counted = np.where(keys[:, None, None] & (bare > -np.inf), bare, 0)
+    close(call.row_scores(keys), counted[:, :, -1], "row_scores", 2e-6)
+    rows = np.arange(length) >= length - 2
+    close(call.score_sums(keys, rows), counted[:, :, rows].sum(-1), "score_sums", 5e-6)

@@ -11,7 +11,7 @@ import numpy as np
 
 from reattend.border.core_call import attend, sums_of
 from reattend.border.dtypes import to_float32
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import keys_between
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integer, marks, numbers, pairs
@@ -23,6 +23,7 @@ NEVER = np.iinfo(np.int64).max  # a position after every row
 _ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of it
 _SUMMED = Request(returns=("logsumexp", "column_sums"))
 _UNSUMMED = Request(returns=("logsumexp",))
+_TOLD = Request(returns=("logsumexp", "column_sums", "score_sums"), num_segments=2)
 _FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
 
 
@@ -97,6 +98,12 @@ def _zeros(batch: int) -> Array:
     zeros = np.zeros(batch, np.int64)
     zeros.flags.writeable = False
     return zeros
+
+
+def _around(marked: Array) -> slice:
+    """Give the keys from the first to the last that is marked in any item [B, M]."""
+    places = np.flatnonzero(marked.any(0))
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 def _outputs(given: Any) -> dict[int, Array]:
@@ -234,7 +241,7 @@ class Call:
         Returns
         -------
         array [B, H, M]
-            float64, after scale and softcap; 0 at other keys, and at keys that the row's window or
+            float32, after scale and softcap; 0 at other keys, and at keys that the row's window or
             the padding hides.
 
         Raises
@@ -253,20 +260,19 @@ class Call:
         seen = keys if self.key_mask is None else keys & self.key_mask
         if self._window is not None:
             seen = seen & (np.arange(self.key_len) > self.key_len - 1 - self._window)
-        dtype, scale, softcap = self.mask.dtype, self.mask.scale, self.mask.softcap
-        group = self.num_heads // self.num_kv_heads
-        query = to_float32(np.ascontiguousarray(self.query[:, :, -1]), dtype).astype(np.float64)
-        query *= query.shape[-1] ** -0.5 if scale is None else scale
-        query = query.reshape(self.batch, self.num_kv_heads, group, -1)
-        scores = np.zeros((self.batch, self.num_heads, self.key_len))
-        key: Any = to_float32(self.key, dtype) if isinstance(self.key, Quantized) else self.key
-        for item, some in enumerate(seen):
-            near = to_float32(np.ascontiguousarray(key[item][:, some]), dtype).astype(np.float64)
-            found = query[item] @ near.swapaxes(-1, -2)  # [H_kv, group, K]
-            scores[item][:, some] = found.reshape(self.num_heads, -1)
-        if softcap is not None:
-            scores = softcap * np.tanh(scores / softcap)
+        scores = np.zeros((self.batch, self.num_heads, self.key_len), np.float32)
+        near = _around(seen)
+        found = self._told("scores", self.query[:, :, -1:], near)[:, :, 0]
+        np.copyto(scores[..., near], found, where=seen[:, None, near])
         return scores
+
+    def _told(self, name: str, query: Array, keys: slice, segments: Array | None = None) -> Array:
+        """Give what some rows tell of keys that they all see, before a bias."""
+        near = keys_between(self.key, keys)
+        mask = self.mask._replace(causal=False, key_mask=None, bias=None, window=None)
+        request = Request(segments, returns=(name,), instead="nothing", num_segments=2)
+        found = attend(query, near, near, mask, request, self.num_threads)
+        return np.asarray(getattr(found, name))
 
     @cached_property
     def row_weights(self) -> Array:
@@ -308,9 +314,7 @@ class Call:
             bias = bias[:, :, row : row + 1, :end]
         key_mask = None if self.key_mask is None else self.key_mask[:, :end]
         mask = self.mask._replace(key_mask=key_mask, bias=bias)
-        key, value = self.key, self.value
-        if end < self.key_len:
-            key, value = key[:, :, :end], value[:, :, :end]
+        key, value = (keys_between(each, slice(end)) for each in (self.key, self.value))
         found: AttentionResult = attend(
             self.query[:, :, row : row + 1], key, value, mask,
             Request(returns=("column_sums",)), self.num_threads,
@@ -379,9 +383,9 @@ class Call:
         return inside & (np.arange(self.key_len) < self.num_prompt)
 
     def score_sums(self, keys: Array, rows: Array) -> Array:
-        """Sum the scores, before the softmax, of some rows over some keys, [B, H, R].
+        """Sum the scores, before the softmax and a bias, of some rows over some keys, [B, H, R].
 
-        A sum of products with a row is one product with the sum of the keys.
+        In a call of one row this is read off the plain pass, from which the session goes on.
 
         Parameters
         ----------
@@ -393,8 +397,7 @@ class Call:
         Raises
         ------
         TypeError, ValueError
-            If keys or rows do not fit; with a softcap or a bias, under which scores are no
-            products.
+            If keys or rows do not fit.
 
         Examples
         --------
@@ -403,31 +406,26 @@ class Call:
         >>> call.score_sums(np.array([[True, True]]), np.array([False, True])).tolist()
         [[[4.0]]]
         """
-        if self.mask.softcap is not None or self.mask.bias is not None:
-            raise ValueError(
-                f"layer {self.layer}: sums of scores need scores without softcap and bias"
-            )
-        dtype, scale = self.mask.dtype, self.mask.scale
-        window, group = self._window, self.num_heads // self.num_kv_heads
         keys = marks("keys", keys, "[B, M]", (self.batch, self.key_len))
         rows = marks("rows", rows, "[N]", self.query.shape[2:3])
         seen = keys if self.key_mask is None else keys & self.key_mask
-        query = to_float32(self.query[:, :, rows], dtype).astype(np.float64)  # [B, H, R, D]
-        query *= query.shape[3] ** -0.5 if scale is None else scale
-        sums = np.empty(query.shape[:3])
-        for i, row in enumerate(self.rows[rows]):
-            if i == 0 or window is not None:  # else all rows see the same
-                near = True if window is None else np.arange(self.key_len) > row - window
-                total = self._sum_of_keys(seen & near, dtype).repeat(group, axis=1)  # [B, H, D]
-            sums[:, :, i] = np.einsum("bhd,bhd->bh", query[:, :, i], total)
+        single = self.query.shape[2] == 1 and rows.all() and self._window is None
+        if single and self.mask.bias is None and self.computed.plain is None:
+            # Beside what the session does next, the sums cost next to nothing.
+            labels = seen[:, None].view(np.uint8)
+            self.computed.plain = self._pass(_TOLD._replace(segments=labels))
+            return np.asarray(self.computed.plain.score_sums)[..., 1]
+        positions, window = self.rows[rows], self._window
+        sums = np.empty((self.batch, self.num_heads, len(positions)), np.float32)
+        for i in range(1 if window is None else len(positions)):
+            some = slice(None) if window is None else slice(i, i + 1)
+            if window is not None:
+                seen = keys & seen & (np.arange(self.key_len) > positions[i] - window)
+            near = _around(seen)
+            labels = seen[:, None, near].astype(np.uint8)
+            found = self._told("score_sums", self.query[:, :, rows][:, :, some], near, labels)
+            sums[:, :, some] = found[..., 1]
         return sums
-
-    def _sum_of_keys(self, marked: Array, dtype: str | None) -> Array:
-        total = np.zeros((*self.key.shape[:2], self.key.shape[3]))  # [B, H_kv, D]
-        key: Any = to_float32(self.key, dtype) if isinstance(self.key, Quantized) else self.key
-        for item, some in enumerate(marked):
-            total[item] = to_float32(key[item][:, some], dtype).sum(1, dtype=np.float64)
-        return total
 
     @cached_property
     def after_image(self) -> Array:
@@ -569,11 +567,11 @@ class Call:
         Whoever reads this pays for the pass, and the session then only corrects what plans change.
         """
         if self.computed.plain is None:
-            self.computed.plain = self._pass(self.query.shape[2] == 1, None)
+            single = self.query.shape[2] == 1
+            self.computed.plain = self._pass(_SUMMED if single else _UNSUMMED)
         return self.computed.plain
 
-    def _pass(self, summed: bool, heads: Array | None) -> AttentionResult:
-        request = _SUMMED if summed else _UNSUMMED
+    def _pass(self, request: Request, heads: Array | None = None) -> AttentionResult:
         if heads is not None or self.out is not None:
             heads = None if heads is None else heads[None].repeat(self.batch, axis=0)
             request = request._replace(out=self.out, heads=heads)
@@ -612,7 +610,7 @@ class Call:
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
         if self.computed.plain is None and valid is None:  # both in one pass
             # A single row's sums are its weights, of all heads.
-            self.computed.plain = self._pass(True, None if single else heads)
+            self.computed.plain = self._pass(_SUMMED, None if single else heads)
             return np.asarray(self.plain.column_sums)
         logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
         if sums is not None and single:

@@ -118,24 +118,13 @@ def test_errors_name_the_parameter(make, message):
         make()
 
 
-def test_spin_names_what_hides_its_scores():
-    from reattend import Session
-
-    query, key, value = (x[0] for x in (INPUTS.query, INPUTS.key, INPUTS.value))
-    session = Session(SPIN(), num_layers=5)
-    image = np.pad(INPUTS.image, ((0, 0), (0, 3)))
-    with (
-        session.generation(image),
-        pytest.raises(ValueError, match="without softcap and bias"),
-    ):
-        session.attend(0, query, key, value, softcap=5.0)
-
-
-@pytest.mark.parametrize("window", [None, 12])
+@pytest.mark.parametrize("hidden", [{}, {"window": 12}, {"softcap": 1.5}], ids=str)
 @pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
-def test_spin_counts_the_keys_that_a_row_sees(window, stored):
-    """With a window, and keys of other types, the heads are those of the full matrix."""
+@pytest.mark.parametrize("step", [False, True], ids=["prompt", "step"])
+def test_spin_counts_the_keys_that_a_row_sees(hidden, stored, step):
+    """With a window or softcap, and keys of other types, heads are those of the full matrix."""
     from reattend import Session, quantize, reference
+    from reattend.border.quantized import keys_between
 
     query, key, value = (x[1] for x in (INPUTS.query, INPUTS.key, INPUTS.value))
     if stored == "float16":
@@ -144,15 +133,20 @@ def test_spin_counts_the_keys_that_a_row_sees(window, stored):
         key, value = quantize(key), quantize(value)
     image = np.pad(INPUTS.image, ((0, 0), (0, 3)))
     session = Session(SPIN(r=0.5, gamma=0), num_layers=5)
-    with session.generation(image):
-        out = session.attend(1, query, key, value, window=window)
+    with session.generation(image[:, :26] if step else image):
+        if step:
+            before = (keys_between(each, slice(26)) for each in (key, value))
+            session.attend(1, query[:, :, :26], *before, **hidden)
+        out = session.attend(1, query[:, :, 26 if step else 0 :], key, value, **hidden)
     from reattend.border.dtypes import to_float32
 
     full = np.repeat(to_float32(key).astype(float), 2, 1)
-    scores = query[:, :, -1:].astype(float) @ full.swapaxes(-1, -2)
-    seen = image if window is None else image & (np.arange(27) > 26 - window)
+    scores = query[:, :, -1:].astype(float) @ full.swapaxes(-1, -2) / 4
+    if "softcap" in hidden:
+        scores = 1.5 * np.tanh(scores / 1.5)
+    seen = image & (np.arange(27) > 26 - hidden.get("window", 27))
     looks = np.where(seen[:, None], scores[:, :, 0], 0).sum(-1)
-    plain = reference.attention(query, key, value, causal=True, window=window)[:, :, -1]
+    plain = reference.attention(query, key, value, causal=True, **hidden)[:, :, -1]
     for item in range(2):
         for head in np.argsort(-looks[item])[2:]:
             plain[item, head] = 0

@@ -1,4 +1,4 @@
-"""How a row's attention is spread: its entropy, from two passes and no matrix."""
+"""How a row's attention is spread: its entropy, from one pass over the keys and no matrix."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ def entropy(
     scale: float | None = None,
     causal: bool = True,
     key_mask: Array | None = None,
+    bias: Array | None = None,
     window: int | None = None,
+    softcap: float | None = None,
     num_threads: int | None = None,
 ) -> Array:
     r"""Compute the entropy of each row of attention, in nats.
 
     .. code-block:: text
 
-        H_i = - sum_j a_ij log a_ij = logsumexp_i - scale q_i . sum_j a_ij k_j
+        H_i = - sum_j a_ij log a_ij
 
-    The last sum is attention with the keys as values, so the matrix is never there. A bias or a
-    softcap would break this, so there are none.
+    Summed inside the pass: the matrix is never there, and no value is read.
 
     What Does BERT Look At? An Analysis of BERT's Attention (2019), arXiv 1906.04341.
 
     Parameters
     ----------
-    query, key, scale, key_mask, window, num_threads
+    query, key, scale, key_mask, bias, window, softcap, num_threads
         As for `reattend.attention`.
     causal : bool, optional
         As there, but True by default.
@@ -42,7 +43,7 @@ def entropy(
     Returns
     -------
     array [B, H, N]
-        float32, within about 1e-6 of the largest score; NaN for a row that sees no key.
+        float32; NaN for a row that sees no key.
 
     Examples
     --------
@@ -52,15 +53,13 @@ def entropy(
     """
     query = np.asarray(numbers("query", query, "[B, H, N, D]"), np.float32)
     key = np.asarray(numbers("key", key, "[B, H_kv, M, D]"), np.float32)
-    result = attention(
-        query, key, key, scale=scale, causal=causal, key_mask=key_mask, window=window,
-        returns="logsumexp", num_threads=num_threads,
+    found: Any = attention(
+        query, key, key[..., :0], scale=scale, causal=causal, key_mask=key_mask, bias=bias,
+        window=window, softcap=softcap, returns=("logsumexp", "entropies"),
+        num_threads=num_threads,
     )  # fmt: skip
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    mean = np.einsum("bhnd,bhnd->bhn", query, result.out, dtype=np.float64) * factor
-    logsumexp: Any = result.logsumexp
-    found = np.where(np.isneginf(logsumexp), np.nan, logsumexp - mean)
-    return np.asarray(np.maximum(found, 0).astype(np.float32))
+    entropies: Array = np.maximum(found.entropies[..., 0], 0)  # below 0 by a rounding
+    return np.where(np.isneginf(found.logsumexp), np.float32(np.nan), entropies)
 
 
 def collapsed(entropies: Array, at_most: float = 1.0) -> Array:

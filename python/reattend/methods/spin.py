@@ -22,8 +22,8 @@ class SPIN(Method):
         x_h  = sum_{j in I} s_hj                          scores before the softmax
         O'_h = O_h of the int(r H) heads of the largest x_h, gamma O_h of the others
 
-    The rows are the prompt's last and those of the answer, each with its own heads. The sum over
-    the image is one product with the sum of its keys, so no score is computed twice. The published
+    The rows are the prompt's last and those of the answer, each with its own heads. In a step the
+    sum is read off the pass whose output is scaled, so no score is computed twice. The published
     code takes all keys where there is no image; here such items are left alone.
 
     Paper: Mitigating Hallucinations in Vision-Language Models through Image-Guided Head Suppression
