@@ -143,12 +143,25 @@ def test_nothing_is_said_where_something_happens():
         (lambda x: x, {"attn_mask": None}, "key_mask="),
         (lambda x: x, {"is_causal": True}, "pass causal="),
         (lambda x: x, {"scales": 1}, "has no argument 'scales'$"),
+        (lambda x: x, {"returns": "weights"}, "rows of weights are measures.attention_rows'"),
     ],
 )
 def test_users_of_other_libraries_are_told_the_conversion(change, given, says):
     array = change(np.zeros((1, 2, 3, 8), np.float32))
     with pytest.raises((TypeError, ValueError), match=says):
         reattend.attention(array, array, array, **given)
+
+
+def test_tensors_of_torch_in_bfloat16_are_told_the_conversion():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(1, 2, 3, 8).bfloat16()
+    with pytest.raises(TypeError, match=r"query.view\(torch.uint16\) with dtype='bfloat16'"):
+        reattend.attention(x, x, x)
+    bits = x.view(torch.uint16)
+    found = reattend.attention(bits, bits, bits, dtype="bfloat16")
+    expected = torch.nn.functional.scaled_dot_product_attention(x.float(), x.float(), x.float())
+    whole = (np.asarray(found).astype(np.uint32) << 16).view(np.float32)
+    assert np.abs(whole - expected.numpy()).max() < 2e-2
 
 
 def test_results_are_short_to_read():

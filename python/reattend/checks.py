@@ -28,7 +28,12 @@ def as_array(name: str, given: Any) -> NDArray[Any]:
     try:
         return np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be an array, got {type(given).__name__}: {error}") from error
+        hint = ""
+        if "BFloat16" in str(error):  # a tensor of torch: NumPy has no such type
+            hint = f"; its bits are {name}.view(torch.uint16) with dtype='bfloat16'"
+        raise TypeError(
+            f"{name} must be an array, got {type(given).__name__}: {error}{hint}"
+        ) from error
 
 
 def numbers(name: str, given: Any, axes: str = "[...]") -> NDArray[Any]:

@@ -280,7 +280,8 @@ def names(returns: Any) -> tuple[str, ...]:
         raise TypeError(f"returns must be a name or a sequence of names, got {returns!r}")
     for name in found:
         if name not in RETURNS:
-            raise ValueError(f"returns must hold names of {RETURNS}, got {name!r}")
+            hint = "; rows of weights are measures.attention_rows'" if name == "weights" else ""
+            raise ValueError(f"returns must hold names of {RETURNS}, got {name!r}{hint}")
     return returns if type(returns) is tuple else tuple(found)
 
 
