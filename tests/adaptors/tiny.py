@@ -87,6 +87,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
                             "projector_input_dim": 64, "projector_output_dim": 64},
     "mllama_vision_model": {"intermediate_layers_indices": [0], "num_global_layers": 1,
                             "vision_output_dim": 128},
+    "florence_vision": {
+        "depths": [1, 1], "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1],
+        "patch_prenorm": [False, True], "embed_dim": [16, 32], "num_heads": [2, 4],
+        "num_groups": [2, 4], "window_size": 4, "projection_dim": 64,
+    },
     "glm5_next_text": {
         "index_topk": 16, "qk_rope_head_dim": 0, "qk_nope_head_dim": 16, "head_dim": 0,
     },
