@@ -148,6 +148,7 @@ def step_of(arrays: Arrays, methods: list[Any]) -> Callable[[], object]:
     generation = session.generation(arrays.image)
     generation.__enter__()
     session.attend(LAYER, *whole, hidden_states=arrays.hidden_states)
+    session.attend(LAYER, query, *(x[:, :, :-1] for x in (key, value)), num_threads=1)
 
     def step(open_: object = generation) -> object:  # it ends when nobody holds it
         session._run.seen.clear()  # or the same row would not be taken again

@@ -104,6 +104,18 @@ struct StatisticsResults {
     }
 };
 
+/// What the keys of some heads received from the rows so far. The call has a single row, which adds
+/// its weights; keys whose mean is above theta are sinks then (column_sinks.h), but for an item's
+/// first key. To policies and in masses a segment g is two: 2 g, and its sinks 2 g + 1.
+struct Followed {
+    float theta = 0;
+    const uint8_t* heads = nullptr;  // [num_heads], those that are followed; null: all
+    const float* before = nullptr;   // [batch, followed + 1, ld]; the last row counts rows
+    float* received = nullptr;       // the same with this row
+    int64_t ld = 0, past = 0;        // `before` has so many keys
+    std::vector<PolicyStep> policies;
+};
+
 /// Attention with interventions. Results are contiguous; null: not asked for.
 struct Attention {
     Scores scores;
@@ -127,6 +139,7 @@ struct Attention {
     float* column_sums = nullptr;    // [batch, num_heads, key_len]; needs logsumexp
     const uint8_t* summed = nullptr;  // [batch, num_heads], heads that column sums are for; null:
                                       // all. What others hold means nothing
+    const Followed* followed = nullptr;  // its policies are in place of policies, masses asked for
 
     StatisticsResults statistics;
     unsigned wanted = 0;  // of these

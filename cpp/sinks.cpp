@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "column_sinks.h"
 #include "dispatch.h"
 
 namespace reattend {
@@ -13,7 +14,6 @@ namespace {
 constexpr int64_t kFew = 64;   // numbers that show of most tokens that they are no sink
 constexpr int64_t kAhead = 8;  // tokens
 constexpr int64_t kLine = 64 / sizeof(float);
-constexpr int64_t kPart = 64;        // keys
 constexpr double kSlack = 1 - 1e-5;  // more than rounding changes of a comparison
 
 double sum_of_squares(const float* numbers, int64_t size) {
@@ -52,35 +52,25 @@ void find_sink_tokens(const float* states, int64_t stride, int64_t count, int64_
 std::vector<std::vector<int64_t>> find_column_sinks(const Columns& columns, float theta) {
     const int64_t count = columns.count, past = columns.past, rows = columns.followed() + 1;
     std::vector<std::vector<int64_t>> found(columns.batch * columns.heads);
-    std::vector<float> limits(count);
+    SinkSearch search;
     for (int64_t item = 0; item < columns.batch; ++item) {
         const auto continued = [&](int64_t i) {
-            const float* old = columns.before + (item * rows + i) * past;
             float* row = columns.received + (item * rows + i) * count;
+            const float* old = columns.before + (item * rows + i) * past;
             std::fill(past ? std::copy_n(old, past, row) : row, row + count, 0.0f);
             return row;
         };
         float* num_rows = continued(rows - 1);
         const int64_t* added = columns.counts + item * columns.counts_item_stride;
-        for (int64_t key = 0; key < count; ++key) {
+        for (int64_t key = 0; key < count; ++key)
             num_rows[key] += static_cast<float>(added[key * columns.counts_stride]);
-            limits[key] = static_cast<float>(kSlack) * theta * std::max(num_rows[key], 1.0f);
-        }
+        search.begin(num_rows, count, theta, columns.first[item]);
         for (int64_t head = 0, i = 0; head < columns.heads; ++head) {
             if (columns.chosen && !columns.chosen[head]) continue;
             const int64_t index = item * columns.heads + head;
             float* received = continued(i++);
             kernels().add_scaled(columns.sums + index * count, 1, received, count);
-            // Without divisions at first: in few parts of the keys some may be sinks.
-            for (int64_t begin = 0; begin < count; begin += kPart) {
-                const int64_t end = std::min(begin + kPart, count);
-                if (!kernels().any_above(received + begin, limits.data() + begin, end - begin))
-                    continue;
-                for (int64_t key = begin; key < end; ++key)
-                    if (received[key] / std::max(num_rows[key], 1.0f) > theta &&
-                        key != columns.first[item])
-                        found[index].push_back(key);
-            }
+            search.find(received, 0, count, found[index]);
         }
     }
     return found;

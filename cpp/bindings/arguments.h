@@ -30,6 +30,7 @@ enum RequestField {
     kPlain,
     kWeights,
     kInstead,
+    kColumns,
     kRequestFields
 };
 
@@ -123,6 +124,56 @@ void read_rule(PyObject* packed, PolicyStep& step, Array& weight) {
     }
 }
 
+/// FollowedColumns of Python: what keys received before a step, and room for what they did after
+/// it, which take turns.
+class FollowedArrays {
+public:
+    /// theta, heads, received [2, B, followed + 1, room], and whole numbers: which of both is the
+    /// latest, and how many keys each has. A step that was made but not taken note of, since Ctrl-C
+    /// came behind it, is made again from what was before it.
+    void read(PyObject* given, Attention& call) {
+        const Scores& scores = call.scores;
+        const Array heads(PyTuple_GET_ITEM(given, 1)), received(PyTuple_GET_ITEM(given, 2));
+        const Array numbers(PyTuple_GET_ITEM(given, 3));
+        followed_.theta = static_cast<float>(PyFloat_AsDouble(PyTuple_GET_ITEM(given, 0)));
+        followed_.heads = heads ? heads.data<const uint8_t>() : nullptr;
+        followed_.ld = received.shape(3);
+        numbers_ = numbers.data<int64_t>();
+        int64_t latest = numbers_[0];
+        if (numbers_[1 + latest] >= scores.key_len) latest = 1 - latest;
+        followed_.past = numbers_[1 + latest];
+        const int64_t size = received.shape(1) * received.shape(2) * followed_.ld;
+        const int64_t count =
+            heads ? std::count(followed_.heads, followed_.heads + scores.num_heads, uint8_t{1})
+                  : scores.num_heads;
+        const bool fits = scores.query_len == 1 && followed_.past < scores.key_len &&
+                          scores.key_len <= followed_.ld && call.num_segments % 2 == 0 &&
+                          received.is({2, scores.batch, count + 1, followed_.ld}) &&
+                          (!heads || heads.is({scores.num_heads})) && !call.null_logit;
+        if (!fits) throw std::invalid_argument("columns: not those of this step");
+        followed_.before = received.data<const float>() + latest * size;
+        followed_.received = received.data<float>() + (1 - latest) * size;
+        latest_ = 1 - latest;
+        key_len_ = scores.key_len;
+        followed_.policies = std::move(call.policies);
+        call.policies.clear();
+        call.num_segments /= 2;
+        call.followed = &followed_;
+    }
+
+    /// The call was made: what it gave is the latest.
+    void keep() const {
+        if (!numbers_) return;
+        numbers_[0] = latest_;
+        numbers_[1 + latest_] = key_len_;
+    }
+
+private:
+    Followed followed_;
+    int64_t* numbers_ = nullptr;
+    int64_t latest_ = 0, key_len_ = 0;
+};
+
 /// The arguments of one call. Borrowed: they live as long as the call does.
 class Arguments {
 public:
@@ -134,6 +185,7 @@ public:
     unsigned returns = 0;            // bits of Result
     bool partials = false;           // in place of an output
     bool no_output = false;          // and nothing in its place
+    FollowedArrays columns;          // of a step that follows them
 
     /// False: refused. Nothing is written yet.
     bool read(PyObject* query_, PyObject* key_, PyObject* value_, PyObject* mask, PyObject* request,
@@ -421,6 +473,11 @@ private:
         if (PyObject* instead = field(request, kInstead); !is_none(instead)) {
             partials = is_text(instead, "partials");
             no_output = !partials;
+        }
+        if (PyObject* given = field(request, kColumns); !is_none(given)) {
+            if (returns != kMasses)
+                throw std::invalid_argument("columns: masses are to be returned");
+            columns.read(given, call);
         }
         return read_heads(field(request, kHeads), call.summed);
     }

@@ -20,7 +20,8 @@ struct Results {
         Attention& call = given.call;
         const Scores& scores = call.scores;
         const int64_t items = scores.batch, heads = scores.num_heads, rows = scores.query_len;
-        const int64_t segments = call.num_segments, dim = call.value_dim;
+        const int64_t segments = call.num_segments * (call.followed ? 2 : 1);
+        const int64_t dim = call.value_dim;
         PyObject* const numbers = descr_of<float>();
         const auto asked = [&](unsigned which) { return (given.returns & which) != 0; };
         if (given.partials) {
@@ -127,7 +128,9 @@ py::object attention(PyObject* const* arguments) {
             attend(call);
         }
     });
-    return results.given_back(given);
+    py::object found = results.given_back(given);
+    given.columns.keep();
+    return found;
 }
 
 /// query, key, logsumexp, MaskSpec, heads, number of threads.

@@ -14,47 +14,91 @@ namespace reattend {
 // Keys of a tile of decoding, a whole chunk: long runs of keys, then of values, are read fastest.
 constexpr int kDecodeKeys = 512;
 
+/// The weights of a row as they were kept: attention once multiplied by a tile's factor.
+class KeptWeights {
+public:
+    KeptWeights(const float* kept, Interval seen) : kept_(kept), seen_(seen) {}
+    /// Of the next tile.
+    void add(float factor) { factors_.push_back(factor); }
+
+    float operator[](int64_t key) const {
+        if (key < seen_.begin || key >= seen_.end) return 0;
+        return factors_[(key - seen_.begin) / kDecodeKeys] * kept_[key];
+    }
+    /// Calls use(begin, end, factor, kept weights) for pieces of at most `most` keys that a tile
+    /// has; the others received nothing.
+    template <class Use>
+    void for_pieces(int64_t most, const Use& use) const {
+        for (size_t tile = 0; tile < factors_.size(); ++tile) {
+            const int64_t begin = seen_.begin + static_cast<int64_t>(tile) * kDecodeKeys;
+            const int64_t end = std::min(begin + kDecodeKeys, seen_.end);
+            for (int64_t key = begin; key < end; key += most)
+                use(key, std::min(key + most, end), factors_[tile], kept_ + key);
+        }
+    }
+    Interval seen() const { return factors_.empty() ? Interval{0, 0} : seen_; }
+
+private:
+    const float* kept_;
+    Interval seen_;
+    std::vector<float> factors_;
+};
+
 /// What each key receives from single rows: a tile's weights are kept as they come, relative to the
 /// maximum so far, and brought to the row's logsumexp at its end.
 class SavedWeights {
 public:
-    explicit SavedWeights(const Attention& call)
+    /// `to` [batch, num_heads, key_len]; null: they are not wanted. `heads` [num_heads]: of whom;
+    /// null: of all.
+    SavedWeights(const Attention& call, float* to, const uint8_t* heads)
         : call_(call),
+          to_(to),
+          heads_(heads),
           tiles_(call.scores.key_len / kDecodeKeys + 1),
-          max_(call.column_sums && call.keeps_weights()
-                   ? call.scores.batch * call.scores.num_heads * tiles_
-                   : 0) {}
+          max_(to ? call.scores.batch * call.scores.num_heads * tiles_ : 0) {}
 
     /// Tile number `tile` of those that the row sees, which begins at a key.
     void keep(int64_t item, int64_t head, int64_t tile, int64_t key, int count,
               const float* weights, float max) {
-        if (max_.empty()) return;
+        if (!wanted(head)) return;
         std::copy_n(weights, count, sums(item, head) + key);
         max_[call_.scores.head_index(item, head) * tiles_ + tile] = max;
     }
 
-    /// `seen`: the keys whose weights were kept; the others receive nothing.
-    void finish(int64_t item, int64_t head, Interval seen, const RowState& state, int segments) {
-        if (max_.empty()) return;
-        float* to = sums(item, head);
+    /// The weights of a row, whose state is whole. `seen`: the keys whose weights were kept.
+    KeptWeights row(int64_t item, int64_t head, Interval seen, const RowState& state,
+                    int segments) const {
+        KeptWeights row(sums(item, head), seen);
         const float sum = total(state, segments);
-        if (sum == 0 || call_.scores.padding_row(item, 0)) seen = {0, 0};
-        std::fill_n(to, seen.begin, 0.0f);
-        std::fill(to + std::max(seen.begin, seen.end), to + call_.scores.key_len, 0.0f);
+        if (!wanted(head) || sum == 0 || call_.scores.padding_row(item, 0)) return row;
         const float* max = max_.data() + call_.scores.head_index(item, head) * tiles_;
-        for (int64_t key = seen.begin; key < seen.end; key += kDecodeKeys) {
-            const int64_t count = std::min<int64_t>(kDecodeKeys, seen.end - key);
-            const float factor = std::exp(*max++ - *state.max) / sum;
-            kernels().scaled(to + key, factor, to + key, count);
-        }
+        for (int64_t key = seen.begin; key < seen.end; key += kDecodeKeys)
+            row.add(std::exp(*max++ - *state.max) / sum);
+        return row;
+    }
+
+    /// Brings a row's weights to attention, where they lie.
+    void finish(int64_t item, int64_t head, Interval seen, const RowState& state, int segments) {
+        if (!wanted(head)) return;
+        const KeptWeights weights = row(item, head, seen, state, segments);
+        float* to = sums(item, head);
+        std::fill_n(to, weights.seen().begin, 0.0f);
+        std::fill(to + weights.seen().end, to + call_.scores.key_len, 0.0f);
+        weights.for_pieces(kDecodeKeys,
+                           [&](int64_t begin, int64_t end, float factor, const float*) {
+                               kernels().scaled(to + begin, factor, to + begin, end - begin);
+                           });
     }
 
 private:
-    float* sums(int64_t item, int64_t head) {
-        return call_.column_sums + call_.scores.head_index(item, head) * call_.scores.key_len;
+    bool wanted(int64_t head) const { return to_ && (!heads_ || heads_[head]); }
+    float* sums(int64_t item, int64_t head) const {
+        return to_ + call_.scores.head_index(item, head) * call_.scores.key_len;
     }
 
     const Attention& call_;
+    float* to_;
+    const uint8_t* heads_;
     int64_t tiles_;
     std::vector<float> max_;
 };

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "attention.h"
 #include "column_sums/saved_weights.h"
+#include "decode/followed_row.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "segments/gathered_keys.h"
@@ -404,7 +406,8 @@ void decode(const Attention& call) {
     const int most_segments = num_groups ? *std::max_element(segments.begin(), segments.end()) : 1;
     const int64_t state_size = States::size(rows, most_segments, call.value_dim);
     const int64_t num_units = first_unit.back();
-    float* memory = Scratch::of_call().floats(num_units * state_size);
+    const int64_t weights = call.followed ? scores.batch * scores.num_heads * scores.key_len : 0;
+    float* memory = Scratch::of_call().floats(num_units * state_size + weights);
     const auto states_of = [&](int64_t unit, int64_t group) {
         return States{memory + unit * state_size, segments[group], call.value_dim};
     };
@@ -415,7 +418,11 @@ void decode(const Attention& call) {
 
     const int64_t told_size = call.wanted ? rows * call.num_segments : 0;
     std::vector<SegmentStatistics> told(num_units * told_size);
-    SavedWeights kept(call);
+    std::optional<FollowedRow> followed;
+    if (call.followed) followed.emplace(call);
+    float* sums = call.column_sums && call.keeps_weights() ? call.column_sums : nullptr;
+    SavedWeights kept(call, followed ? memory + num_units * state_size : sums,
+                      followed ? call.followed->heads : nullptr);
     std::vector<SegmentSet> present(num_units);
     const auto merge_chunks = [&](int64_t index) {
         const Group group = group_of(index);
@@ -433,9 +440,17 @@ void decode(const Attention& call) {
             for (int64_t chunk = 1; chunk < count; ++chunk)
                 merge(state, states_of(first + chunk, index).row(r), present[first + chunk],
                       states.segments, call.value_dim);
-            kept.finish(group.item, group.head(r), chunks[group.item].visible, state,
-                        states.segments);
-            finish_row(call, group, r, states, of_group, found, false);
+            const Interval seen = chunks[group.item].visible;
+            if (!followed) {
+                kept.finish(group.item, group.head(r), seen, state, states.segments);
+                finish_row(call, group, r, states, of_group, found, false);
+                continue;
+            }
+            float sum[kMaxSegments] = {};
+            std::copy_n(state.sum, states.segments, sum);
+            const RowState whole{state.max, sum, state.partial, state.partial_stride};
+            followed->finish(group.item, group.head(r), whole, found,
+                             kept.row(group.item, group.head(r), seen, state, states.segments));
         }
     };
 

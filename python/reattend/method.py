@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from reattend.call import Call
+from reattend.following import ColumnRule
 from reattend.plan import Plan
 from reattend.profile import Profile
 from reattend.reading import Reading, changed_share
@@ -100,6 +101,31 @@ class Method:
         See the example of the class.
         """
         raise NotImplementedError(f"{type(self).__name__} must define plan(call, state)")
+
+    def goes_on(self, call: Call, state: Any) -> bool | ColumnRule:
+        """Say whether steps go on without asking: the plan of this one stays, or follows a rule.
+
+        Parameters
+        ----------
+        call : Call
+            A step, whose plan was asked for.
+        state
+            What `plan` gave with it.
+
+        Returns
+        -------
+        bool or ColumnRule
+            `steady`, where a method does not say more.
+
+        Examples
+        --------
+        >>> from reattend import VHR
+        >>> from reattend.call import Prompt
+        >>> query = key = value = np.ones((1, 2, 1, 4), dtype=np.float32)
+        >>> VHR().goes_on(Call(2, 8, query, key, value, Prompt(1)), None)
+        True
+        """
+        return self.steady
 
     @classmethod
     def from_profile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -100,8 +100,8 @@ class Observer(Session):
         assert result.factors is not None
         return Look(both.labels[0], result.masses, result.masses * result.factors)
 
-    def _keep(self, run: Any, call: Call, states: Sequence[Any], end: int, result: Array) -> None:
+    def _show(self, run: Any, call: Call, result: Array) -> None:
         # A method's state here is still what it returned at the row before. The call computes
         # anew: what the methods' own pass left in it may differ in its last bits.
         self.observe(replace(call, computed=Computed()), run.states)
-        super()._keep(run, call, states, end, result)
+        super()._show(run, call, result)

@@ -19,7 +19,7 @@ from reattend.epilogue import Epilogue
 from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
 from reattend.transform import Transform
 
-__all__ = ["Composition", "Plan", "compose", "taken"]
+__all__ = ["Composition", "Plan", "compose", "compose_with_columns", "taken"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +368,49 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     labels = tuple(rest if plan.segments is None else next(parts) for plan in plans)
     policies = tuple(map(_on_parts, plans, labels))
     return Composition(segments, policies, wheres, labels, tuple(plans), *edits)
+
+
+def compose_with_columns(plans: Sequence[Plan], place: int) -> Composition | None:
+    """Compose plans of which one has no labels: the core finds its segments 0 and 1 in a step.
+
+    Each segment g of the others is two, 2 g and 2 g + 1, as `FollowedColumns` has them.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        The plans in order.
+    place : int
+        Which of them that is.
+
+    Returns
+    -------
+    Composition or None
+        None where others do more than weigh few segments.
+
+    Examples
+    --------
+    >>> image = Plan(np.array([[[0, 1]]], dtype=np.uint8), Reweight((1, 2)))
+    >>> both = compose_with_columns([image, Plan(None, Reweight((1, 0.5)))], 1)
+    >>> [policy.weight for policy in both.policies]
+    [(1.0, 1.0, 2.0, 2.0), (1.0, 0.5, 1.0, 0.5)]
+    """
+    others = [*plans[:place], *plans[place + 1 :]]
+    fixed = compose(others) if others else None
+    labels: list[Array] = [] if fixed is None else list(fixed.labels)
+    sizes = {len(each) for each in labels} or {1}
+    count = max(sizes)
+    simple = fixed is None or (fixed.follows_a_pass and fixed.epilogue is None)
+    if not simple or len(sizes) > 1 or 2 * count > MAX_SEGMENTS:
+        return None
+    own = [np.repeat(each, 2) for each in labels]
+    own.insert(place, np.tile([0, 1], count))
+    segments = None if fixed is None else fixed.segments
+    if segments is None and count > 1:
+        return None
+    return Composition(
+        segments, tuple(map(_on_parts, plans, own)), tuple(plan.where for plan in plans),
+        tuple(own), tuple(plans),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

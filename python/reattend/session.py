@@ -16,10 +16,11 @@ from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.checks import as_array, count, integer, items, layer_count, numbers
 from reattend.fitting import cross_layers_of, fitted, warn_without_image
+from reattend.following import ColumnRule, FollowedSteps
 from reattend.measuring import Measuring
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
-from reattend.plan import Composition, Plan, compose, taken
+from reattend.plan import Composition, Plan, compose, compose_with_columns, taken
 from reattend.policy import Array
 from reattend.recorder import Recorded
 from reattend.report import Report, Tally, reading
@@ -33,6 +34,9 @@ class _Steady(NamedTuple):
 
     plan: Composition | None = None  # None: plain attention
     places: tuple[int, ...] = ()  # of the methods that have a part in it
+    request: Request = PLAIN
+    followed: FollowedSteps | None = None  # where the core finds the sinks of one of these
+    follower: int = 0  # its place
 
 
 _PLAIN = _Steady()
@@ -52,6 +56,13 @@ class _Run:
     composed: dict[int, Composition] = field(default_factory=dict)
     steady: dict[int, _Steady] = field(default_factory=dict)  # by layer
     confidence: Array | None = None  # [B], of the latest token, as the loop told
+
+
+def _keep_followed(run: _Run, layer: int) -> None:
+    """Bring what steps in the core followed to the state of its method."""
+    steady = run.steady.get(layer)
+    if steady is not None and steady.followed is not None:
+        run.states[steady.follower, layer] = steady.followed.state()
 
 
 class Session(Recorded, Measuring):
@@ -107,7 +118,6 @@ class Session(Recorded, Measuring):
         self.cross_layers = cross_layers_of(cross_layers, num_layers, self.methods)
         self.num_layers = num_layers
         self.num_heads = num_heads
-        self._steady = all(method.steady for method in self.methods)
         self._run: _Run | None = None
         self._last: _Run | None = None
         self._text_outputs: dict[int, Array] | None = None
@@ -283,32 +293,27 @@ class Session(Recorded, Measuring):
             return np.asarray(result)
         if run.prompt.length is None:  # the first call tells the prompt's length
             run.prompt = replace(run.prompt, length=end)
-        steady = run.steady.get(layer) if self.methods else _PLAIN
-        if steady is not None and not (self._observed or self._recorder or self._gatherer):
-            composed = steady.plan
-            if composed is None:
-                result = attend(query, key, value, mask, asked, num_threads)
-            else:  # what the step before did
-                request = composed.of_step if out is None else composed.request("masses", out)
-                result, masses, *_ = attend(query, key, value, mask, request, num_threads)
-                edited = composed.edited_rows(end - query.shape[2], end)
-                run.tallies[layer].add_rows(steady.places, composed, masses, edited)
-            run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
-            return np.asarray(result)
-        call = Call(
-            layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
-            num_threads, out, cross_row=first, confidence=run.confidence,
-        )  # fmt: skip
-        plans, places, states = self._plans(run, call)
-        if plans:
-            result = self._intervene(run, call, tuple(plans), tuple(places))
-        elif call.computed.plain is not None:
-            result = call.computed.plain.out
-        else:
+        steady = self._going_on(run, layer, query.shape[2], key.shape[2], mask)
+        if steady is None:
+            call = Call(
+                layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
+                num_threads, out, cross_row=first, confidence=run.confidence,
+            )  # fmt: skip
+            return self._asked(run, call, end, asked)
+        if steady.plan is None:
             result = attend(query, key, value, mask, asked, num_threads)
-        self._keep(run, call, states, end, np.asarray(result))
-        if self._steady and not call.prefill and not (plans and run.composed[layer].goes_beyond):
-            run.steady[layer] = _Steady(run.composed[layer], tuple(places)) if plans else _PLAIN
+        else:
+            request = steady.request if out is None else steady.request._replace(out=out)
+            result, masses, *_ = attend(query, key, value, mask, request, num_threads)
+            if self._watched:
+                call = Call(
+                    layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
+                    num_threads, out, confidence=run.confidence,
+                )  # fmt: skip
+                self._show(run, call, np.asarray(result))
+            edited = steady.plan.edited_rows(end - query.shape[2], end)
+            run.tallies[layer].add_rows(steady.places, steady.plan, masses, edited)
+        run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
         return np.asarray(result)
 
     @alone
@@ -377,6 +382,8 @@ class Session(Recorded, Measuring):
             raise RuntimeError("reorder() must be called inside session.generation(...)")
         indices = items("indices", indices, run.batch)
         run.batch = len(indices) if run.batch is not None else None
+        for layer in run.steady:
+            _keep_followed(run, layer)
         run.states = {place: taken(state, indices) for place, state in run.states.items()}
         run.composed.clear()
         run.steady.clear()
@@ -404,6 +411,8 @@ class Session(Recorded, Measuring):
         run = self._run if self._run is not None and self._run.text_outputs is None else self._last
         if run is None:
             return Report((), {})
+        for layer in run.steady:
+            _keep_followed(run, layer)
         readings, shares = [], {}
         sums = {layer: tally.fold() for layer, tally in run.tallies.items()}
         for layer, tally in run.tallies.items():
@@ -533,13 +542,86 @@ class Session(Recorded, Measuring):
 
     def _keep(self, run: _Run, call: Call, states: Sequence[Any], end: int, result: Array) -> None:
         """Keep what a call leaves behind, once nothing can fail any more."""
+        self._show(run, call, result)
         for place, state in enumerate(states):
             run.states[place, call.layer] = state
         run.seen[call.layer], run.keys[call.layer], run.batch = end, call.key_len, call.batch
+
+    def _show(self, run: _Run, call: Call, result: Array) -> None:
+        """Let those who look on see a call, before the states of its methods are kept."""
         if self._recorder is not None:
             self._recorder.note(call)
         if self._gatherer is not None:
             self._gatherer.note(call, result)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody is to see each call."""
+        return bool(self._observed or self._recorder or self._gatherer)
+
+    def _going_on(
+        self, run: _Run, layer: int, rows: int, key_len: int, mask: MaskSpec
+    ) -> _Steady | None:
+        """Give what the step before did, if this one does the same; None: methods are asked."""
+        if not self.methods:
+            return None if self._watched else _PLAIN
+        steady = run.steady.get(layer)
+        if steady is None or steady.followed is None:
+            return None if self._watched else steady
+        serves = steady.followed.serves(rows, key_len, mask)
+        if self._observed or not serves:
+            _keep_followed(run, layer)
+        if not serves:
+            del run.steady[layer]
+            return None
+        if steady.request is not steady.followed.request:  # there is new room
+            steady = run.steady[layer] = steady._replace(request=steady.followed.request)
+        return steady
+
+    def _asked(self, run: _Run, call: Call, end: int, asked: Request) -> Array:
+        """Ask the methods for their plans, and carry them out."""
+        plans, places, states = self._plans(run, call)
+        if plans:
+            result: Any = self._intervene(run, call, tuple(plans), tuple(places))
+        elif call.computed.plain is not None:
+            result = call.computed.plain.out
+        else:
+            result = attend(call.query, call.key, call.value, call.mask, asked, call.num_threads)
+        out: Array = np.asarray(result)
+        self._keep(run, call, states, end, out)
+        steady = None if call.prefill else self._steady_after(run, call, plans, places, states)
+        if steady is not None:
+            run.steady[call.layer] = steady
+            if steady.plan is not None:
+                run.tallies.setdefault(call.layer, Tally())
+        return out
+
+    def _steady_after(
+        self, run: _Run, call: Call, plans: list[Plan], places: list[int], states: list[Any]
+    ) -> _Steady | None:
+        """Give what all steps behind this one do; None where methods are to be asked again."""
+        ways = [
+            method.goes_on(call, state) for method, state in zip(self.methods, states, strict=True)
+        ]
+        composed = run.composed[call.layer] if plans else None
+        if not all(ways) or (composed is not None and composed.goes_beyond):
+            return None
+        followers = [place for place, way in enumerate(ways) if isinstance(way, ColumnRule)]
+        if not followers:
+            return (
+                _PLAIN if composed is None else _Steady(composed, tuple(places), composed.of_step)
+            )
+        if len(followers) > 1:
+            return None
+        follower, rule = followers[0], ways[followers[0]]
+        assert isinstance(rule, ColumnRule)
+        by_place = dict(zip(places, plans, strict=True)) | {follower: Plan(None, rule.policy)}
+        places = sorted(by_place)
+        plan = compose_with_columns([by_place[each] for each in places], places.index(follower))
+        if plan is None:
+            return None
+        followed = FollowedSteps(plan, rule)
+        return _Steady(plan, tuple(places), followed.request, followed, follower)
 
     def _intervene(
         self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]

@@ -23,6 +23,19 @@ class MaskSpec(NamedTuple):
     dtype: str | None = None  # of uint16 bits
 
 
+class FollowedColumns(NamedTuple):
+    """What keys received so far, to which a step adds its row: the sinks are then segments.
+
+    To policies and in masses a label g of ``segments`` is two: 2 g, and 2 g + 1 for its sinks. The
+    core reads it by position, and writes to the arrays (cpp/bindings/arguments.h).
+    """
+
+    theta: float  # a key is a sink above this mean
+    heads: Array | None  # bool [H], those that are followed, C of them; None: all
+    received: Array  # float32 [2, B, C + 1, room]: before and after a step in turns, C + 1 as rows
+    numbers: Array  # int64 [3]: which of both is the latest, and how many keys each has
+
+
 class Request(NamedTuple):
     """What is asked of one call: arguments of `attention`, and behind them what only we ask for.
 
@@ -42,6 +55,7 @@ class Request(NamedTuple):
     plain: Array | None = None  # logsumexp [B, H, N] of plain attention, which `out` holds
     weights: Array | None = None  # attention [B, H, M] of its only row, if known
     instead: str | None = None  # of the output: "partials" [B, H, N, G, Dv], or "nothing"
+    columns: FollowedColumns | None = None  # of a step; then policies see each segment in two
 
 
 NO_MASK = MaskSpec()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.deprecated import renamed_field
+from reattend.following import ColumnRule
 from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, check_shares
 from reattend.plan import Plan
-from reattend.policy import Array, Reweight
+from reattend.policy import Array, Reweight, Share
 from reattend.reading import Reading, ranges
 from reattend.sinks import update_column_sinks
 
@@ -80,13 +81,35 @@ class ACT(Method):
             call.column_sums(heads), call.row_counts, call.first_key, self.theta,
             heads, before, None if known is None else known.segments,
         )  # fmt: skip
-        if known is not None and labels is known.segments:
-            return known, Columns(received, known, call.num_heads)
-        plan = None
-        if labels.shape[2]:
-            found: Any = labels.any(-1, keepdims=True)  # [B, H, 1]
-            plan = Plan(labels, self._policy, found)
-        return plan, Columns(received, plan, call.num_heads)
+        if known is None or labels is not known.segments:
+            known = self._calibrate(labels)
+        return known, Columns(received, known, call.num_heads)
+
+    def goes_on(self, call: Call, state: Columns | None) -> bool | ColumnRule:
+        """Let the core find the sinks of a step, where they are found anew."""
+        some, heads = _calibrated(self.heads, call.layer, call.num_layers, call.num_heads)
+        if not (some and self.update_sinks):
+            return True
+        if state is None or call.cross:
+            return False
+        seen = replace(self._policy, when=(Share((SINK,), float(np.finfo(np.float32).tiny)),))
+        first, num_heads = call.first_key, call.num_heads
+
+        def state_of(received: Array) -> Columns:
+            batch, _, length = received.shape
+            _, labels = update_column_sinks(
+                np.zeros((batch, num_heads, length), np.float32),
+                np.zeros((batch, length), np.int64), first, self.theta, heads, received,
+            )  # fmt: skip
+            return Columns(received, self._calibrate(labels), num_heads)
+
+        return ColumnRule(self.theta, heads, seen, state.received, state_of)
+
+    def _calibrate(self, labels: Array) -> Plan | None:
+        if not labels.shape[2]:
+            return None
+        found: Any = labels.any(-1, keepdims=True)  # [B, H, 1]
+        return Plan(labels, self._policy, found)
 
     def readings(self, state: Columns | None) -> dict[str, Any]:
         """Give each item's sinks, a list of those of any head, and their number [B, H]."""

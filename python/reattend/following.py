@@ -1,0 +1,84 @@
+"""Steps whose sinks the core finds by what keys received: how a method says so, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reattend.border.request import FollowedColumns, MaskSpec, Request
+from reattend.plan import Composition
+from reattend.policy import Array, Reweight
+
+__all__ = ["ColumnRule", "FollowedSteps"]
+
+_LEAST_ROOM = 64  # keys
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnRule:
+    """How steps go on whose segment 1 are the keys that received most, and segment 0 all others.
+
+    Each step's own row joins the means before its policy is decided. An item's first key that is
+    no padding is no sink.
+    """
+
+    theta: float  # a key is a sink above this mean over the rows that see it
+    heads: Array | None  # bool [H], those that have sinks, C of them; None: all
+    policy: Reweight  # of both segments
+    received: Array  # [B, C + 1, M']: what keys received so far, and last the rows that see them
+    state: Callable[[Array], Any]  # the method's state once keys received that
+
+
+class FollowedSteps:
+    """The steps of one layer under a rule: one call of the core each, which updates the means.
+
+    Parameters
+    ----------
+    plan : Composition
+        Of all methods, see `compose_with_columns`.
+    rule : ColumnRule
+        Where it begins.
+    """
+
+    def __init__(self, plan: Composition, rule: ColumnRule) -> None:
+        self.plan, self.rule = plan, rule
+        self._numbers = np.array([0, rule.received.shape[2], np.iinfo(np.int64).max])
+        self._make_room(rule.received)
+
+    def _make_room(self, received: Array) -> None:
+        batch, rows, past = received.shape
+        self._room = past + max(_LEAST_ROOM, past // 4)
+        self._both = np.zeros((2, batch, rows, self._room), np.float32)
+        self._both[0, :, :, :past] = received
+        self._numbers[:] = 0, past, np.iinfo(np.int64).max
+        columns = FollowedColumns(self.rule.theta, self.rule.heads, self._both, self._numbers)
+        self.request: Request = self.plan.request("masses")._replace(columns=columns)
+
+    def serves(self, rows: int, key_len: int, mask: MaskSpec) -> bool:
+        """Whether a call is such a step; room is made for its keys.
+
+        Under a bias, and without ``causal`` where keys are masked, the core does not know which
+        keys a row sees, or where it stands.
+        """
+        if rows != 1 or mask.bias is not None or not (mask.causal or mask.key_mask is None):
+            return False
+        latest = self._numbers[0]
+        if self._numbers[1 + latest] >= key_len <= self._numbers[2 - latest]:
+            return False  # rows were taken back
+        if key_len > self._room:
+            self._make_room(self.received)
+        return bool(key_len <= self._room)
+
+    @property
+    def received(self) -> Array:
+        """What keys received so far, [B, C + 1, M']."""
+        latest = int(self._numbers[0])
+        received: Array = self._both[latest, :, :, : self._numbers[1 + latest]]
+        return received
+
+    def state(self) -> Any:
+        """Give the method's state as it is now."""
+        return self.rule.state(np.ascontiguousarray(self.received))
