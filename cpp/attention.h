@@ -99,8 +99,9 @@ struct StatisticsResults {
 
     /// Bits of Statistic.
     unsigned wanted() const {
-        return (score_sums || abs_score_sums ? kScoreSums : 0u) | (entropies ? kEntropies : 0u) |
-               (largest || largest_keys ? kLargest : 0u) | (scores ? kScores : 0u);
+        return (score_sums ? kScoreSums : 0u) | (abs_score_sums ? kAbsScoreSums : 0u) |
+               (entropies ? kEntropies : 0u) | (largest || largest_keys ? kLargest : 0u) |
+               (scores ? kScores : 0u);
     }
 };
 

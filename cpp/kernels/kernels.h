@@ -35,7 +35,13 @@ struct ScoreEdits {
 };
 
 /// What is read of a row's scores beside their softmax, as bits.
-enum Statistic : unsigned { kScoreSums = 1, kEntropies = 2, kLargest = 4, kScores = 8 };
+enum Statistic : unsigned {
+    kScoreSums = 1,
+    kAbsScoreSums = 2,
+    kEntropies = 4,
+    kLargest = 8,
+    kScores = 16
+};
 
 /// What the scores of a row and a segment tell, over the keys so far whose score is not -inf.
 struct SegmentStatistics {
@@ -47,10 +53,15 @@ struct SegmentStatistics {
     int64_t key = -1;  // that has it, the first of several
 };
 
-/// Columns of a tile: in them lie all keys of a segment.
+/// Columns of a tile: in them lie all keys of a segment. Few of them are listed: to look for them
+/// among the others would take longer than to read them.
 struct SegmentColumns {
+    static constexpr int kFew = 16;
+
     int32_t segment;
     Range columns;
+    int32_t count;      // of keys
+    int32_t few[kFew];  // all of them, where they are so few
 };
 
 /// The statistics that are asked of a tile.

@@ -30,15 +30,30 @@ struct SegmentRow {
 };
 
 inline void add_scores(const SegmentRow& row, SegmentStatistics& to) {
-    Vec sum{}, size{};
+    Vec sum{};
     for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
         const Vec score = load(row.scores + j);
-        const Vec some = row.counted(j, score) ? score : Vec{};
-        sum += some;
-        size += some < Vec{} ? -some : some;
+        sum += row.counted(j, score) ? score : Vec{};
     }
     to.score_sum += sum_lanes(sum);
-    to.abs_score_sum += sum_lanes(size);
+}
+
+inline void add_sizes(const SegmentRow& row, SegmentStatistics& to) {
+    Vec sum{};
+    for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
+        const Vec score = load(row.scores + j), size = score < Vec{} ? -score : score;
+        sum += row.counted(j, score) ? size : Vec{};
+    }
+    to.abs_score_sum += sum_lanes(sum);
+}
+
+/// Brings weight and spread to a base.
+inline void move(SegmentStatistics& to, float base) {
+    if (to.base == base) return;
+    const float by = to.weight ? to.base - base : 0, keep = exp(broadcast(by))[0];
+    to.spread = keep * (to.spread + by * to.weight);
+    to.weight *= keep;
+    to.base = base;
 }
 
 /// Adds weights exp(score - base), and these times score - base.
@@ -52,11 +67,9 @@ inline void add_spread(const SegmentRow& row, const float* weights, float base,
         weight += some;
         spread += some * (counted ? score - base : Vec{});
     }
-    const float before = to.weight ? exp(broadcast(to.base - base))[0] : 0;
-    const float moved = to.weight ? to.base - base : 0;
-    to.spread = before * (to.spread + moved * to.weight) + sum_lanes(spread);
-    to.weight = before * to.weight + sum_lanes(weight);
-    to.base = base;
+    move(to, base);
+    to.spread += sum_lanes(spread);
+    to.weight += sum_lanes(weight);
 }
 
 inline void find_largest(const SegmentRow& row, int64_t first_key, SegmentStatistics& to) {
@@ -75,6 +88,25 @@ inline void find_largest(const SegmentRow& row, int64_t first_key, SegmentStatis
         if (best[lane] == most) first = smaller(first, place[lane]);
     to.largest = most;
     to.key = first_key + first;
+}
+
+/// All of it for a few columns, one after the other.
+inline void tell_few(const SegmentColumns& part, const float* scores, const float* weights,
+                     Range whole, float base, const TileStatistics& asked, SegmentStatistics& to) {
+    if ((asked.wanted & kEntropies) && base != -kInfinity) move(to, base);
+    for (int i = 0; i < part.count; ++i) {
+        const int j = part.few[i];
+        if (j < whole.begin || j >= whole.end || scores[j] == -kInfinity) continue;
+        const float score = scores[j];
+        to.score_sum += score;
+        to.abs_score_sum += score < 0 ? -score : score;
+        to.weight += weights[j];
+        to.spread += weights[j] * (score - base);
+        if (score > to.largest) {
+            to.largest = score;
+            to.key = asked.key + j;
+        }
+    }
 }
 
 void softmax_with_statistics(Matrix<float> scores, int rows, int width, const Range* visible,
@@ -98,14 +130,19 @@ void softmax_with_statistics(Matrix<float> scores, int rows, int width, const Ra
             memcpy(kept.row(r) + range.begin, copy + range.begin,
                    (range.end - range.begin) * sizeof(float));
         for (int i = 0; i < asked.num_parts; ++i) {
-            const auto [segment, columns] = asked.parts[i];
+            const SegmentColumns& columns = asked.parts[i];
+            SegmentStatistics& to = found.row(r)[columns.segment];
+            if (asked.labels && columns.count <= SegmentColumns::kFew) {
+                tell_few(columns, copy, row, whole, max[r], asked, to);
+                continue;
+            }
             const SegmentRow part{copy,
                                   asked.labels,
-                                  IntVec{} + segment,
-                                  {bigger(columns.begin / kLanes * kLanes, whole.begin),
-                                   smaller(columns.end, whole.end)}};
-            SegmentStatistics& to = found.row(r)[segment];
+                                  IntVec{} + columns.segment,
+                                  {bigger(columns.columns.begin / kLanes * kLanes, whole.begin),
+                                   smaller(columns.columns.end, whole.end)}};
             if (asked.wanted & kScoreSums) add_scores(part, to);
+            if (asked.wanted & kAbsScoreSums) add_sizes(part, to);
             if ((asked.wanted & kEntropies) && max[r] != -kInfinity)
                 add_spread(part, row, max[r], to);
             if (asked.wanted & kLargest) find_largest(part, asked.key, to);

@@ -19,7 +19,7 @@ struct LabelledColumns {
     LabelledColumns(const Attention& call, int64_t item, int64_t head, int64_t key, int count)
         : labelled(call.labelled[call.scores.head_index(item, head)] != 0) {
         if (!labelled) {
-            parts[num_parts++] = {0, {0, count}};
+            add(0, {0, count});
             return;
         }
         call.labels_of(item, head, key, count, labels);
@@ -32,10 +32,21 @@ struct LabelledColumns {
             if (label == kHidden) continue;
             if (place[label] < 0) {
                 place[label] = num_parts;
-                parts[num_parts++] = {label, {begin, end}};
+                add(label, {begin, begin});
             }
-            parts[place[label]].columns.end = end;
+            SegmentColumns& part = parts[place[label]];
+            for (int j = begin; j < end && part.count + j - begin < SegmentColumns::kFew; ++j)
+                part.few[part.count + j - begin] = j;
+            part.count += end - begin;
+            part.columns.end = end;
         }
+    }
+
+    void add(int segment, Range columns) {
+        SegmentColumns& part = parts[num_parts++];
+        part.segment = segment;
+        part.columns = columns;
+        part.count = columns.end - columns.begin;
     }
 
     /// What a kernel is told of the tile.
