@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import re
+from pathlib import Path
 from types import ModuleType
 
 import click
@@ -72,6 +74,28 @@ class MethodList(SphinxDirective):
         return self.parse_text_to_nodes("\n".join([*lines, ""]))
 
 
+class MethodCost(SphinxDirective):
+    """What a method takes beside plain attention, as benchmarks/method_costs.py measured it."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Give the nodes."""
+        file = Path(self.env.srcdir).parent / "benchmarks" / "results" / "method_costs.json"
+        self.env.note_dependency(str(file))
+        run = json.loads(file.read_text())
+        prompt, step = run["table"][self.arguments[0]]
+        text = (
+            f"Times plain attention: **{prompt}** of a prompt of 640 tokens, **{step}** of a step "
+            "with 1,024 keys (a dash: nothing is changed there). One layer of LLaVA-1.5-7B's "
+            f"attention in float32, one thread of {run['cpu']}, {run['instruction set']}; the "
+            f"least of {run['rounds']} turns in one run of ``python benchmarks/method_costs.py``, "
+            "with settings that make the method act, while other processes had "
+            f"{run['others']:.0%} of the CPUs."
+        )
+        return self.parse_text_to_nodes(text)
+
+
 class CommandHelp(SphinxDirective):
     """Every command with what its help says."""
 
@@ -125,6 +149,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", _point_at_pages)
     app.add_directive("method-facts", MethodFacts)
     app.add_directive("method-list", MethodList)
+    app.add_directive("method-cost", MethodCost)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("public-names", PublicNames)
     return {"parallel_read_safe": True}

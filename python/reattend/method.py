@@ -357,8 +357,13 @@ def registered() -> dict[str, type[Method]]:
     return dict(sorted(ours.items()))
 
 
-def method_table() -> str:
+def method_table(costs: Mapping[str, Sequence[str]] | None = None) -> str:
     """Write the table of methods in Markdown, as the README shows it.
+
+    Parameters
+    ----------
+    costs : mapping of str to (str, str), optional
+        What each method takes, times plain attention: at a prompt, and in a step.
 
     Examples
     --------
@@ -366,8 +371,11 @@ def method_table() -> str:
     >>> print(method_table().splitlines()[0])
     | method | what it does | paper |
     """
-    lines = ["| method | what it does | paper |", "| --- | --- | --- |"]
+    heading = ["method", "what it does", "paper", *(("prompt", "step") if costs else ())]
+    rows = [heading, ["---"] * len(heading)]
     for name, method in registered().items():
         sentence = (method.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        lines.append(f"| `{name}` | {sentence} | {paper(method).rstrip('.')} |")
+        cost = costs.get(name, ("", "")) if costs else ()
+        rows.append([f"`{name}`", sentence, paper(method).rstrip("."), *cost])
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
     return "\n".join(lines)

@@ -31,3 +31,12 @@ def test_the_same_bytes_a_hundred_times():
     from repeats import compared
 
     assert compared(100) > 4000
+
+
+@pytest.mark.nightly
+def test_measures_of_a_long_prompt_take_little_beside_it():
+    from measures_memory import taken
+
+    found = taken(4096, 32)
+    assert found.resident < 64 << 20
+    assert found.traced < 64 << 20
