@@ -12,37 +12,50 @@ namespace {
 
 typedef uint8_t LabelVec __attribute__((vector_size(kLanes)));
 
-/// One segment's columns of a row: its scores, and where they count.
+constexpr int kMostParts = 16;  // of a tile: as many as there may be segments
+
+/// One segment's columns of a row: its scores, and all bits or none of each column.
 struct SegmentRow {
     const float* scores;
-    const uint8_t* labels;  // null: all columns are the segment's
-    IntVec segment;
+    const int32_t* inside;
     Range columns;  // whole vectors
 
-    /// Lanes of the segment whose score is not -inf; NaN counts.
-    IntVec counted(int j, Vec score) const {
-        const IntVec some = ~(score == broadcast(-kInfinity));
-        if (!labels) return some;
-        LabelVec bytes;
-        memcpy(&bytes, labels + j, sizeof bytes);
-        return some & (__builtin_convertvector(bytes, IntVec) == segment);
+    /// The bits of a vector of columns.
+    IntVec mask(int j) const {
+        IntVec bits;
+        memcpy(&bits, inside + j, sizeof bits);
+        return bits;
     }
+    /// Numbers of the segment's columns, 0 elsewhere.
+    Vec only(int j, Vec numbers) const { return (Vec)((IntVec)numbers & mask(j)); }
 };
 
+/// Which columns are a segment's.
+inline void mark(const TileStatistics& asked, const SegmentColumns& part, int32_t* inside) {
+    for (int j = part.columns.begin / kLanes * kLanes; j < part.columns.end; j += kLanes) {
+        IntVec bits = IntVec{} - 1;
+        if (asked.labels) {
+            LabelVec labels;
+            memcpy(&labels, asked.labels + j, sizeof labels);
+            bits = __builtin_convertvector(labels, IntVec) == IntVec{} + part.segment;
+        }
+        memcpy(inside + j, &bits, sizeof bits);
+    }
+}
+
+/// Of scores with 0 in the place of -inf.
 inline void add_scores(const SegmentRow& row, SegmentStatistics& to) {
     Vec sum{};
-    for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
-        const Vec score = load(row.scores + j);
-        sum += row.counted(j, score) ? score : Vec{};
-    }
+    for (int j = row.columns.begin; j < row.columns.end; j += kLanes)
+        sum += row.only(j, load(row.scores + j));
     to.score_sum += sum_lanes(sum);
 }
 
 inline void add_sizes(const SegmentRow& row, SegmentStatistics& to) {
     Vec sum{};
     for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
-        const Vec score = load(row.scores + j), size = score < Vec{} ? -score : score;
-        sum += row.counted(j, score) ? size : Vec{};
+        const Vec score = row.only(j, load(row.scores + j));
+        sum += score < Vec{} ? -score : score;
     }
     to.abs_score_sum += sum_lanes(sum);
 }
@@ -56,16 +69,14 @@ inline void move(SegmentStatistics& to, float base) {
     to.base = base;
 }
 
-/// Adds weights exp(score - base), and these times score - base.
+/// Adds weights exp(score - base), and these times score - base. Of scores as add_scores().
 inline void add_spread(const SegmentRow& row, const float* weights, float base,
                        SegmentStatistics& to) {
     Vec weight{}, spread{};
     for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
-        const Vec score = load(row.scores + j);
-        const IntVec counted = row.counted(j, score);
-        const Vec some = counted ? load(weights + j) : Vec{};
+        const Vec some = row.only(j, load(weights + j));
         weight += some;
-        spread += some * (counted ? score - base : Vec{});
+        spread += some * (load(row.scores + j) - base);
     }
     move(to, base);
     to.spread += sum_lanes(spread);
@@ -77,7 +88,7 @@ inline void find_largest(const SegmentRow& row, int64_t first_key, SegmentStatis
     IntVec place{};
     for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
         const Vec score = load(row.scores + j);
-        const IntVec better = row.counted(j, score) & (score > best);
+        const IntVec better = row.mask(j) & (score > best);
         best = better ? score : best;
         place = better ? kIota + j : place;
     }
@@ -113,7 +124,9 @@ void softmax_with_statistics(Matrix<float> scores, int rows, int width, const Ra
                              const ScoreEdits& edits, float* max, float* keep, float* sum,
                              const TileStatistics& asked, Matrix<SegmentStatistics> found,
                              Matrix<float> kept) {
-    float copy[TileStatistics::kMostColumns];
+    float kept_row[TileStatistics::kMostColumns], finite[TileStatistics::kMostColumns];
+    int32_t inside[kMostParts][TileStatistics::kMostColumns];
+    for (int i = 0; i < asked.num_parts; ++i) mark(asked, asked.parts[i], inside[i]);
     const Vec scale = broadcast(scale_left(edits));
     ScoreEdits left;  // what edit_row() leaves to do
     left.scale = scale_left(edits);
@@ -122,30 +135,32 @@ void softmax_with_statistics(Matrix<float> scores, int rows, int width, const Ra
         const Range range = visible_of(visible, r, width);
         edit_row(row, r, range, edits);
         const Range whole = enclose(row, range);
-        for (int j = whole.begin; j < whole.end; j += kLanes)
-            store(copy + j, scale * load(row + j));
+        for (int j = whole.begin; j < whole.end; j += kLanes) {
+            const Vec score = scale * load(row + j);
+            store(kept_row + j, score);
+            store(finite + j, score == broadcast(-kInfinity) ? Vec{} : score);
+        }
         softmax({row, scores.ld}, 1, width, visible ? visible + r : nullptr, left, max + r,
                 keep + r, sum + r);
         if (asked.wanted & kScores)
-            memcpy(kept.row(r) + range.begin, copy + range.begin,
+            memcpy(kept.row(r) + range.begin, kept_row + range.begin,
                    (range.end - range.begin) * sizeof(float));
         for (int i = 0; i < asked.num_parts; ++i) {
-            const SegmentColumns& columns = asked.parts[i];
-            SegmentStatistics& to = found.row(r)[columns.segment];
-            if (asked.labels && columns.count <= SegmentColumns::kFew) {
-                tell_few(columns, copy, row, whole, max[r], asked, to);
+            const SegmentColumns& part = asked.parts[i];
+            SegmentStatistics& to = found.row(r)[part.segment];
+            if (asked.labels && part.count <= SegmentColumns::kFew) {
+                tell_few(part, kept_row, row, whole, max[r], asked, to);
                 continue;
             }
-            const SegmentRow part{copy,
-                                  asked.labels,
-                                  IntVec{} + columns.segment,
-                                  {bigger(columns.columns.begin / kLanes * kLanes, whole.begin),
-                                   smaller(columns.columns.end, whole.end)}};
-            if (asked.wanted & kScoreSums) add_scores(part, to);
-            if (asked.wanted & kAbsScoreSums) add_sizes(part, to);
+            const Range columns{bigger(part.columns.begin / kLanes * kLanes, whole.begin),
+                                smaller(part.columns.end, whole.end)};
+            const SegmentRow of_finite{finite, inside[i], columns};
+            if (asked.wanted & kScoreSums) add_scores(of_finite, to);
+            if (asked.wanted & kAbsScoreSums) add_sizes(of_finite, to);
             if ((asked.wanted & kEntropies) && max[r] != -kInfinity)
-                add_spread(part, row, max[r], to);
-            if (asked.wanted & kLargest) find_largest(part, asked.key, to);
+                add_spread(of_finite, row, max[r], to);
+            if (asked.wanted & kLargest)
+                find_largest({kept_row, inside[i], columns}, asked.key, to);
         }
     }
 }
