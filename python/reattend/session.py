@@ -304,15 +304,18 @@ class Session(Recorded, Measuring):
             result = attend(query, key, value, mask, asked, num_threads)
         else:
             request = steady.request if out is None else steady.request._replace(out=out)
-            result, masses, *_ = attend(query, key, value, mask, request, num_threads)
-            if self._watched:
+            found = attend(query, key, value, mask, request, num_threads)
+            result = found[0]
+            if steady.followed is not None and self._watched:
                 call = Call(
                     layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
                     num_threads, out, confidence=run.confidence,
                 )  # fmt: skip
                 self._show(run, call, np.asarray(result))
-            edited = steady.plan.edited_rows(end - query.shape[2], end)
-            run.tallies[layer].add_rows(steady.places, steady.plan, masses, edited)
+            edited: tuple[Array | None, ...] = ()
+            if steady.plan.edits_scores:
+                edited = steady.plan.edited_rows(end - query.shape[2], end)
+            run.tallies[layer].add_rows(steady.places, steady.plan, found[1], edited)
         run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
         return np.asarray(result)
 
