@@ -16,10 +16,10 @@ THETA = 0.05
 
 
 class _Asked(ACT):
-    """ACT that is asked in every step."""
+    """ACT that is asked in every step: a plan of its own is never passed over."""
 
-    def goes_on(self, call, state):
-        return False
+    def plan(self, call, state):
+        return super().plan(call, state)
 
 
 def numbers(rng, length, batch=2):
