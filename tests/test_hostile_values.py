@@ -203,6 +203,9 @@ TABLE = {
     "call.Call.column_sums": (
         lambda **given: call().column_sums(**given), {"heads": np.ones(4, bool)}
     ),
+    "call.Call.in_scope": (
+        lambda **given: call().in_scope(**given), {"rows": "last", "phase": "prefill"}
+    ),
     "call.Call.in_spans": (lambda **given: call().in_spans(**given), {"spans": [(0, 2)]}),
     "call.Call.score_sums": (
         lambda **given: call().score_sums(**given),
@@ -401,9 +404,11 @@ TABLE = {
         ra.Plan,
         {"segments": LABELS, "policy": POLICY, "where": np.ones(3, bool), "transform": None,
          "null_logit": np.zeros((2, 4, 3)), "heads_from": np.zeros((1, 4), int),
-         "epilogue": None},
+         "epilogue": None, "rows": "last", "phase": "decode"},
     ),
-    "plan.Plan.only": (ra.Plan(None, POLICY).only, {"rows": np.ones(3, bool)}),
+    "plan.Plan.only": (
+        ra.Plan(None, POLICY).only, {"rows": np.array([False, True, True]), "first_row": 2}
+    ),
     "plan.Plan.edited_rows": (
         ra.Plan(None, ra.Reweight((1,)), transform=boost()).edited_rows, {"rows": np.arange(3)}
     ),
@@ -454,6 +459,7 @@ TABLE = {
         {"scale": np.ones((2, 1, 5)), "shift": np.zeros((2, 1, 5)),
          "slope": np.zeros((2, 1, 5)), "first_row": 1},
     ),
+    "transform.Transform.from_row": (boost().from_row, {"first_row": np.array([2])}),
     "transform.Transform.reaches": (boost().reaches, {"rows": np.arange(3)}),
     "transform.Transform.take": (boost().take, {"indices": np.array([1, 0])}),
 }  # fmt: skip

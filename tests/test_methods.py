@@ -48,6 +48,7 @@ class Broken(Method):
 
     factor: float
     calls: Any = None
+    rows: str = "all"  # a word that means nothing
 
     def plan(self, call, state):
         self.calls = (self.calls or 0) + 1  # state that is kept where it must not be

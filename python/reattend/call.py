@@ -16,6 +16,7 @@ from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integer, marks, numbers, pairs
 from reattend.policy import Array
+from reattend.row_scope import check_scope
 
 __all__ = ["Call", "Computed", "Prompt"]
 
@@ -207,14 +208,75 @@ class Call:
         """Position of each row, int [N]."""
         return np.arange(self.first_row, self.first_row + self.query.shape[2])
 
-    @cached_property
-    def answer_rows(self) -> Array:
-        """The rows that say what comes next, bool [N]: the prompt's last one and those behind."""
-        return np.asarray(self.rows >= self.num_prompt - 1)
+    def in_scope(self, rows: str = "all", phase: str = "both") -> Array:
+        """Mark the rows that a plan with these words is for.
+
+        Parameters
+        ----------
+        rows : {"last", "after_image", "all"}, optional
+            ``"last"``: the rows that say what comes next, each item's last row of the prompt that
+            is no padding and those behind it. ``"after_image"``: those behind an item's first
+            image; none of an item without one.
+        phase : {"prefill", "decode", "both"}, optional
+            Whether rows of the prompt, those behind it, or either.
+
+        Returns
+        -------
+        array of bool [B or 1, N]
+
+        Raises
+        ------
+        TypeError, ValueError
+            If these are no such words; where the prompt's last row of an item was in an earlier
+            call, for its padding came at the right.
+
+        Examples
+        --------
+        >>> query = key = np.zeros((1, 1, 3, 4), np.float32)
+        >>> call = Call(0, 1, query, key, key, Prompt(2))
+        >>> call.in_scope("last").tolist(), call.in_scope("last", "decode").tolist()
+        ([[False, True, True]], [[False, False, True]])
+        """
+        check_scope(rows, phase)
+        found = np.ones((1, self.query.shape[2]), bool)
+        if rows == "last" and self.prefill:
+            found = self.rows >= np.reshape(self.last_prompt_row, (-1, 1))
+        elif rows == "after_image":
+            found = self.rows >= self.image_end[:, None]
+        if phase != "both":
+            found = found & ((self.rows < self.num_prompt) == (phase == "prefill"))
+        return np.asarray(found)
 
     @cached_property
-    def answer_row(self) -> int | None:
-        """Position of the row that says what comes next; None while there is none.
+    def last_prompt_row(self) -> Array:
+        """Position of each item's last row of the prompt that is no padding, int [B or 1]."""
+        if self.key_mask is None or self.cross or self.key_len < self.num_prompt:
+            return np.array([self.num_prompt - 1])
+        return self.first_row + self._last_before(self.num_prompt)
+
+    @cached_property
+    def last_rows(self) -> Array:
+        """Place among these rows of each item's last one that is no padding, int [B]."""
+        if self.key_mask is None or self.cross:
+            return np.full(self.batch, self.query.shape[2] - 1)
+        return self._last_before(self.key_len)
+
+    def _last_before(self, end: int) -> Array:
+        """Place of each item's last row before a position that is no padding, int [B]."""
+        assert self.key_mask is not None
+        valid = self.key_mask[:, self.first_row : end]
+        before = self.key_mask[:, : self.first_row].any(-1) & ~valid.any(-1)
+        if self.last_chunk and before.any():
+            raise ValueError(
+                f"layer {self.layer}: the last prompt row of every item must be in the call that "
+                f"ends the prompt, got items {np.flatnonzero(before).tolist()} of which this call "
+                "has padding alone; put padding at the left, or read the prompt in one call"
+            )
+        return np.asarray(valid.shape[1] - 1 - valid[:, ::-1].argmax(-1))
+
+    @cached_property
+    def answer_row(self) -> Array | None:
+        """Place among these rows of the one that says what comes next, int [B]; None without one.
 
         For what is computed from one row. Several such rows in a call raise ValueError: a method
         that reads them would have to give each keys of its own.
@@ -228,10 +290,12 @@ class Call:
                 "and answer, and each row of the answer, in calls of their own, got rows "
                 f"{self.first_row} to {position} of a prompt of {self.num_prompt}"
             )
-        return position
+        return self.last_rows
 
     def row_scores(self, keys: Array) -> Array:
-        """Give the last row's scores, before the softmax and a bias, on some keys, [B, H, M].
+        """Give the scores of each item's last row that is no padding on some keys, [B, H, M].
+
+        They are those before the softmax and a bias.
 
         Parameters
         ----------
@@ -259,10 +323,12 @@ class Call:
         keys = marks("keys", keys, "[B, M]", (self.batch, self.key_len))
         seen = keys if self.key_mask is None else keys & self.key_mask
         if self._window is not None:
-            seen = seen & (np.arange(self.key_len) > self.key_len - 1 - self._window)
+            last = self.first_row + self.last_rows[:, None]
+            seen = seen & (np.arange(self.key_len) > last - self._window)
         scores = np.zeros((self.batch, self.num_heads, self.key_len), np.float32)
         near = _around(seen)
-        found = self._told("scores", self.query[:, :, -1:], near)[:, :, 0]
+        query = self.query[np.arange(self.batch), :, self.last_rows, None]  # [B, H, 1, D]
+        found = self._told("scores", query, near)[:, :, 0]
         np.copyto(scores[..., near], found, where=seen[:, None, near])
         return scores
 
@@ -276,10 +342,17 @@ class Call:
 
     @cached_property
     def row_weights(self) -> Array:
-        """Plain attention of the last row on each key, [B, H, M], from a pass over that row."""
+        """Plain attention of each item's last row that is no padding, [B, H, M].
+
+        From a pass over these rows alone; of a single row that of the step, which costs nothing.
+        """
         if self.query.shape[2] == 1:
             return self.column_sums()
-        return self.weights_of_row(self.query.shape[2] - 1)
+        found = np.zeros((*self.query.shape[:2], self.key_len), np.float32)
+        for row in np.unique(self.last_rows):
+            some = self.last_rows == row
+            found[some] = self.weights_of_row(int(row))[some]
+        return found
 
     def weights_of_row(self, row: int) -> Array:
         """Give plain attention of one row of all items, [B, H, M], by a pass for itself.
@@ -624,17 +697,15 @@ class Call:
     def head_outputs(self) -> Array:
         """Plain attention of each item's last prompt row that is no padding, [B, H, Dv]."""
         length = self.num_prompt
-        last = np.full(self.batch, length - 1)
-        if self.key_mask is not None and not self.cross:
-            last = length - 1 - self.key_mask[:, length - 1 :: -1].argmax(-1)
-        start = int(last.min(initial=length - 1)) - self.first_row
-        if not self.last_chunk or start < 0:
+        if not self.last_chunk:
             raise ValueError(
                 f"layer {self.layer}: the last prompt row of every item must be in one call, got "
                 f"rows {self.first_row} to {self.key_len - 1} of a prompt of {length}; "
                 "read the prompt in one call"
             )
-        last = last - self.first_row - start
+        last = np.broadcast_to(self.last_prompt_row - self.first_row, self.batch)
+        start = int(last.min(initial=length - 1 - self.first_row))
+        last = last - start
         # Rows of their own cost less than a plain pass that is corrected afterwards.
         rows = self.query[:, :, start:]
         out = np.empty((*rows.shape[:3], self.value.shape[3]), np.float32)

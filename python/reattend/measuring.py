@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from reattend.answer_rows import last_rows, row_weights
 from reattend.border.dtypes import to_float32
 from reattend.call import Call
 from reattend.checks import listed
@@ -55,7 +54,7 @@ def distance(weights: Array, call: Call) -> Array:
     if call.cross:
         return np.full(weights.shape[:2], np.nan)
     keys = np.arange(weights.shape[-1])
-    last = np.asarray(last_rows(call))[:, None]
+    last = np.asarray(call.last_rows)[:, None]
     return np.asarray((weights * (last + call.first_row)[..., None]).sum(-1) - weights @ keys)
 
 
@@ -164,11 +163,11 @@ class Gatherer:
         weights: Array | None = None
         for name, function in self._measures.items():
             if function is None:
-                items, rows = np.arange(call.batch), last_rows(call)
+                items, rows = np.arange(call.batch), call.last_rows
                 found[name] = to_float32(out[items, :, rows], call.mask.dtype).copy()
                 continue
             if weights is None:
-                weights = row_weights(call).astype(np.float64)
+                weights = call.row_weights.astype(np.float64)
             value = np.asarray(function(weights, call))
             if value.shape[:1] != (call.batch,) or value.dtype.kind not in "fiub":
                 raise ValueError(

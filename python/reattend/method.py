@@ -153,8 +153,8 @@ class Method:
         --------
         >>> from reattend.methods import HeadMask
         >>> found = Profile({"num_layers": 8}, {"HeadMask": {"heads": {3: (0, 2)}}})
-        >>> HeadMask.from_profile(found, gate=0.5)
-        HeadMask(heads=((3, (0, 2)),), gate=0.5)
+        >>> HeadMask.from_profile(found, gate=0.5).heads
+        ((3, (0, 2)),)
         """
         found = profile if isinstance(profile, Profile) else Profile.load(profile)
         if model is not None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from reattend.attention import attention
 from reattend.call import Call, Computed
 from reattend.plan import Plan, compose
+from reattend.planned import planned
 from reattend.policy import Array, Reweight
 from reattend.session import Session
 
@@ -86,7 +87,7 @@ class Observer(Session):
         # A plan that changes nothing, beside the methods' own: its segments are what we look at.
         plans = [Plan(labels, Reweight(weight=(1,) * count))]
         for place, method in enumerate(self.methods):
-            plan, _ = method.plan(call, states.get((place, call.layer)))
+            plan, _ = planned(method, call, states.get((place, call.layer)))
             if plan is not None:
                 plans.append(plan)
         both = compose(plans)

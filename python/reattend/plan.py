@@ -14,12 +14,15 @@ from reattend.border.arguments import Shape
 from reattend.border.dtypes import to_float32, write
 from reattend.border.quantized import Quantized
 from reattend.border.request import Request
-from reattend.checks import as_array, integers, items, marks, numbers
+from reattend.checks import as_array, count, integers, items, marks, numbers
 from reattend.epilogue import Epilogue
-from reattend.policy import MAX_SEGMENTS, Array, Policy, Reweight, Share
+from reattend.policy import KEEP, MAX_SEGMENTS, Array, Policy, Reweight, Share
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 __all__ = ["Composition", "Plan", "compose", "compose_with_columns", "taken"]
+
+_NEVER = np.iinfo(np.int64).max  # after every row, of this call and of all that use its plan again
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,13 @@ class Plan:
         The head whose query and key each head attends with, its values its own.
     epilogue : Epilogue, optional
         What becomes of the outputs of the rows of ``where``, at last.
+    rows : {"last", "after_image", "all"}, optional
+        Which rows it is for, among those of ``where``, policy and edits alike. ``"last"``: those
+        that say what comes next, each item's last row of the prompt that is no padding and the
+        answer's. ``"after_image"``: those behind an item's first image. A session brings a plan to
+        each call's rows.
+    phase : {"prefill", "decode", "both"}, optional
+        Whether for rows of the prompt, for those behind it, or for either.
 
     Examples
     --------
@@ -177,8 +187,11 @@ class Plan:
     null_logit: Array | None = None
     heads_from: Array | None = None
     epilogue: Epilogue | None = None
+    rows: str = "all"
+    phase: str = "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         for name in ("segments", "where"):
             given = getattr(self, name)
             if given is not None and type(given) is not np.ndarray:
@@ -208,6 +221,16 @@ class Plan:
             object.__setattr__(self, "heads_from", heads)
         if self.epilogue is not None and not isinstance(self.epilogue, Epilogue):
             raise TypeError(f"epilogue must be an Epilogue, got {self.epilogue!r}")
+
+    @cached_property
+    def everywhere(self) -> bool:
+        """Whether its two words leave out no row of any call."""
+        return (self.rows, self.phase) == ("all", "both")
+
+    @cached_property
+    def unscoped(self) -> Plan:
+        """The same for all rows of ``where``; always the same object."""
+        return self if self.everywhere else replace(self, rows="all", phase="both")
 
     @property
     def num_segments(self) -> int:
@@ -247,23 +270,57 @@ class Plan:
             edited = ended if edited is None else edited | ended
         return edited
 
-    def only(self, rows: Array) -> Plan | None:
-        """Give the plan for some of a call's rows; None where there are none.
+    def only(self, rows: Array, first_row: int = 0) -> Plan | None:
+        """Give the plan for some of a call's rows, whatever its words; None where there are none.
 
         Parameters
         ----------
-        rows : array of bool [N]
+        rows : array of bool [N] or [B or 1, N]
             The rows.
+        first_row : int, optional
+            Position of the first of them, counted as keys, from which scores are transformed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are no such rows, or the plan cannot be for these alone: the rows whose scores
+            are transformed must be the call's last ones, and those of heads that attend as others
+            all of an item's.
 
         Examples
         --------
         >>> Plan(None, Reweight(weight=(2,))).only(np.array([False, True])).where.tolist()
-        [False, True]
+        [[[False, True]]]
         """
-        rows = marks("rows", rows, "[N]")
+        rows = as_array("rows", rows)
+        rows = marks("rows", rows, "[N]")[None] if rows.ndim == 1 else marks("rows", rows, "[B, N]")
+        first_row = count("first_row", first_row, 0)
         if not rows.any():
             return None
-        return replace(self, where=rows if self.where is None else self.where & rows)
+        if rows.all():
+            return self.unscoped
+        some: dict[str, Any] = {"rows": "all", "phase": "both"}
+        if self.epilogue is not None or self.policy is not KEEP:
+            some["where"] = rows[:, None] if self.where is None else rows[:, None] & self.where
+        if self.transform is not None:
+            first = np.where(rows.any(-1), rows.argmax(-1) + first_row, _NEVER)  # [B or 1]
+            if (rows != (np.arange(rows.shape[1]) + first_row >= first[:, None])).any():
+                raise ValueError(
+                    "rows whose scores are transformed must be the last ones of a call: with "
+                    "phase='prefill' prompt and answer must come in calls of their own"
+                )
+            some["transform"] = self.transform.from_row(first)
+        if self.null_logit is not None:
+            some["null_logit"] = np.where(rows[:, None], self.null_logit, np.float32(-np.inf))
+        if self.heads_from is not None:
+            if (rows.any(-1) != rows.all(-1)).any():
+                raise ValueError(
+                    "rows of heads that attend as others do must be all of an item's in a call: "
+                    "give rows='all', and prompt and answer in calls of their own"
+                )
+            own = np.arange(self.heads_from.shape[1])
+            some["heads_from"] = np.where(rows.any(-1, keepdims=True), self.heads_from, own)
+        return replace(self, **some)
 
     def take(self, indices: Array) -> Plan:
         """Give the plan of a reordered batch: item b of it is item ``indices[b]`` of this one.
@@ -291,7 +348,9 @@ class Plan:
         if heads is not None and len(heads) > 1:
             heads = heads[indices]
         epilogue = None if self.epilogue is None else self.epilogue.take(indices)
-        return Plan(segments, policy, where, transform, null_logit, heads, epilogue)
+        return Plan(
+            segments, policy, where, transform, null_logit, heads, epilogue, self.rows, self.phase
+        )  # fmt: skip
 
     def _batch(self) -> int | None:
         """Number of items; None where nothing tells."""
@@ -336,6 +395,11 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
+    if not all(plan.everywhere for plan in plans):
+        raise ValueError(
+            "plans must be for the rows of one call, got rows and phase that a session brings to "
+            "each: Plan.only gives a plan for some rows"
+        )
     edits = (
         _only(plans, [plan.transform for plan in plans], "transform"),
         _only(plans, [plan.null_logit for plan in plans], "null_logit"),

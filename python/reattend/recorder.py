@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from reattend.answer_rows import last_rows
 from reattend.call import Call
 from reattend.method import Method
 from reattend.policy import Array
@@ -87,7 +86,7 @@ class Recorder:
         self._sinks[call.layer] = scores > _SINK_SHARE * np.sqrt(states.shape[-1])
 
     def _weights(self, call: Call) -> Array:
-        last = int(last_rows(call)[self.item])
+        last = int(call.last_rows[self.item])
         return np.asarray(call.weights_of_row(last)[self.item])
 
 

@@ -21,6 +21,7 @@ from reattend.measuring import Measuring
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
 from reattend.plan import Composition, Plan, compose, compose_with_columns, taken
+from reattend.planned import planned
 from reattend.policy import Array
 from reattend.recorder import Recorded
 from reattend.report import Report, Tally, reading
@@ -536,7 +537,7 @@ class Session(Recorded, Measuring):
         """Give the plans of a call, whose they are, and each method's next state."""
         plans, places, states = [], [], []
         for place, method in enumerate(self.methods):
-            plan, state = method.plan(call, run.states.get((place, call.layer)))
+            plan, state = planned(method, call, run.states.get((place, call.layer)))
             states.append(state)
             if plan is not None:
                 plans.append(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,24 @@ class Transform:
             return np.ones((1, 1, len(rows)), bool)
         reached: Array = rows >= np.reshape(self.first_row, (-1, 1, 1))
         return reached
+
+    def from_row(self, first_row: Array) -> Transform:
+        """Give the same for no rows before some, nor before its own first one.
+
+        Parameters
+        ----------
+        first_row : array of int [B or 1]
+            Their positions, counted as keys.
+
+        Examples
+        --------
+        >>> Transform(scale=np.ones((1, 1, 2)), first_row=3).from_row(np.array([2, 4])).first_row
+        array([3, 4])
+        """
+        first = integers("first_row", first_row, "[B or 1]")
+        if self.first_row is not None:
+            first = np.maximum(first, self.first_row)
+        return replace(self, first_row=int(first[0]) if len(first) == 1 else first)
 
     def __call__(self, scores: Array, rows: Array | None = None) -> Array:
         """Change scores [B, H, N, M], of rows at the given positions [N]; all rows without."""

@@ -22,11 +22,11 @@ def plain():
     return expected(INPUTS, lambda weights, layer, item: None)[0]
 
 
-@pytest.mark.parametrize("prompt", [False, True])
-def test_soft_injection_and_steering(prompt):
+@pytest.mark.parametrize("rows", ["last", "all"])
+def test_soft_injection_and_steering(rows):
     heads = {0: (1, 2), 2: (0, 1, 2)}
     mixed, added = plain(), plain()
-    first = 0 if prompt else LAST
+    first = 0 if rows == "all" else LAST
     for layer, vectors in VECTORS.vectors.items():
         for head in range(4):
             own = VECTORS.amounts[layer][head]
@@ -35,8 +35,8 @@ def test_soft_injection_and_steering(prompt):
                 some = mixed[layer, :, head, first:]
                 mixed[layer, :, head, first:] = (1 - 0.3 * own) * some + 0.3 * own * t
             added[layer, :, head, first:] += -2 * own * t
-    assert np.abs(run(SoftInjection(VECTORS, 0.3, heads, prompt), INPUTS) - mixed).max() < TOLERANCE
-    assert np.abs(run(HeadSteering(VECTORS, -2, None, prompt), INPUTS) - added).max() < TOLERANCE
+    assert np.abs(run(SoftInjection(VECTORS, 0.3, heads, rows), INPUTS) - mixed).max() < TOLERANCE
+    assert np.abs(run(HeadSteering(VECTORS, -2, None, rows), INPUTS) - added).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -46,7 +46,7 @@ def test_outputs_of_16_bits(dtype):
         arrays = [(x[2].view(np.uint32) >> 16).astype(np.uint16)
                   for x in (INPUTS.query, INPUTS.key, INPUTS.value)]  # fmt: skip
     bits = None if dtype == "float16" else dtype
-    session = Session(HeadSteering(VECTORS, prompt=True), num_layers=5)
+    session = Session(HeadSteering(VECTORS, rows="all"), num_layers=5)
     out = np.empty(arrays[0].shape, arrays[0].dtype)
     with session.generation():
         found = session.attend(2, *arrays, out=out, dtype=bits)
@@ -186,7 +186,7 @@ def test_eah_does_nothing_where_no_column_is_dense():
 def test_a_policy_behind_an_epilogue_is_refused():
     from reattend.methods import PAI, HeadMask
 
-    steer = HeadSteering(VECTORS, prompt=True)
+    steer = HeadSteering(VECTORS, rows="all")
     with pytest.raises(ValueError, match="put the method that has it last"):
         run((steer, HeadMask({2: (1,)})), INPUTS)
     one = run((PAI(layers=(2,)), steer), INPUTS)

@@ -25,9 +25,10 @@ def test_context_emphasis(factor):
     assert holds(ContextEmphasis(((3, 7), (10, 12)), HEADS, factor), edit) == 3 * 3 * 24
 
 
-@pytest.mark.parametrize("steps", [False, True])
+@pytest.mark.parametrize("phase", ["prefill", "both"])
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.3, 0.0)])
-def test_row_edit(shares, steps):
+def test_row_edit(shares, phase):
+    steps = phase == "both"
     one, two = [3], [10, 11, 12]
     rest = np.setdiff1d(np.arange(INPUTS.length), one + two)
 
@@ -38,7 +39,7 @@ def test_row_edit(shares, steps):
                 for keys, share in ((one, shares[0]), (two, shares[1]), (rest, 1 - sum(shares))):
                     row[keys] *= share / row[keys].sum()
 
-    method = RowEdit(((3, 4), (10, 13)), shares, HEADS, steps)
+    method = RowEdit(((3, 4), (10, 13)), shares, HEADS, phase=phase)
     assert holds(method, edit) == 3 * 3 * (4 if steps else 1)
 
 

@@ -67,8 +67,9 @@ def test_adapt_vis_chooses_by_confidence():
 
 
 def test_scaling_vis_needs_the_prompt_on_its_own():
-    with pytest.raises(ValueError, match="calls of their own, got rows to 26 of a prompt of 24"):
+    with pytest.raises(ValueError, match="prompt and answer must come in calls of their own"):
         run(ScalingVis(), INPUTS, one_pass=True)
+    run(ScalingVis(phase="both"), INPUTS, one_pass=True)
 
 
 @pytest.mark.parametrize("slopes", [True, False])

@@ -12,6 +12,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
+from reattend.row_scope import check_scope
 
 TEXT, OTHERS = range(2)  # text after the image is 0: new keys are in it
 
@@ -24,10 +25,10 @@ class ADHH(Method):
 
         A'_ij = 0        j in T, where mass_i(T) >= threshold; the row is not made to sum to 1 again
 
-    T are the text keys behind the image, new ones included; the rows are the prompt's last and
-    those of the answer. Which heads (20 of the 7B model, 35 of 13B) is the model's fact. The
-    published code sums the mass over the whole batch, which differs only where a batch is larger
-    than 1.
+    T are the text keys behind the image, new ones included; as published the rows are the prompt's
+    last and those of the answer. Which heads (20 of the 7B model, 35 of 13B) is the model's fact.
+    The published code sums the mass over the whole batch, which differs only for batches of
+    several.
 
     Paper: Understanding and Mitigating Hallucination in Large Vision-Language Models via Modular
     Attribution and Intervention (ICLR 2025).
@@ -35,7 +36,7 @@ class ADHH(Method):
     Examples
     --------
     >>> ADHH(heads={5: (0, 3)})
-    ADHH(heads=((5, (0, 3)),), threshold=0.4)
+    ADHH(heads=((5, (0, 3)),), threshold=0.4, rows='last', phase='both')
     """
 
     needs_image: ClassVar[bool] = True
@@ -44,8 +45,11 @@ class ADHH(Method):
 
     heads: Any = ()  # the hallucination heads, a mapping layer -> heads; None: all heads
     threshold: float = 0.4  # the attention on text from which a row is changed
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "threshold")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
@@ -54,14 +58,12 @@ class ADHH(Method):
         if state is not None and not call.prefill:
             return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
-        if call.image is None or not chosen.any() or not call.answer_rows.any():
+        if call.image is None or not chosen.any():
             return None, None
         length = min(call.key_len, call.num_prompt)
         labels = np.where(call.after_image[:, :length], TEXT, OTHERS).astype(np.uint8)
         policy = Reweight(weight=(0, 1), when=(Share((TEXT,), self.threshold),))
         has_image: Array = np.asarray(call.image_end < NEVER)
         where = has_image[:, None, None] & chosen[:, None]
-        if call.prefill:
-            return Plan(labels[:, None], policy, where & call.answer_rows), None
-        plan = Plan(labels[:, None], policy, where)  # every row of a step chooses a word
+        plan = Plan(labels[:, None], policy, where, rows=self.rows, phase=self.phase)
         return plan, plan

@@ -12,6 +12,7 @@ from reattend.checks import numbers
 from reattend.method import Method, check_finite, check_shares, number
 from reattend.plan import Plan
 from reattend.policy import KEEP, Array
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -22,7 +23,7 @@ class CAAC(Method):
     .. code-block:: text
 
         lambda = 1 where p > threshold, else max(1, p + most (1 - p))
-        s'_ij  = lambda s_ij        j in I, all rows, all layers
+        s'_ij  = lambda s_ij        j in I, all layers
 
     p is the largest probability of the token before, which the loop tells the session
     (`Session.note_confidence`, `reattend.decoding.Confidence`); before it does, nothing changes.
@@ -44,8 +45,11 @@ class CAAC(Method):
     threshold: float = 0.25  # from which confidence on nothing is changed
     most: float = 1.5  # the factor at confidence 0
     strength: float | None = None  # a factor for all rows, in place of the confidence's
+    rows: str = "all"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_shares(self, "threshold")
         check_finite(self, "most")
         if self.strength is not None and not np.isfinite(number(self, "strength")):
@@ -73,7 +77,7 @@ class CAAC(Method):
         return np.asarray(np.where(sure > self.threshold, 1, found))
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
-        """Multiply the image's scores in all rows."""
+        """Multiply the image's scores."""
         if call.image is None or not call.image.any():
             return None, None
         if self.strength is not None:
@@ -87,5 +91,6 @@ class CAAC(Method):
         if np.all(factor == 1):
             return None, None
         scale = np.where(call.image[:, : call.num_prompt], factor, 1)
-        plan = Plan(None, KEEP, transform=Transform(scale=scale[:, None]))
+        edit = Transform(scale=scale[:, None])
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
         return plan, plan

@@ -13,6 +13,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
+from reattend.row_scope import check_scope
 
 REST, SPAN = range(2)
 
@@ -44,8 +45,11 @@ class ContextEmphasis(Method):
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token
     heads: Any = None  # the steered heads, a mapping layer -> heads; None: all heads
     factor: float = 2.0  # what multiplies the weights; 1 leaves them
+    rows: str = "all"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         if not (np.isfinite(number(self, "factor")) and self.factor > 0):
             raise ValueError(f"factor must be a number above 0, got {self.factor!r}")
         object.__setattr__(self, "spans", spans("spans", self.spans))
@@ -61,5 +65,5 @@ class ContextEmphasis(Method):
         length = min(call.key_len, call.num_prompt)
         labels = call.in_spans(self.spans)[:, None, :length].astype(np.uint8)
         policy = Reweight(weight=(1, self.factor), to=(REST, SPAN))
-        plan = Plan(labels, policy, chosen[None, :, None])
+        plan = Plan(labels, policy, chosen[None, :, None], rows=self.rows, phase=self.phase)
         return plan, plan

@@ -12,6 +12,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -34,13 +35,16 @@ class EvenHeads(Method):
     Examples
     --------
     >>> EvenHeads(heads={5: (0, 3)})
-    EvenHeads(heads=((5, (0, 3)),), epsilon=1e-05)
+    EvenHeads(heads=((5, (0, 3)),), epsilon=1e-05, rows='all', phase='both')
     """
 
     heads: Any = ()  # the ablated heads, a mapping layer -> heads; None: all heads
     epsilon: float = 1e-5  # what multiplies their scores; 1 leaves them
+    rows: str = "all"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "epsilon")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
@@ -56,4 +60,4 @@ class EvenHeads(Method):
             )
         scale = np.where(chosen, self.epsilon, 1).astype(np.float32)[None, :, None]
         edit = Transform(scale=np.repeat(scale, call.key_len, axis=2))
-        return Plan(None, KEEP, transform=edit), None
+        return Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase), None

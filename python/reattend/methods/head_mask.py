@@ -12,6 +12,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import Reweight
+from reattend.row_scope import check_scope
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,18 @@ class HeadMask(Method):
     Examples
     --------
     >>> HeadMask(heads={5: (0, 3)})
-    HeadMask(heads=((5, (0, 3)),), gate=0.0)
+    HeadMask(heads=((5, (0, 3)),), gate=0.0, rows='all', phase='both')
     """
 
     steady: ClassVar[bool] = True
 
     heads: Any = ()  # the chosen heads, a mapping layer -> heads; None: all heads
     gate: float = 0.0  # xi, what multiplies them; 1 leaves them as they are
+    rows: str = "all"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "gate")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
@@ -50,5 +54,6 @@ class HeadMask(Method):
             if not chosen.any():
                 return None, None
             gates = np.where(chosen, self.gate, 1).astype(np.float32)
-            state = Plan(None, Reweight(weight=gates[None, :, None]))
+            policy = Reweight(weight=gates[None, :, None])
+            state = Plan(None, policy, rows=self.rows, phase=self.phase)
         return state, state

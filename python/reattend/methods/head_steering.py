@@ -14,6 +14,7 @@ from reattend.head_vectors import HeadVectors, checked_vectors
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class HeadSteering(Method):
     vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
     alpha: float = 1.0  # what multiplies all of them; 0 changes nothing
     heads: Any = None  # the heads, a mapping layer -> heads; None: all that have vectors
-    prompt: bool = False  # whether all rows of the prompt are changed, not the last alone
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "alpha")
-        if not isinstance(self.prompt, (bool, np.bool_)):
-            raise TypeError(f"prompt must be a bool, got {self.prompt!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
         object.__setattr__(self, "profile", checked_vectors(self.vectors))
 
@@ -67,7 +68,6 @@ class HeadSteering(Method):
             shift = amount * self.vectors.vectors[call.layer]
             if not shift.any():
                 return None, None
-            state = Plan(None, KEEP, epilogue=Epilogue(shift=shift[None, :, None]))
-        if self.prompt or not call.prefill:
-            return state, state
-        return state.only(call.answer_rows), state
+            edit = Epilogue(shift=shift[None, :, None])
+            state = Plan(None, KEEP, epilogue=edit, rows=self.rows, phase=self.phase)
+        return state, state

@@ -12,6 +12,7 @@ from reattend.checks import finite, listed
 from reattend.method import Method, check_finite, check_shares
 from reattend.plan import Plan
 from reattend.policy import KEEP, Array
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -44,8 +45,10 @@ class ILVAD(Method):
     saliency: Any = ()  # S of each image token, or a list for each item; without, nothing changes
     alpha: float = 5.0  # how much; 3 for LLaVA-NeXT, 0 changes nothing
     share: float = 0.5  # of the heads that are changed
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope("last", self.phase)
         check_finite(self, "alpha")
         check_shares(self, "share")
         object.__setattr__(self, "saliency", _saliency(self.saliency))
@@ -54,8 +57,9 @@ class ILVAD(Method):
         """Raise the evidence in the row's heads that look at it."""
         if call.image is None or not self.saliency or not self.alpha:
             return None, None
-        row = call.answer_row
-        if row is None or not call.image.any():
+        if not call.in_scope("last", self.phase).any() or not call.image.any():
+            return None, None
+        if call.answer_row is None:
             return None, None
         image = call.image
         evidence = self._on_keys(image[:, : call.num_prompt])  # [B, P]
@@ -72,7 +76,8 @@ class ILVAD(Method):
         shift = self.alpha * np.where(chosen[..., None], evidence[:, None], 0)  # [B, H, P]
         if not shift.any():
             return None, None
-        return Plan(None, KEEP, transform=Transform(shift=shift, first_row=row)), None
+        edit = Transform(shift=shift)
+        return Plan(None, KEEP, transform=edit, rows="last", phase=self.phase), None
 
     def _on_keys(self, image: Array) -> Array | None:
         """Put each item's saliency on its image keys [B, P]; items of one prompt follow others."""

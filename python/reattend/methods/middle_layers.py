@@ -12,6 +12,7 @@ from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -40,8 +41,10 @@ class MiddleLayers(Method):
 
     alpha: float = 0.5  # how much of the heads' mean size is added; 0 changes nothing
     layers: tuple[int, ...] | None = None  # None: 5 to 17 of 32, in proportion
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope("last", self.phase)
         check_finite(self, "alpha")
         object.__setattr__(self, "layers", frozen_layers(self.layers))
 
@@ -73,9 +76,10 @@ class MiddleLayers(Method):
             or call.layer not in self.layers_for(call.num_layers)
         ):
             return None, None
-        row = call.answer_row
-        if row is None or not call.image.any():
+        if not call.in_scope("last", self.phase).any() or not call.image.any():
+            return None, None
+        if call.answer_row is None:
             return None, None
         size = np.abs(call.row_scores(call.image)).mean(1, keepdims=True)  # [B, 1, M]
-        edit = Transform(shift=self.alpha * size[..., : call.num_prompt], first_row=row)
-        return Plan(None, KEEP, transform=edit), None
+        edit = Transform(shift=self.alpha * size[..., : call.num_prompt])
+        return Plan(None, KEEP, transform=edit, rows="last", phase=self.phase), None

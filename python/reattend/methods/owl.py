@@ -12,6 +12,7 @@ from reattend.checks import finite, listed
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP, Array
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 PATHS = ("visual", "textual")
@@ -57,8 +58,11 @@ class OWL(Method):
     baseline: tuple[float, ...] | None = None  # y, image over text, for each layer
     gain: float = 0.2  # how much more, at no attention on the image
     most: float = 0.6  # the most that a and b become
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "alpha", "beta", "gain", "most")
         if not isinstance(self.path, str) or self.path not in PATHS:
             raise ValueError(f"path must be 'visual' or 'textual', got {self.path!r}")
@@ -68,6 +72,11 @@ class OWL(Method):
             if not all(each > 0 for each in ratios):
                 raise ValueError(f"baseline must hold numbers above 0, got {ratios}")
             object.__setattr__(self, "baseline", ratios)
+            if self.rows != "last":
+                raise ValueError(
+                    f"rows must be 'last' with a baseline, which is read off one row, got "
+                    f"{self.rows!r}"
+                )
 
     def check_model(self, num_layers: int, num_heads: int | None, hidden_size: int | None) -> None:
         """Refuse a baseline of another number of layers."""
@@ -78,10 +87,10 @@ class OWL(Method):
             )
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
-        """Raise one kind of scores and lower the other in the rows that choose a word."""
+        """Raise one kind of scores and lower the other."""
         if state is not None and not call.prefill and self.baseline is None:
             return state, state
-        if call.image is None or not (call.image.any() and call.answer_rows.any()):
+        if call.image is None or not call.image.any():
             return None, None
         image = call.image[:, : call.num_prompt]
         text = ~image & image.any(-1, keepdims=True)
@@ -90,8 +99,8 @@ class OWL(Method):
         slope = sign * (np.where(image, raised, 0) - np.where(text, lowered, 0))
         if not slope.any():
             return None, None
-        edit = Transform(slope=slope[:, None], first_row=call.num_prompt - 1)
-        plan = Plan(None, KEEP, transform=edit)
+        edit = Transform(slope=slope[:, None])
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
         return plan, plan
 
     def _strengths(self, call: Call, image: Array, text: Array) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -41,8 +42,11 @@ class PAI(Method):
 
     alpha: float = 0.5  # how much of a score's size is added to it; 0 changes nothing
     layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "alpha")
         object.__setattr__(self, "layers", frozen_layers(self.layers))
 
@@ -67,14 +71,14 @@ class PAI(Method):
         return scaled_layers(self.layers, num_layers, 2, 32)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
-        """Boost the image's scores in the rows that choose a word."""
+        """Boost the image's scores."""
         if state is not None and not call.prefill:
             return state, state
         if call.image is None or call.layer not in self.boosted(call.num_layers) or not self.alpha:
             return None, None
-        if not (call.image.any() and call.answer_rows.any()):
+        if not call.image.any():
             return None, None
         image = call.image[:, None, : call.num_prompt]
-        edit = Transform(slope=np.where(image, self.alpha, 0), first_row=call.num_prompt - 1)
-        plan = Plan(None, KEEP, transform=edit)
+        edit = Transform(slope=np.where(image, self.alpha, 0))
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
         return plan, plan

@@ -13,6 +13,7 @@ from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite, integers
 from reattend.plan import Plan
 from reattend.policy import KEEP, Array
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -47,8 +48,11 @@ class PAINT(Method):
     alpha: float = 0.9  # how much of a score's size the top gets; 0 none
     beta: float = 0.3  # how much the bottom gets
     layers: tuple[int, ...] | None = None  # None: from the third of 32 on, in proportion
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "alpha", "beta")
         for name in ("top", "bottom"):
             object.__setattr__(self, name, _sets(name, getattr(self, name)))
@@ -127,21 +131,20 @@ class PAINT(Method):
         return scaled_layers(self.layers, num_layers, 2, 32)
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
-        """Boost the sets' scores in the rows that choose a word."""
+        """Boost the sets' scores."""
         if state is not None and not call.prefill:
             return state, state
         if call.image is None or call.layer not in self.layers_for(call.num_layers):
             return None, None
-        if not call.answer_rows.any():
-            return None, None
-        image = call.image[:, : call.num_prompt]
+        whole = call.prompt.image  # sets count tokens that a chunk may not have reached
+        image = call.image if call.cross or whole is None else whole
         bottom = _marked("bottom", self.bottom, image)
         top = _marked("top", self.top, image) & ~bottom
         slope = np.where(top, self.alpha, np.where(bottom, self.beta, 0))
         if not slope.any():
             return None, None
-        edit = Transform(slope=slope[:, None], first_row=call.num_prompt - 1)
-        plan = Plan(None, KEEP, transform=edit)
+        edit = Transform(slope=slope[:, None, : call.key_len])
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
         return plan, plan
 
 

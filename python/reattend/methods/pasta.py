@@ -13,6 +13,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
+from reattend.row_scope import check_scope
 
 REST, OUTSIDE, INSIDE = range(3)
 
@@ -45,8 +46,11 @@ class PASTA(Method):
     heads: Any = None  # the steered heads, a mapping layer -> heads; None: all heads
     alpha: float = 0.01  # what is left of a weight outside, before rows sum to 1 again
     as_published: bool = False  # whether several spans lower each other, as in the code
+    rows: str = "all"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         if not (np.isfinite(number(self, "alpha")) and self.alpha > 0):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
         object.__setattr__(self, "spans", spans("spans", self.spans))
@@ -65,5 +69,5 @@ class PASTA(Method):
         times = len(self.spans) if self.as_published else 1
         weight = (1, self.alpha**times, self.alpha ** (times - 1))
         policy = Reweight(weight=weight, to=(REST, OUTSIDE, INSIDE))
-        plan = Plan(labels, policy, chosen[None, :, None])
+        plan = Plan(labels, policy, chosen[None, :, None], rows=self.rows, phase=self.phase)
         return plan, plan

@@ -14,6 +14,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method
 from reattend.plan import Plan
 from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array
+from reattend.row_scope import check_scope
 
 REST = 0
 
@@ -53,8 +54,8 @@ class RowEdit(Method):
 
     Examples
     --------
-    >>> RowEdit(spans=((4, 5), (9, 10)), shares=(0.5, 0.5), heads={8: (1,)}).steps
-    False
+    >>> RowEdit(spans=((4, 5), (9, 10)), shares=(0.5, 0.5), heads={8: (1,)}).phase
+    'prefill'
     """
 
     steady: ClassVar[bool] = True
@@ -63,9 +64,11 @@ class RowEdit(Method):
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token
     shares: tuple[float, ...] = ()  # of the row, one for each span; together at most 1
     heads: Any = ()  # the edited heads, a mapping layer -> heads; None: all heads
-    steps: bool = False  # whether rows of the answer are edited too
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "prefill"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         found = spans("spans", self.spans)
         if len(found) >= MAX_SEGMENTS:
             raise ValueError(f"spans must be at most {MAX_SEGMENTS - 1}, got {len(found)}")
@@ -79,16 +82,14 @@ class RowEdit(Method):
                 f"shares must be numbers from 0, one for each of {len(found)} spans, and together "
                 f"at most 1, got {shares}"
             )
-        if not isinstance(self.steps, (bool, np.bool_)):
-            raise TypeError(f"steps must be a bool, got {self.steps!r}")
         object.__setattr__(self, "spans", found)
         object.__setattr__(self, "shares", shares)
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the spans, for the prompt's last row."""
-        if not call.prefill:
-            return (state, state) if self.steps else (None, None)
+        if state is not None and not call.prefill:
+            return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
         if not self.spans or not chosen.any() or not call.last_chunk:
             return None, None
@@ -101,7 +102,6 @@ class RowEdit(Method):
                     f"{(call.num_prompt - call.first_key).tolist()} tokens"
                 )
             labels[inside] = number
-        rows = call.answer_rows if self.steps else call.rows == call.num_prompt - 1
-        policy, heads = Written(self.shares), chosen[None, :, None]
-        later = Plan(labels[:, None], policy, heads)
-        return Plan(labels[:, None], policy, heads & rows), later
+        heads = chosen[None, :, None]
+        plan = Plan(labels[:, None], Written(self.shares), heads, rows=self.rows, phase=self.phase)
+        return plan, plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from reattend.checks import finite, real
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -30,16 +31,19 @@ class ScalingVis(Method):
 
     Examples
     --------
-    >>> ScalingVis.adapted(0.2), ScalingVis.adapted(0.9)
-    (ScalingVis(w=0.5), ScalingVis(w=1.2))
+    >>> ScalingVis.adapted(0.2).w, ScalingVis.adapted(0.9).w
+    (0.5, 1.2)
     """
 
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
 
     w: float = 0.5  # what multiplies the scores; 1 leaves them
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "prefill"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "w")
 
     @classmethod
@@ -71,16 +75,12 @@ class ScalingVis(Method):
         low, high = finite("low", low), finite("high", high)
         return cls(low if round(float(confidence), 2) < real("threshold", threshold) else high)
 
-    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
-        """Multiply the image's scores in the prompt's last row."""
-        if call.image is None or not call.last_chunk or self.w == 1 or not call.image.any():
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
+        """Multiply the image's scores."""
+        if state is not None and not call.prefill:
+            return state, state
+        if call.image is None or self.w == 1 or not call.image.any():
             return None, None
-        if call.key_len > call.num_prompt:
-            raise ValueError(
-                "ScalingVis changes the prompt's last row alone, so prompt and answer must come in "
-                f"calls of their own, got rows to {call.key_len - 1} of a prompt of "
-                f"{call.num_prompt}"
-            )
-        scale = np.where(call.image[:, None], self.w, 1)
-        edit = Transform(scale=scale, first_row=call.num_prompt - 1)
-        return Plan(None, KEEP, transform=edit), None
+        edit = Transform(scale=np.where(call.image[:, None, : call.num_prompt], self.w, 1))
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
+        return plan, plan

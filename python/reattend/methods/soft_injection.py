@@ -14,6 +14,7 @@ from reattend.head_vectors import HeadVectors, checked_vectors
 from reattend.method import Method, check_shares
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,19 @@ class SoftInjection(Method):
 
     Examples
     --------
-    >>> SoftInjection(HeadVectors({3: np.ones((2, 4))}), amount=0.3)
-    SoftInjection(vectors=HeadVectors(1 layers, 2 heads of 4), amount=0.3, heads=None, prompt=False)
+    >>> SoftInjection(HeadVectors({3: np.ones((2, 4))}), amount=0.3).vectors
+    HeadVectors(1 layers, 2 heads of 4)
     """
 
     vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
     amount: float = 0.5  # c, from 0, which leaves outputs, to 1
     heads: Any = None  # the heads, a mapping layer -> heads; None: all that have vectors
-    prompt: bool = False  # whether all rows of the prompt are changed, not the last alone
+    rows: str = "last"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_shares(self, "amount")
-        if not isinstance(self.prompt, (bool, np.bool_)):
-            raise TypeError(f"prompt must be a bool, got {self.prompt!r}")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
         object.__setattr__(self, "profile", checked_vectors(self.vectors))
 
@@ -65,7 +66,6 @@ class SoftInjection(Method):
             if not share.any():
                 return None, None
             vectors = self.vectors.vectors[call.layer][None, :, None]
-            state = Plan(None, KEEP, epilogue=Epilogue(1 - share, share * vectors))
-        if self.prompt or not call.prefill:
-            return state, state
-        return state.only(call.answer_rows), state
+            edit = Epilogue(1 - share, share * vectors)
+            state = Plan(None, KEEP, epilogue=edit, rows=self.rows, phase=self.phase)
+        return state, state

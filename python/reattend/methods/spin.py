@@ -11,6 +11,7 @@ from reattend.call import Call
 from reattend.method import Method, check_finite, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
+from reattend.row_scope import check_scope
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,31 @@ class SPIN(Method):
     Examples
     --------
     >>> SPIN(r=0.8, gamma=0.1)
-    SPIN(r=0.8, gamma=0.1)
+    SPIN(r=0.8, gamma=0.1, phase='both')
     """
 
     needs_image: ClassVar[bool] = True
 
     r: float = 0.95  # the share of heads that is kept; for POPE 0.8
     gamma: float = 0.08  # what multiplies the others; for POPE 0.1
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope("last", self.phase)
         check_shares(self, "r")
         check_finite(self, "gamma")
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Choose the heads of each row."""
-        rows = call.answer_rows
-        if call.image is None or not rows.any():
+        if call.image is None:
+            return None, None
+        scope = call.in_scope("last", self.phase)  # [B or 1, N]
+        rows = scope.any(0)
+        if not rows.any():
             return None, None
         scores = call.score_sums(call.image, rows)  # [B, H, R]
         rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
         has_image: Array = np.asarray(call.image.any(-1))
         where = np.zeros(call.query.shape[:3], bool)
         where[:, :, rows] = has_image[:, None, None] & (rank >= int(self.r * call.num_heads))
-        return Plan(None, Reweight(weight=(self.gamma,)), where), None
+        return Plan(None, Reweight(weight=(self.gamma,)), where & scope[:, None]), None

@@ -13,6 +13,7 @@ from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
 from reattend.policy import SMALLEST_MASS, Array
+from reattend.row_scope import check_scope
 
 REST, SPAN = range(2)
 
@@ -63,8 +64,11 @@ class SplitSoftmax(Method):
     spans: tuple[tuple[int, int], ...] = ()  # (start, end) from the prompt's first real token
     heads: Any = None  # the steered heads, a mapping layer -> heads; None: all heads
     k: float = 0.5  # the power; 1 leaves attention as it is
+    rows: str = "all"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         if not (np.isfinite(number(self, "k")) and self.k >= 0):
             raise ValueError(f"k must be a number from 0, got {self.k!r}")
         object.__setattr__(self, "spans", spans("spans", self.spans))
@@ -81,5 +85,5 @@ class SplitSoftmax(Method):
         labels = call.in_spans(self.spans)[:, None, :length].astype(np.uint8)
         if not labels.any():  # a policy of its own finds its segments by the largest label
             return None, None
-        plan = Plan(labels, Raised(self.k), chosen[None, :, None])
+        plan = Plan(labels, Raised(self.k), chosen[None, :, None], rows=self.rows, phase=self.phase)
         return plan, plan

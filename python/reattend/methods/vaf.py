@@ -12,6 +12,7 @@ from reattend.layer_set import frozen_layers, scaled_layers
 from reattend.method import Method, check_finite
 from reattend.plan import Plan
 from reattend.policy import KEEP
+from reattend.row_scope import check_scope
 from reattend.transform import Transform
 
 
@@ -42,8 +43,11 @@ class VAF(Method):
     enhance: float = 1.15  # what multiplies the scores of the image; 1 leaves them
     suppress: float = 0.95  # what multiplies those of the keys before it
     layers: tuple[int, ...] | None = None  # None: 9 to 14 of 32, in proportion
+    rows: str = "after_image"  # which rows: "last", "after_image" or "all"
+    phase: str = "both"  # of the "prefill", of "decode" steps, or "both"
 
     def __post_init__(self) -> None:
+        check_scope(self.rows, self.phase)
         check_finite(self, "enhance", "suppress")
         object.__setattr__(self, "layers", frozen_layers(self.layers))
 
@@ -79,6 +83,6 @@ class VAF(Method):
         first = np.where(image.any(-1), image.argmax(-1), 0)  # without an image nothing is before
         before = np.arange(image.shape[1]) < first[:, None]
         scale = np.where(image, self.enhance, np.where(before, self.suppress, 1))
-        edit = Transform(scale=scale[:, None], first_row=call.image_end)
-        plan = Plan(None, KEEP, transform=edit)
+        edit = Transform(scale=scale[:, None])
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
         return plan, plan

@@ -28,11 +28,13 @@ from reattend.method import Method, paper
 from reattend.optional import MissingPackageError
 from reattend.plan import compose
 from reattend.policy import Array
+from reattend.row_scope import PHASES, ROWS
 from reattend.session import Session
 from reattend.testing.sample import Inputs, Recorder, run, sample
 
 TOLERANCE = 2e-5  # float32 attention over some tens of keys against float64
 SAME_BYTES = 0.0  # the pass does the same sums for an item, whatever the batch and the threads are
+PARTS = 2e-6  # a row of segments is summed by these, whatever its factors are
 PADDING = 2e-6  # padding shifts the borders of the tiles, and with them the order of the sums
 
 
@@ -261,6 +263,38 @@ def _chunks_equal_one_prefill(case: Case) -> None:
     for cuts in ((1, 5), (inputs.prompt_len // 2,), (7, inputs.prompt_len - 1)):
         chunked = run(case.method, inputs, chunks=cuts)
         _close(chunked, run(case.method, inputs), TOLERANCE, f"prompt cut at {cuts} against whole")
+
+
+@_law
+def _rows_outside_its_scope_are_plain(case: Case) -> None:
+    """With other words for its rows, it leaves the rows that they do not name as they are."""
+    fields = {each.name for each in _fields(case.method)}
+    words = [("rows", each) for each in ROWS] + [("phase", each) for each in PHASES]
+    words = [(name, word) for name, word in words if name in fields]
+    if not words:
+        raise SkipTest("has no words for its rows")
+    inputs = case.inputs(0)
+    plain, whole = run((), inputs), run(case.method, inputs)
+    for name, word in words:
+        try:
+            method = dataclasses.replace(case.method, **{name: word})
+        except ValueError:  # it says that it cannot be for these
+            continue
+        both = {"rows": "last", "phase": "both"}  # where a method has no word for it
+        both |= {each: getattr(method, each) for each in ("rows", "phase") if each in fields}
+        recorder = Recorder(method)
+        out = run(recorder, inputs)
+        parts = any(plan is not None and plan.segments is not None for plan in recorder.plans)
+        named = inputs.in_scope(**both)[:, None]  # [B, 1, T]
+        what = f"rows that {name}={word!r} does not name, against plain"
+        _close(
+            np.where(named[..., None], 0, out - plain),
+            np.float32(0),
+            PARTS if parts else SAME_BYTES,
+            what,
+        )
+        if method == case.method:
+            _close(out, whole, SAME_BYTES, f"{name}={word!r}, its own, against not giving it")
 
 
 @_law

@@ -14,7 +14,9 @@ import numpy as np
 from reattend.call import Call
 from reattend.method import Method
 from reattend.plan import Plan
+from reattend.planned import planned
 from reattend.policy import Array
+from reattend.row_scope import check_scope
 from reattend.session import Session
 
 
@@ -116,6 +118,40 @@ class Inputs:
             key_mask=None if self.key_mask is None else self.key_mask[:, width:],
             prompt_len=self.prompt_len - width,
         )
+
+    def in_scope(self, rows: str = "all", phase: str = "both") -> Array:
+        """Mark the rows of prompt and answer that a plan with these words is for, bool [B, T].
+
+        Parameters
+        ----------
+        rows, phase : str, optional
+            As `Plan` takes them.
+
+        Examples
+        --------
+        >>> sample(0).in_scope("last", "prefill").nonzero()[1]
+        array([23, 23, 23])
+        """
+        check_scope(rows, phase)
+        place = np.arange(self.length)
+        named = np.ones((self.batch, self.length), bool)
+        if rows == "after_image" and self.image is not None:
+            first = [int(np.argmax(each)) for each in self.image]
+            ends = [
+                start + int(np.argmin([*each[start:], False]))
+                for start, each in zip(first, self.image, strict=True)
+            ]
+            behind = place >= np.array(ends)[:, None]
+            named = behind & self.image.any(-1, keepdims=True)
+        elif rows == "after_image":
+            named[:] = False
+        elif rows == "last":
+            valid = np.ones_like(named) if self.key_mask is None else self.key_mask
+            prompt = valid[:, : self.prompt_len]
+            last = self.prompt_len - 1 - prompt[:, ::-1].argmax(-1)
+            named = (place >= self.prompt_len) | (place == last[:, None])
+        wanted = {"prefill": place < self.prompt_len, "decode": place >= self.prompt_len}
+        return np.asarray(named & wanted.get(phase, True))
 
     def strided(self) -> Inputs:
         """Give the same numbers in arrays with heads behind positions, and gaps."""
@@ -288,7 +324,7 @@ class Recorder(Method):
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Do what the method does."""
-        plan, state = self.method.plan(call, state)
+        plan, state = planned(self.method, call, state)
         self.plans.append(plan)
         return plan, state
 
