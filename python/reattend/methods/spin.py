@@ -52,7 +52,7 @@ class SPIN(Method):
         if call.image is None:
             return None, None
         scope = call.in_scope("last", self.phase)  # [B or 1, N]
-        rows = scope.any(0)
+        rows: Array = np.asarray(scope.any(0))
         if not rows.any():
             return None, None
         scores = call.score_sums(call.image, rows)  # [B, H, R]
