@@ -471,11 +471,12 @@ ELSEWHERE = (
     "decoding.confidence.",  # a session
     "decoding.contrastive.Branch", "decoding.contrastive.ModelBranch", "decoding.contrastive.Two",
     "decoding.layers.EarlyLayers",  # models and what generate() calls: tests/decoding
-    "method.Method.plan", "method.Method.readings", "method.Method.describe",  # a session's calls
+    "method.Method.plan", "method.Method.goes_on",  # a session's calls
+    "method.Method.readings", "method.Method.describe",
     "methods.split_softmax.Raised", "methods.row_edit.Written",  # made by their methods
     "testing.",  # tests/test_laws.py
 )  # fmt: skip
-OF_METHODS = (".plan", ".readings", ".describe", ".check_model")  # what a session calls
+OF_METHODS = (".plan", ".goes_on", ".readings", ".describe", ".check_model")  # what a session calls
 
 HOSTILE = {
     "None": None,
