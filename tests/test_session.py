@@ -161,6 +161,21 @@ def test_dims_are_not_found_in_chunks(inputs):
         run(VAR(), inputs, chunks=(9,))
 
 
+@pytest.mark.parametrize("method", ALL, ids=lambda method: type(method).__name__)
+def test_a_plan_of_its_own_is_asked_in_every_step(inputs, method):
+    """A subclass inherits what its class says of steps only with its class's plan."""
+    rows = []
+
+    class _Own(type(method)):
+        def plan(self, call, state):
+            rows.append((call.layer, call.first_row))
+            return super().plan(call, state)
+
+    run((), inputs, session=Session(_Own(), num_layers=5))
+    steps = range(inputs.prompt_len, inputs.query.shape[3])
+    assert {(layer, row) for layer in range(5) for row in steps} <= set(rows)
+
+
 # Steps
 
 

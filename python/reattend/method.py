@@ -72,6 +72,11 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "plan" in vars(cls):  # what another plan's class said of steps is not said of this one
+            if "steady" not in vars(cls):
+                cls.steady = False
+            if "goes_on" not in vars(cls):
+                cls.goes_on = Method.goes_on  # type: ignore[method-assign]
         if not cls.__name__.startswith("_"):
             _registry[cls.__name__] = cls
 

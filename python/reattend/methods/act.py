@@ -90,7 +90,7 @@ class ACT(Method):
         some, heads = _calibrated(self.heads, call.layer, call.num_layers, call.num_heads)
         if not (some and self.update_sinks):
             return True
-        if state is None or call.cross or type(self).plan is not ACT.plan:
+        if state is None or call.cross:
             return False
         seen = replace(self._policy, when=(Share((SINK,), float(np.finfo(np.float32).tiny)),))
         first, num_heads = call.first_key, call.num_heads
