@@ -4,9 +4,9 @@ import argparse
 import random
 
 import numpy as np
-from reattend import AttentionResult, _core, attention
+from reattend import _core, attention
 from tensors import same_bytes
-from test_same_bytes import INTERVENTIONS, KINDS, case, item_of, padded, padding_case, valid
+from test_same_bytes import INTERVENTIONS, KINDS, case, item_of, only, padded, padding_case, valid
 
 THREADS = range(1, 65)  # more than cores
 SIZES = KINDS.args[1]
@@ -23,7 +23,7 @@ def compared(times, threads=THREADS, sizes=SIZES):
                 same_bytes(attention(**how, num_threads=number), whole)
             for item in range(size.batch):
                 alone = attention(**item_of(how, item), num_threads=draw.choice(threads))
-                same_bytes(AttentionResult(*(x[item : item + 1] for x in whole)), alone)
+                same_bytes(only(whole, item), alone)
             for _ in range(times):
                 same_bytes(attention(**how, num_threads=draw.choice(threads)), whole)
             count += len(threads) + size.batch + times
