@@ -153,7 +153,7 @@ def settings() -> dict[str, Any]:
         "ILVAD": {"saliency": tuple(rng.random(576).tolist())},
         "PAINT": {"top": tuple(range(100)), "bottom": tuple(range(100, 140))},
         "PASTA": {"spans": SPANS, "heads": HEADS},
-        "RowEdit": {"spans": SPANS, "shares": (0.3, 0.2), "heads": HEADS, "steps": True},
+        "RowEdit": {"spans": SPANS, "shares": (0.3, 0.2), "heads": HEADS, "phase": "both"},
         "SoftInjection": {"vectors": vectors},
         "SplitSoftmax": {"spans": SPANS, "heads": HEADS},
     }
@@ -192,6 +192,7 @@ def step_of(case: Case, arrays: Arrays, method: Any) -> Callable[[], Any]:
     generation.__enter__()
     whole = arrays.prompt, *(x[:, :, : case.prompt_len] for x in arrays[1:3])
     session.attend(LAYER, *whole, hidden_states=arrays.hidden_states, num_threads=1)
+    session.attend(LAYER, arrays.query, *(x[:, :, :-1] for x in arrays[1:3]), num_threads=1)
 
     def step(open_: object = generation) -> Any:  # it ends when nobody holds it
         session._run.seen.clear()  # or the same row would not be taken again
