@@ -97,8 +97,11 @@ Matrix<const float> Tensor::rows(int64_t batch, int64_t head, int64_t row, int64
 }
 
 void Tensor::read_row(int64_t batch, int64_t head, int64_t row, float* to) const {
-    const float* from = rows(batch, head, row, 1, to).data;
-    if (from != to) std::copy_n(from, dim, to);
+    // However the rows lie: one alone has no stride to speak of.
+    if (direct())
+        std::copy_n(static_cast<const float*>(this->row(batch, head, row)), dim, to);
+    else
+        rows(batch, head, row, 1, to);
 }
 
 void Output::store(int64_t batch, int64_t head, int64_t row, const float* from) const {

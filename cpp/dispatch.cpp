@@ -74,7 +74,8 @@ bool has_tiles() {
 #endif
 }
 
-const Kernels& chosen_kernels() {
+/// Out of line: kernels() is asked often, and this once.
+[[gnu::noinline]] const Kernels& chosen_kernels() {
     const int level = isa_level();
     if (level < 3) return v2::kKernels;
     if (level < 4) return v3::kKernels;
