@@ -164,9 +164,13 @@ private:
         if (rest >= kLeastRest) return;
         mass[0] = 0;
         int64_t begin = seen.begin;
+        // Whole vectors are read, of which none may reach behind the last weight.
+        const int64_t vectors = call_.scores.key_len / Kernels::kPad * Kernels::kPad;
         const auto add_until = [&](int64_t end) {
-            const Range columns{static_cast<int32_t>(begin), static_cast<int32_t>(end)};
-            if (begin < end) kernels().sum_rows({weights}, 1, columns, {mass});
+            const Range columns{static_cast<int32_t>(begin),
+                                static_cast<int32_t>(std::min(end, vectors))};
+            if (columns.begin < columns.end) kernels().sum_rows({weights}, 1, columns, {mass});
+            for (int64_t key = std::max(begin, vectors); key < end; ++key) mass[0] += weights[key];
         };
         for (const Interval& keys : labelled) {
             add_until(keys.begin);

@@ -363,7 +363,8 @@ private:
         if (!strides) return false;
         const auto [item, head, row] = *strides;
         call.null_logit = {array.data<const float>(), item, head, row};
-        for (int64_t b = 0; b < (item ? full[0] : 1); ++b)
+        const bool any = full[0] && full[1] && full[2];  // else the array may hold nothing
+        for (int64_t b = 0; any && b < (item ? full[0] : 1); ++b)
             for (int64_t h = 0; h < (head ? full[1] : 1); ++h)
                 for (int64_t r = 0; r < (row ? full[2] : 1); ++r)
                     if (!(*call.null_logit.row(b, h, r) <= std::numeric_limits<float>::max()))
