@@ -406,7 +406,8 @@ void decode(const Attention& call) {
     const int most_segments = num_groups ? *std::max_element(segments.begin(), segments.end()) : 1;
     const int64_t state_size = States::size(rows, most_segments, call.value_dim);
     const int64_t num_units = first_unit.back();
-    const int64_t weights = call.followed ? scores.batch * scores.num_heads * scores.key_len : 0;
+    const int64_t weights =  // are summed by whole vectors
+        call.followed ? scores.batch * scores.num_heads * scores.key_len + Kernels::kPad : 0;
     float* memory = Scratch::of_call().floats(num_units * state_size + weights);
     const auto states_of = [&](int64_t unit, int64_t group) {
         return States{memory + unit * state_size, segments[group], call.value_dim};
