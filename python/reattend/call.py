@@ -493,7 +493,7 @@ class Call:
         for i in range(1 if window is None else len(positions)):
             some = slice(None) if window is None else slice(i, i + 1)
             if window is not None:
-                seen = keys & seen & (np.arange(self.key_len) > positions[i] - window)
+                seen = seen & (np.arange(self.key_len) > positions[i] - window)  # ever fewer
             near = _around(seen)
             labels = seen[:, None, near].astype(np.uint8)
             found = self._told("score_sums", self.query[:, :, rows][:, :, some], near, labels)

@@ -45,7 +45,6 @@ class FollowedSteps:
 
     def __init__(self, plan: Composition, rule: ColumnRule) -> None:
         self.plan, self.rule = plan, rule
-        self._numbers = np.array([0, rule.received.shape[2], np.iinfo(np.int64).max])
         self._make_room(rule.received)
 
     def _make_room(self, received: Array) -> None:
@@ -53,7 +52,7 @@ class FollowedSteps:
         self._room = past + max(_LEAST_ROOM, past // 4)
         self._both = np.zeros((2, batch, rows, self._room), np.float32)
         self._both[0, :, :, :past] = received
-        self._numbers[:] = 0, past, np.iinfo(np.int64).max
+        self._numbers = np.array([0, past, np.iinfo(np.int64).max])
         columns = FollowedColumns(self.rule.theta, self.rule.heads, self._both, self._numbers)
         self.request: Request = self.plan.request("masses")._replace(columns=columns)
 

@@ -35,7 +35,6 @@ class _Steady(NamedTuple):
 
     plan: Composition | None = None  # None: plain attention
     places: tuple[int, ...] = ()  # of the methods that have a part in it
-    request: Request = PLAIN
     followed: FollowedSteps | None = None  # where the core finds the sinks of one of these
     follower: int = 0  # its place
 
@@ -304,10 +303,12 @@ class Session(Recorded, Measuring):
         if steady.plan is None:
             result = attend(query, key, value, mask, asked, num_threads)
         else:
-            request = steady.request if out is None else steady.request._replace(out=out)
+            followed = steady.followed
+            request = steady.plan.of_step if followed is None else followed.request
+            request = request if out is None else request._replace(out=out)
             found = attend(query, key, value, mask, request, num_threads)
             result = found[0]
-            if steady.followed is not None and self._watched:
+            if followed is not None and self._watched:
                 call = Call(
                     layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
                     num_threads, out, confidence=run.confidence,
@@ -578,8 +579,6 @@ class Session(Recorded, Measuring):
         if not serves:
             del run.steady[layer]
             return None
-        if steady.request is not steady.followed.request:  # there is new room
-            steady = run.steady[layer] = steady._replace(request=steady.followed.request)
         return steady
 
     def _asked(self, run: _Run, call: Call, end: int, asked: Request) -> Array:
@@ -612,9 +611,7 @@ class Session(Recorded, Measuring):
             return None
         followers = [place for place, way in enumerate(ways) if isinstance(way, ColumnRule)]
         if not followers:
-            return (
-                _PLAIN if composed is None else _Steady(composed, tuple(places), composed.of_step)
-            )
+            return _PLAIN if composed is None else _Steady(composed, tuple(places))
         if len(followers) > 1:
             return None
         follower, rule = followers[0], ways[followers[0]]
@@ -624,8 +621,7 @@ class Session(Recorded, Measuring):
         plan = compose_with_columns([by_place[each] for each in places], places.index(follower))
         if plan is None:
             return None
-        followed = FollowedSteps(plan, rule)
-        return _Steady(plan, tuple(places), followed.request, followed, follower)
+        return _Steady(plan, tuple(places), FollowedSteps(plan, rule), follower)
 
     def _intervene(
         self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]
