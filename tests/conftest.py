@@ -1,5 +1,7 @@
 """What every test may ask for, and which examples property tests draw."""
 
+import signal
+
 import numpy as np
 import pytest
 from examples import NIGHTLY
@@ -8,6 +10,9 @@ from hypothesis import settings
 
 def pytest_configure(config):
     settings.load_profile(NIGHTLY if config.option.markexpr == NIGHTLY else "ci")
+    # In the background SIGINT is ignored, and so it would be by children that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

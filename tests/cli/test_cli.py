@@ -238,11 +238,8 @@ def test_ctrl_c_ends_cleanly(rng, tmp_path):
     long = {"llama.context_length": 20000, "tokenizer.ggml.eos_token_id": None}
     model = tiny.write(tmp_path / "long.gguf", tiny.weights(rng), metadata=long)
     words = ["generate", "the in", "--model", str(model), "--temperature", "1"]
-    # Tests that run in the background have the signal ignored, and so would their child.
-    begin = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); "
-    begin += "import sys; from reattend.cli import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", begin, *words, "--max-new-tokens", "100000"],
+        [sys.executable, "-m", "reattend", *words, "--max-new-tokens", "100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -113,11 +113,8 @@ def test_missing_packages_are_one_sentence(monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")
 def test_ctrl_c_ends_cleanly(model, tmp_path):
-    # Tests that run in the background have the signal ignored, and so would their child.
-    begin = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); "
-    begin += "import sys; from reattend.cli import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", begin, "demo", *map(str, model), "--scenes", "2000"],
+        [sys.executable, "-m", "reattend", "demo", *map(str, model), "--scenes", "2000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
     ) as process:  # fmt: skip

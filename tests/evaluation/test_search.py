@@ -234,13 +234,8 @@ def test_scores_that_are_none_are_refused():
 
 
 def start(folder):
-    # Tests that run in the background have SIGINT ignored, and so would their child.
-    begin = (
-        "import signal, runpy, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"sys.argv[1:] = [{str(folder)!r}]; "
-        f"runpy.run_path({search_model.__file__!r}, run_name='__main__')"
-    )
-    return subprocess.Popen([sys.executable, "-c", begin], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, search_model.__file__, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_ten_kills_and_the_same_profile(tmp_path):
