@@ -28,10 +28,10 @@ namespace v4 {
 extern const Kernels kKernels;
 }
 namespace v4_bf16 {
-extern const Kernels kKernels;
+Kernels with_bf16_products(Kernels table);
 }
 namespace v4_amx {
-Kernels with_tiles(Kernels table);
+Kernels with_bf16_products(Kernels table);
 }
 
 namespace {
@@ -81,9 +81,10 @@ bool has_tiles() {
     if (level < 4) return v3::kKernels;
     if (!__builtin_cpu_supports("avx512bf16")) return v4::kKernels;
     // The limit v4 leaves out what came after it, as oneDNN does then.
-    if (!limit().empty() || !has_tiles()) return v4_bf16::kKernels;
-    static const Kernels tiles = v4_amx::with_tiles(v4_bf16::kKernels);
-    return tiles;
+    const bool tiles = limit().empty() && has_tiles();
+    static const Kernels found = tiles ? v4_amx::with_bf16_products(v4::kKernels)
+                                       : v4_bf16::with_bf16_products(v4::kKernels);
+    return found;
 }
 
 }  // namespace

@@ -209,8 +209,8 @@ inline bool with_vectors(int vecs, const Use& use) {
     }
 }
 
-void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int rows, int count,
-          int dim, Ahead ahead) {
+inline void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int rows,
+                 int count, int dim, Ahead ahead) {
     const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
     as_stored(keys, [&](auto stored) {
         const auto add = [&](int j, int r, auto number, auto fetching) {
@@ -284,8 +284,8 @@ inline void weigh_columns(Matrix<const float> weights, Matrix<const T> values, M
     }
 }
 
-void accumulate_few(Matrix<const float> weights, StoredMatrix values, Matrix<float> out, int rows,
-                    int count, int dim, Ahead ahead) {
+inline void accumulate_few(Matrix<const float> weights, StoredMatrix values, Matrix<float> out,
+                           int rows, int count, int dim, Ahead ahead) {
     as_stored(values, [&](auto stored) {
         bool cut = true;
         if (dim % kLanes == 0)

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels/kernels.h"
 #include "kernels/simd.h"
 
 namespace reattend::REATTEND_ISA {
@@ -83,6 +84,29 @@ inline void narrow(const float* from, bool bfloat16, uint16_t* to, int64_t size)
         const HalfVec half = bfloat16 ? to_bfloat16(v) : to_float16(v);
         const int64_t left = size - i;
         memcpy(to + i, &half, left < kLanes ? left * sizeof *to : sizeof half);
+    }
+}
+
+inline void narrow_block(Matrix<const float> from, int height, Range rows, Range columns,
+                         Matrix<uint16_t> to) {
+    for (int r = 0; r < height; ++r) {
+        uint16_t* out = to.row(r);
+        if (r < rows.begin || r >= rows.end) {
+            for (int j = 0; j < to.ld; j += kLanes) memset(out + j, 0, sizeof(HalfVec));
+            continue;
+        }
+        for (int j = 0; j < to.ld; j += kLanes) {
+            HalfVec half{};
+            if (j >= columns.begin && j + kLanes <= columns.end) {
+                half = weights_to_bfloat16(load(from.row(r) + j));
+            } else if (j + kLanes > columns.begin && j < columns.end) {
+                const IntVec column = kIota + j;
+                const Vec v = load(from.row(r) + j);
+                half = weights_to_bfloat16(column >= columns.begin && column < columns.end ? v
+                                                                                           : Vec{});
+            }
+            memcpy(out + j, &half, sizeof half);
+        }
     }
 }
 

@@ -76,7 +76,7 @@ inline void as_stored(StoredMatrix matrix, const Use& use) {
     }
 }
 
-void widen(StoredMatrix from, const float* scales, int count, int dim, Matrix<float> to) {
+inline void widen(StoredMatrix from, const float* scales, int count, int dim, Matrix<float> to) {
     as_stored(from, [&](auto stored) {
         for (int i = 0; i < count; ++i) {
             const Vec scale = broadcast(scales ? scales[i] : 1);

@@ -57,28 +57,5 @@ void pack_value_pairs(Matrix<const uint16_t> values, int count, int depth, int d
     }
 }
 
-void narrow_block(Matrix<const float> from, int height, Range rows, Range columns,
-                  Matrix<uint16_t> to) {
-    for (int r = 0; r < height; ++r) {
-        uint16_t* out = to.row(r);
-        if (r < rows.begin || r >= rows.end) {
-            for (int j = 0; j < to.ld; j += kLanes) memset(out + j, 0, sizeof(HalfVec));
-            continue;
-        }
-        for (int j = 0; j < to.ld; j += kLanes) {
-            HalfVec half{};
-            if (j >= columns.begin && j + kLanes <= columns.end) {
-                half = weights_to_bfloat16(load(from.row(r) + j));
-            } else if (j + kLanes > columns.begin && j < columns.end) {
-                const IntVec column = kIota + j;
-                const Vec v = load(from.row(r) + j);
-                half = weights_to_bfloat16(column >= columns.begin && column < columns.end ? v
-                                                                                           : Vec{});
-            }
-            memcpy(out + j, &half, sizeof half);
-        }
-    }
-}
-
 }  // namespace
 }  // namespace reattend::REATTEND_ISA
