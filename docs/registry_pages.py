@@ -58,6 +58,7 @@ class MethodFacts(SphinxDirective):
             needs.append("an image among the prompt's tokens")
         if method.needs_text_only:
             needs.append("the same prompt without its image, once for each prompt")
+        lines += ["", f"Edits: {method.edits}. What decides in a call: {method.statistic}."]
         lines += ["", f"Needs: {' and '.join(needs) or 'nothing but attention itself'}.", ""]
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -67,10 +68,12 @@ class MethodList(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Give the nodes."""
-        lines = [".. list-table::", "   :widths: 18 82", ""]
+        lines = [".. list-table::", "   :widths: 18 46 12 24", "   :header-rows: 1", ""]
+        lines += ["   * - method", "     - what it does", "     - edits", "     - what decides"]
         for name, method in registered().items():
             sentence = inspect.cleandoc(method.__doc__ or "").splitlines()[0]
             lines += [f"   * - :doc:`{name} </methods/{name.lower()}>`", f"     - {sentence}"]
+            lines += [f"     - {method.edits}", f"     - {method.statistic}"]
         return self.parse_text_to_nodes("\n".join([*lines, ""]))
 
 

@@ -8,6 +8,7 @@ import pytest
 from cases import ACTING
 from reattend import Session
 from reattend.method import registered
+from reattend.policy import KEEP
 from reattend.testing import Recorder
 from reattend.testing.laws import TOLERANCE
 from reattend.testing.sample import sample
@@ -19,6 +20,27 @@ CUTS = [0, *range(INPUTS.prompt_len, INPUTS.length + 1)]
 
 def test_every_method_is_among_them():
     assert {*ACTING} == {*registered()}
+
+
+def edited(plan):
+    """Name what a plan changes of attention."""
+    if plan.transform is not None:
+        yield "scores"
+    if plan.null_logit is not None:
+        yield "null key"
+    if plan.segments is not None or plan.heads_from is not None:
+        yield "weights"
+    if plan.epilogue is not None or (plan.segments is None and plan.policy != KEEP):
+        yield "outputs"
+
+
+@pytest.mark.parametrize("name", ACTING)
+def test_tables_say_what_plans_edit(name):
+    recorder = Recorder(ACTING[name])
+    in_layer((recorder,))
+    found = {each for plan in recorder.plans if plan is not None for each in edited(plan)}
+    assert found == {registered()[name].edits}
+    assert registered()[name].statistic
 
 
 def expected(plans, start, end):

@@ -61,6 +61,8 @@ class Method:
     'none, an example.'
     """
 
+    edits: ClassVar[str] = ""  # for tables: "scores", "weights", "outputs" or "null key"
+    statistic: ClassVar[str] = ""  # for tables: what of the call decides, beside its parameters
     segment_names: ClassVar[tuple[str, ...]] = ("all",)  # of its plan's labels, for reports
     needs_image: ClassVar[bool] = False  # whether it leaves a prompt without an image as it is
     needs_text_only: ClassVar[bool] = False  # whether it compares with the prompt without its image
@@ -374,13 +376,15 @@ def method_table(costs: Mapping[str, Sequence[str]] | None = None) -> str:
     --------
     >>> import reattend.methods
     >>> print(method_table().splitlines()[0])
-    | method | what it does | paper |
+    | method | what it does | edits | statistic | paper |
     """
-    heading = ["method", "what it does", "paper", *(("prompt", "step") if costs else ())]
+    heading = ["method", "what it does", "edits", "statistic", "paper"]
+    heading += ["prompt", "step"] if costs else []
     rows = [heading, ["---"] * len(heading)]
     for name, method in registered().items():
         sentence = (method.__doc__ or "").strip().splitlines()[0].rstrip(".")
         cost = costs.get(name, ("", "")) if costs else ()
-        rows.append([f"`{name}`", sentence, paper(method).rstrip("."), *cost])
+        source = paper(method).rstrip(".")
+        rows.append([f"`{name}`", sentence, method.edits, method.statistic, source, *cost])
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     return "\n".join(lines)

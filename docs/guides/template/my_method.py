@@ -19,6 +19,8 @@ class MyMethod(ra.Method):
     """
 
     needs_image: ClassVar[bool] = True  # so that a prompt without one is told of
+    edits: ClassVar[str] = "weights"  # for tables
+    statistic: ClassVar[str] = "masses"  # for tables: what decides, beside parameters
     segment_names: ClassVar[tuple[str, ...]] = ("text", "image")  # for reports
 
     keep: float = 0.8  # what text keeps of its attention

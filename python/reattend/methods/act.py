@@ -55,6 +55,8 @@ class ACT(Method):
     ACT(heads=((5, (0, 3)),), theta=0.15, beta=0.4, update_sinks=True)
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "mean weight of each key so far"
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "sinks")
     knows_cross: ClassVar[bool] = True
 

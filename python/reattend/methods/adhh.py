@@ -39,6 +39,8 @@ class ADHH(Method):
     ADHH(heads=((5, (0, 3)),), threshold=0.4, rows='last', phase='both')
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "mass of the text behind the image"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("text after the image", "others")

@@ -40,6 +40,8 @@ class CAAC(Method):
     array([1. , 1.4])
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "probability of the last token"
     needs_image: ClassVar[bool] = True
 
     threshold: float = 0.25  # from which confidence on nothing is changed

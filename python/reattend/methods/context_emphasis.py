@@ -39,6 +39,8 @@ class ContextEmphasis(Method):
     2.0
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "none"
     steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "spans")
 

@@ -44,6 +44,8 @@ class EAH(Method):
     ((1,), 0.0008)
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "mean weight of each image key, of all heads"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
 

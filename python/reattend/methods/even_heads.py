@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class EvenHeads(Method):
     >>> EvenHeads(heads={5: (0, 3)})
     EvenHeads(heads=((5, (0, 3)),), epsilon=1e-05, rows='all', phase='both')
     """
+
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "none"
 
     heads: Any = ()  # the ablated heads, a mapping layer -> heads; None: all heads
     epsilon: float = 1e-5  # what multiplies their scores; 1 leaves them

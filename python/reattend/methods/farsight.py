@@ -37,6 +37,8 @@ class FarSight(Method):
     FarSight(sigma=0.8, slopes=True)
     """
 
+    edits: ClassVar[str] = "null key"
+    statistic: ClassVar[str] = "none"
     steady: ClassVar[bool] = True
 
     sigma: float = 0.8  # how fast registers lose score with their distance: log 256 / log 1024

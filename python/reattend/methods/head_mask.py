@@ -35,6 +35,8 @@ class HeadMask(Method):
     HeadMask(heads=((5, (0, 3)),), gate=0.0, rows='all', phase='both')
     """
 
+    edits: ClassVar[str] = "outputs"
+    statistic: ClassVar[str] = "none"
     steady: ClassVar[bool] = True
 
     heads: Any = ()  # the chosen heads, a mapping layer -> heads; None: all heads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,9 @@ class HeadSteering(Method):
     >>> HeadSteering(HeadVectors({3: np.ones((2, 4))}), heads={3: (1,)}).alpha
     1.0
     """
+
+    edits: ClassVar[str] = "outputs"
+    statistic: ClassVar[str] = "none; vectors are stored"
 
     vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
     alpha: float = 1.0  # what multiplies all of them; 0 changes nothing

@@ -40,6 +40,8 @@ class ILVAD(Method):
     ((0.0, 1.0),)
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "weights of the row on the image"
     needs_image: ClassVar[bool] = True
 
     saliency: Any = ()  # S of each image token, or a list for each item; without, nothing changes

@@ -37,6 +37,8 @@ class MiddleLayers(Method):
     True
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "scores of the row on the image, of all heads"
     needs_image: ClassVar[bool] = True
 
     alpha: float = 0.5  # how much of the heads' mean size is added; 0 changes nothing

@@ -50,6 +50,8 @@ class OWL(Method):
     0.4
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "masses of image and text, if given a baseline"
     needs_image: ClassVar[bool] = True
 
     path: str = "visual"  # "visual" or "textual"

@@ -37,6 +37,8 @@ class PAI(Method):
     True
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "none"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
 

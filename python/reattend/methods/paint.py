@@ -40,6 +40,8 @@ class PAINT(Method):
     ((1, 3),)
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "none; the vision encoder names tokens"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
 

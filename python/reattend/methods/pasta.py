@@ -39,6 +39,8 @@ class PASTA(Method):
     0.01
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "none"
     steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "outside", "inside")
 

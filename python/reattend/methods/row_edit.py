@@ -58,6 +58,8 @@ class RowEdit(Method):
     'prefill'
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "masses of the spans"
     steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest",)
 

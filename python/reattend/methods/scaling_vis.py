@@ -35,6 +35,8 @@ class ScalingVis(Method):
     (0.5, 1.2)
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "none"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class SoftInjection(Method):
     >>> SoftInjection(HeadVectors({3: np.ones((2, 4))}), amount=0.3).vectors
     HeadVectors(1 layers, 2 heads of 4)
     """
+
+    edits: ClassVar[str] = "outputs"
+    statistic: ClassVar[str] = "none; vectors are stored"
 
     vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
     amount: float = 0.5  # c, from 0, which leaves outputs, to 1

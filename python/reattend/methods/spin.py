@@ -36,6 +36,8 @@ class SPIN(Method):
     SPIN(r=0.8, gamma=0.1, phase='both')
     """
 
+    edits: ClassVar[str] = "outputs"
+    statistic: ClassVar[str] = "sum of scores on the image, of all heads"
     needs_image: ClassVar[bool] = True
 
     r: float = 0.95  # the share of heads that is kept; for POPE 0.8

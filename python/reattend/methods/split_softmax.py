@@ -58,6 +58,8 @@ class SplitSoftmax(Method):
     0.5
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "masses of the spans"
     steady: ClassVar[bool] = True
     segment_names: ClassVar[tuple[str, ...]] = ("rest", "spans")
 

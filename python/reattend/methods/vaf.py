@@ -37,6 +37,8 @@ class VAF(Method):
     (9, 10, 11, 12, 13, 14)
     """
 
+    edits: ClassVar[str] = "scores"
+    statistic: ClassVar[str] = "none"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
 

@@ -52,6 +52,8 @@ class VAR(Method):
     VAR(sink_dims=(1415, 2533), p=0.6, rho=0.5, tau=20.0, image_mass=0.2)
     """
 
+    edits: ClassVar[str] = "weights"
+    statistic: ClassVar[str] = "masses of sinks and image; hidden states"
     needs_image: ClassVar[bool] = True
     steady: ClassVar[bool] = True
     knows_cross: ClassVar[bool] = True

@@ -50,6 +50,8 @@ class VHR(Method):
     (1, 5, 6, 7)
     """
 
+    edits: ClassVar[str] = "outputs"
+    statistic: ClassVar[str] = "divergence from the prompt without its image"
     needs_image: ClassVar[bool] = True
     needs_text_only: ClassVar[bool] = True
     steady: ClassVar[bool] = True
