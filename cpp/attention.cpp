@@ -21,9 +21,9 @@ bool few_rows(const Attention& call) {
 }  // namespace
 
 int Scores::threads_for(int64_t multiplications) const {
-    // Below, waking a second thread costs more than it saves (some 20 us of one thread's work).
-    constexpr int64_t kSmall = 1 << 19;
-    return multiplications < kSmall ? 1 : num_threads;
+    // With less for each, waking a thread costs more than it saves (some 10 us of its work).
+    constexpr int64_t kShare = 1 << 18;
+    return static_cast<int>(std::clamp<int64_t>(multiplications / kShare, 1, num_threads));
 }
 
 Interval Scores::keys_of_item(int64_t item) const {
@@ -322,11 +322,11 @@ int worthy_threads(const Attention& call) {
 }  // namespace
 
 Decision decide(const Attention& call) {
-    Decision decision = few_rows(call) ? decide_decode(call) : decide_prefill(call);
+    const int threads = worthy_threads(call);
+    Decision decision = few_rows(call) ? decide_decode(call) : decide_prefill(call, threads);
     decision.few_rows = few_rows(call);
     decision.keeps = call.keeps_weights();
-    decision.threads =
-        static_cast<int>(std::clamp<int64_t>(decision.units, 1, worthy_threads(call)));
+    decision.threads = static_cast<int>(std::clamp<int64_t>(decision.costs.size(), 1, threads));
     return decision;
 }
 

@@ -212,16 +212,17 @@ inline int64_t end_of_run(const uint8_t* labels, int64_t begin, int64_t count) {
 
 /// How a call is computed.
 struct Decision {
-    bool few_rows;       // the way of decoding, else that of prefill
-    bool bfloat16;       // products of bfloat16
-    int threads;         // that are worth waking
-    int64_t units;       // independent pieces of work
-    int rows, keys;      // of a tile
-    int64_t scratch;     // bytes that each thread keeps
-    bool keeps = false;  // Attention::keeps_weights
+    bool few_rows;               // the way of decoding, else that of prefill
+    bool bfloat16;               // products of bfloat16
+    std::vector<int64_t> costs;  // of each unit of work, in the order in which they are handed out:
+                                 // pairs of a row and a key that it sees
+    int rows, keys;              // of a tile
+    int64_t scratch;             // bytes that each thread keeps
+    int threads = 1;             // that are worth waking
+    bool keeps = false;          // Attention::keeps_weights
 };
 Decision decide(const Attention& call);
-Decision decide_prefill(const Attention& call);
+Decision decide_prefill(const Attention& call, int num_threads);
 Decision decide_decode(const Attention& call);
 
 /// Computes everything that is asked for. Few rows go the way of decoding, many that of prefill.

@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "interrupt.h"
 
@@ -41,6 +42,25 @@ void parallel_for(int64_t num_units, int num_threads, const Body& body) {
         Interruptible::current() = outer;
     }
     if (failure) std::rethrow_exception(failure);
+}
+
+/// What a thread does: so many units, of so much work.
+struct ThreadShare {
+    int64_t units = 0, cost = 0;
+};
+
+/// How parallel_for() hands out units of these costs, if they take what they cost: each to the
+/// thread that is free first.
+inline std::vector<ThreadShare> shares_of(const std::vector<int64_t>& costs, int num_threads) {
+    std::vector<ThreadShare> shares(num_threads);
+    for (const int64_t cost : costs) {
+        ThreadShare* free = &shares[0];
+        for (ThreadShare& each : shares)
+            if (each.cost < free->cost) free = &each;
+        ++free->units;
+        free->cost += cost;
+    }
+    return shares;
 }
 
 /// A growing buffer, aligned for every instruction set. One a thread, kept between calls: fresh

@@ -164,7 +164,11 @@ py::object explain(PyObject* const* arguments) {
     found["few_rows"] = decision.few_rows;
     found["bfloat16"] = decision.bfloat16;
     found["threads"] = decision.threads;
-    found["units"] = decision.units;
+    found["units"] = decision.costs.size();
+    py::list shares;
+    for (const ThreadShare& each : shares_of(decision.costs, decision.threads))
+        shares.append(py::make_tuple(each.units, each.cost));
+    found["shares"] = shares;
     found["keeps"] = decision.keeps;
     found["rows"] = decision.rows;
     found["keys"] = decision.keys;

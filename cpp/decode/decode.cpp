@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "attention.h"
@@ -362,15 +363,17 @@ Decision decide_decode(const Attention& call) {
     const int64_t rows =
         scores.num_heads / std::max<int64_t>(1, scores.num_kv_heads) * scores.query_len;
     const int segments = call.labels ? call.num_segments : 1;
-    int64_t units = 0;
-    for (int64_t item = 0; item < scores.batch; ++item)
-        units += Chunks(scores, item).count * scores.num_kv_heads;
+    std::vector<int64_t> costs;
+    for (int64_t item = 0; item < scores.batch; ++item) {
+        const Chunks chunks(scores, item);
+        for (int64_t unit = 0; unit < scores.num_kv_heads * chunks.count; ++unit)
+            costs.push_back(rows * chunks.chunk(unit / scores.num_kv_heads).size());
+    }
     const size_t floats = Reader::scratch(call, static_cast<int>(rows)) +
                           States::size(static_cast<int>(rows), segments, call.value_dim);
     return {.few_rows = true,
             .bfloat16 = Reader::multiplies_pairs(call, static_cast<int>(rows)),
-            .threads = 1,
-            .units = units,
+            .costs = std::move(costs),
             .rows = static_cast<int>(rows),
             .keys = kKeys,
             .scratch = static_cast<int64_t>(floats * sizeof(float))};
@@ -458,15 +461,17 @@ void decode(const Attention& call) {
     // Whoever reads a group's last chunk merges them: a second loop would wake the threads again.
     std::vector<std::atomic<int64_t>> left(num_groups);
     for (int64_t i = 0; i < num_groups; ++i) left[i] = chunks[i / scores.num_kv_heads].count;
-    parallel_for(num_units, scores.num_threads, [&](int64_t unit) {
+    // An item's last chunks, which may be short, come last: so threads end at about the same time.
+    parallel_for(num_units, scores.num_threads, [&](int64_t number) {
         const int64_t item =
-            std::upper_bound(first_unit.begin(), first_unit.end(), unit) - first_unit.begin() - 1;
-        const int64_t within = unit - first_unit[item], count = chunks[item].count;
-        const int64_t index = item * scores.num_kv_heads + within / count;
-        present[unit] = Reader(call, group_of(index), states_of(unit, index), Runs::kAcross,
-                               told.data() + unit * told_size, &kept,
-                               within % count * (chunks[item].size / kKeys))
-                            .run(chunks[item].keys, chunks[item].chunk(within % count));
+            std::upper_bound(first_unit.begin(), first_unit.end(), number) - first_unit.begin() - 1;
+        const int64_t within = number - first_unit[item], chunk = within / scores.num_kv_heads;
+        const int64_t index = item * scores.num_kv_heads + within % scores.num_kv_heads;
+        const int64_t unit = unit_of(index, chunk);
+        present[unit] =
+            Reader(call, group_of(index), states_of(unit, index), Runs::kAcross,
+                   told.data() + unit * told_size, &kept, chunk * (chunks[item].size / kKeys))
+                .run(chunks[item].keys, chunks[item].chunk(chunk));
         if (left[index].fetch_sub(1) == 1) merge_chunks(index);
     });
 }

@@ -318,14 +318,53 @@ void run_tile(const Attention& call, const TilePlace& place, Interval keys) {
         QueryTile<Float32Products>(call, place).run(keys);
 }
 
+/// How tiles are handed out. As many of a head as leave work for all threads go to one of them,
+/// which packs the keys once. The last tiles of every head come first: causal tiles grow with their
+/// row, and threads that get ever smaller ones end at about the same time.
+struct Units {
+    static constexpr int64_t kUnits = 8;  // for each thread
+
+    int64_t heads, tiles, some, count;
+
+    Units(const Scores& scores, int num_threads)
+        : heads(scores.batch * scores.num_heads),
+          tiles((scores.query_len + kRows - 1) / kRows),
+          some(std::clamp<int64_t>(heads * tiles / (kUnits * num_threads), 1, tiles)),
+          count(heads * ((tiles + some - 1) / some)) {}
+
+    int64_t head(int64_t unit) const { return unit % heads; }
+    Interval tiles_of(int64_t unit) const {
+        const int64_t end = tiles - unit / heads * some;
+        return {std::max<int64_t>(0, end - some), end};
+    }
+};
+
+/// The rows of a tile of an item. Tiles begin at the first row that sees a key: left padding
+/// changes no byte.
+Interval rows_of(const Scores& scores, Interval keys, int64_t tile) {
+    const int64_t row = scores.first_row(keys) + tile * kRows;
+    return {row, std::min(scores.query_len, row + kRows)};
+}
+
 }  // namespace
 
 void attend_tile(const Attention& call, int64_t item, int64_t head, int64_t row, int rows) {
     run_tile(call, {item, head, row, rows, next_number()}, call.scores.keys_of_item(item));
 }
 
-Decision decide_prefill(const Attention& call) {
+Decision decide_prefill(const Attention& call, int num_threads) {
     const Scores& scores = call.scores;
+    const Units units(scores, num_threads);
+    std::vector<int64_t> costs(units.count);
+    for (int64_t unit = 0; unit < units.count; ++unit) {
+        const Interval keys = scores.keys_of_item(units.head(unit) / scores.num_heads);
+        const Interval tiles = units.tiles_of(unit);
+        for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+            const Interval rows = rows_of(scores, keys, tile);
+            for (int64_t row = rows.begin; row < rows.end; ++row)
+                costs[unit] += std::max<int64_t>(0, scores.visible(row, keys).size());
+        }
+    }
     const bool bfloat16 = Bfloat16Products::serve(call);
     const int segments = call.labels ? call.num_segments : 1;
     const size_t tile = bfloat16 ? QueryTile<Bfloat16Products>::scratch(call, segments, segments)
@@ -334,8 +373,7 @@ Decision decide_prefill(const Attention& call) {
         bfloat16 ? Bfloat16Products::packed_size(call) : Float32Products::packed_size(call);
     return {.few_rows = false,
             .bfloat16 = bfloat16,
-            .threads = 1,
-            .units = scores.batch * scores.num_heads * ((scores.query_len + kRows - 1) / kRows),
+            .costs = std::move(costs),
             .rows = kRows,
             .keys = kKeys,
             .scratch = static_cast<int64_t>((tile + packed * PackedTiles::slots(scores.key_len)) *
@@ -344,8 +382,8 @@ Decision decide_prefill(const Attention& call) {
 
 void prefill(const Attention& call) {
     const Scores& scores = call.scores;
-    const int64_t tiles = (scores.query_len + kRows - 1) / kRows;
-    const int64_t heads = scores.batch * scores.num_heads;
+    const Units units(scores, scores.num_threads);
+    const int64_t tiles = units.tiles, heads = units.heads;
     const uint64_t number = next_number();
     const bool keeps = SavedTiles::serve(call);
     const auto summed = [&](int64_t head) { return keeps && (!call.summed || call.summed[head]); };
@@ -354,27 +392,17 @@ void prefill(const Attention& call) {
     const auto run = [&](int64_t index, int64_t tile) {
         const int64_t item = index / scores.num_heads, head = index % scores.num_heads;
         const Interval keys = scores.keys_of_item(item);
-        const int64_t first =
-            scores.first_row(keys);  // tiles begin there: left padding changes no byte
+        const Interval rows = rows_of(scores, keys, tile);
         if (tile == 0)
-            for (int64_t row = 0; row < first; ++row) call.finish_empty(item, head, row);
-        const int64_t row = first + tile * kRows;
-        const int64_t rows = std::min<int64_t>(kRows, scores.query_len - row);
+            for (int64_t row = 0; row < rows.begin; ++row) call.finish_empty(item, head, row);
         float* to = summed(index) ? &sums[(index * tiles + tile) * width] : nullptr;
         if (to) std::fill_n(to, width, 0.0f);
-        if (rows > 0) run_tile(call, {item, head, row, static_cast<int>(rows), number, to}, keys);
+        const int count = static_cast<int>(rows.end - rows.begin);
+        if (count > 0) run_tile(call, {item, head, rows.begin, count, number, to}, keys);
     };
-    // Head by head, so that a head's keys stay in the cache; its last tile first: causal tiles grow
-    // with their row. As many tiles of a head as leave work for all threads go to one of them,
-    // which packs the keys once.
-    constexpr int64_t kUnits = 8;  // for each thread, so that all end at about the same time
-    const int64_t some =
-        std::clamp<int64_t>(heads * tiles / (kUnits * scores.num_threads), 1, tiles);
-    const int64_t parts = (tiles + some - 1) / some;
-    parallel_for(heads * parts, scores.num_threads, [&](int64_t unit) {
-        const int64_t end = tiles - unit % parts * some;
-        for (int64_t tile = end; tile-- > std::max<int64_t>(0, end - some);)
-            run(unit / parts, tile);
+    parallel_for(units.count, scores.num_threads, [&](int64_t unit) {
+        const Interval own = units.tiles_of(unit);
+        for (int64_t tile = own.end; tile-- > own.begin;) run(units.head(unit), tile);
     });
     // In the order of rows, whoever had them.
     for (int64_t head = 0; head < heads; ++head) {

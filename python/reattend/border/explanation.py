@@ -15,6 +15,13 @@ from reattend.policy import Array, Policy, Reweight
 from reattend.transform import Transform
 
 
+class ThreadShare(NamedTuple):
+    """What one thread does of a call, if each unit takes as long as its work says."""
+
+    units: int
+    work: int  # pairs of a row and a key that it sees
+
+
 class Explanation(NamedTuple):
     """How a call is computed; printed, it is a sentence a line."""
 
@@ -22,10 +29,17 @@ class Explanation(NamedTuple):
     products: str  # what is multiplied: "float32" or "bfloat16"
     instruction_set: str
     threads: int  # that are woken
-    units: int  # independent pieces of work
+    units: int  # independent pieces of work, each done by one thread
+    shares: tuple[ThreadShare, ...]  # of each thread: units go to the one that is free first
     tile: tuple[int, int]  # rows and keys
     scratch: int  # bytes that each thread keeps
     reasons: tuple[str, ...]
+
+    @property
+    def imbalance(self) -> float:
+        """The largest thread's work over the mean: how much longer it takes than evenly split."""
+        work = [share.work for share in self.shares]
+        return max(work) * len(work) / max(sum(work), 1)
 
     def __str__(self) -> str:
         rows, keys = self.tile
@@ -34,6 +48,7 @@ class Explanation(NamedTuple):
             f"{self.instruction_set}",
             f"{self.threads} of the threads work on {self.units} units, "
             f"each with {self.scratch / 2**20:.2f} MiB of scratch memory",
+            f"the largest thread's share of the work is {self.imbalance:.2f} of the mean",
         ]
         return "\n".join([*lines, *(f"- {reason}" for reason in self.reasons)])
 
@@ -85,6 +100,7 @@ def explain(
     >>> print(explain(query, key, key, num_threads=2))  # doctest: +ELLIPSIS
     decode: tiles of 4 rows x 512 keys, float32 products, ...
     2 of the threads work on 64 units, each with ... MiB of scratch memory
+    the largest thread's share of the work is 1.00 of the mean
     - 1 row: keys and values are read once, where they lie; up to 8 rows go this way
     - 4 query heads share a key head, and one reading of it
     - keys are split into 8 chunks a key head, whose results are merged
@@ -103,7 +119,8 @@ def explain(
     found = _core.explain(*call[:4], bare, threads)
     reasons = _of_kernel(call, found) + _of_types(call, found)
     if found["threads"] < min(threads, found["units"]):
-        reasons.append("one thread: waking another would take longer than the work")
+        kept = f"{found['threads']} thread" + "s" * (found["threads"] > 1)
+        reasons.append(f"{kept}: waking another would take longer than what it would do")
     if count > 1:
         reasons.append(f"{count} segments are kept apart, a sum and a partial output for each")
     if bare.transform is not None:
@@ -126,6 +143,7 @@ def explain(
         _core.isa(),
         found["threads"],
         found["units"],
+        tuple(ThreadShare(*each) for each in found["shares"]),
         (found["rows"], found["keys"]),
         found["scratch"],
         tuple(reasons),
