@@ -292,12 +292,19 @@ def _crossed(vision: Any, which: int) -> dict[str, Any]:
     }
 
 
+def _gated(vision: Any, which: int) -> dict[str, Any]:
+    """The same by gates, with a mask of rows and pictures."""
+    size, _, channels = _size(vision)
+    seen = torch.ones(2, _LENGTH + 2 + 1, 1, dtype=torch.long)
+    return {"pixel_values": _noise(which, 2, 1, channels, size, size), "image_attention_mask": seen}
+
+
 _LENGTH = max(len(a) + len(b) for a, b in zip(WORDS, QUESTIONS, strict=True))
 CONVENTIONS: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     "patches": _patches, "patches of one moment": _still, "small pictures": _small,
     "patches to merge": _merged, "patches with their places": _placed,
     "patches in their own shape": _natural, "patches in a strip": _strip,
     "crops, pooled": _pooled, "tiles and an overview": _tiles, "square, with its size": _sized,
-    "cross-attention": _crossed, "square, with the question": _asked,
+    "cross-attention": _crossed, "gated cross-attention": _gated, "square, with the question": _asked,
     "small and large": _twice, "parts, marked": _marked, "square": _square, "parts": _split,
 }  # fmt: skip

@@ -27,12 +27,14 @@ class Row(NamedTuple):
     why: str = ""
     transformers: str = ""  # the version
     swept: str = ""  # the commit, and its day
+    beside: str = ""  # a package that the model is built with, and its version
 
     def markdown(self, version: str) -> str:
         """Give the row as the page shows it, which is of a version."""
         off = f"{self.off:.0e}" if self.result.startswith("exact") else ""
-        other = f"with transformers {self.transformers}" if self.transformers != version else ""
-        why = "; ".join(each for each in (other, self.why) if each)
+        other = f"transformers {self.transformers}" if self.transformers != version else ""
+        needed = " and ".join(each for each in (other, self.beside) if each)
+        why = "; ".join(each for each in (f"with {needed}" if needed else "", self.why) if each)
         return "| " + " | ".join((*self[:3], off, self.methods, why)) + " |"
 
     def finding(self) -> Row:

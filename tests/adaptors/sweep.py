@@ -3,6 +3,7 @@
 `nice python tests/adaptors/sweep.py` sweeps all, with names those families, `multimodal` or `text`,
 and puts each row into rows.json and docs/models.md as it comes out. `--rest` leaves out what was
 swept at this commit, so it goes on with a sweep that was stopped. One takes 10 seconds or so.
+Gemma 3n, FastVLM and PerceptionLM have towers of timm, and keep their rows where that is not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from given import Given, given
 from reattend.adaptors.transformers import attached
 from rows import ROWS, UNBUILT, Row, store, stored
 from runs import KINDS
-from tiny import MEDIA, TEXT, model_of
+from tiny import MEDIA, MENDED, TEXT, model_of
 
 # Each method in the first of these ways in which it has something to do.
 METHODS: dict[str, list[dict[str, Any]]] = {
@@ -70,7 +73,7 @@ def swept(family: str, ways: tuple[str, ...] = tuple(WAYS)) -> Row:
             before.setdefault(way, generated(model, what.inputs, **WAYS[way]))
         except Exception:
             continue  # the model itself does not know this way
-    row = Row(family, "exact", what.pictures, transformers=hf.__version__)
+    row = Row(family, "exact", what.pictures, transformers=hf.__version__, beside=_tower_of(model))
     try:
         with attached(model) as session:
             off = max(
@@ -94,7 +97,20 @@ def swept(family: str, ways: tuple[str, ...] = tuple(WAYS)) -> Row:
     if wrong:
         return row._replace(result="wrong", why="; ".join(wrong))
     idle = [name for name, (_, some) in found.items() if not some]
-    return row._replace(why=f"{' and '.join(idle)} had nothing to do" if idle else "")
+    said = [MENDED.get(family, ""), f"{' and '.join(idle)} had nothing to do" if idle else ""]
+    return row._replace(why="; ".join(filter(None, said)))
+
+
+def _tower_of(model: Any) -> str:
+    """Name the package that built a model's tower, if another one did."""
+    borrowed = any(type(part).__name__ == "TimmWrapperModel" for part in model.modules())
+    return f"timm {version('timm')}" if borrowed else ""
+
+
+def can_be_built(row: Row) -> bool:
+    """Whether this environment has what a row's model was built with."""
+    other = bool(row.transformers) and row.transformers != hf.__version__
+    return not other and (not row.beside or find_spec(row.beside.split()[0]) is not None)
 
 
 def _layers(structure: Any) -> str:
@@ -146,13 +162,13 @@ def families() -> dict[str, list[str]]:
 
 
 def keep(row: Row) -> None:
-    """Put a row into the table; what this version cannot run keeps the row of an earlier one."""
+    """Put a row into the table; what cannot be built here keeps the row of where it could."""
     table = stored()
     kind = next(kind for kind, names in families().items() if row.family in names)
     rows = table.setdefault(kind, {})
     old = rows.get(row.family)
-    elsewhere = old is not None and old.transformers != row.transformers
-    if not (elsewhere and row.result == UNBUILT != old.result):
+    lost = row.result == UNBUILT and old is not None and old.result != UNBUILT
+    if not lost or can_be_built(old):
         rows[row.family] = row
     store(table)
 

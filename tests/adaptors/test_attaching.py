@@ -255,16 +255,18 @@ def test_encoder_decoder_models():
     for config in (hf.BartConfig(**sizes), hf.T5Config(vocab_size=32, d_model=16, num_layers=2)):
         torch.manual_seed(0)
         model = hf.AutoModelForSeq2SeqLM.from_config(config).eval()
-        before = traces(model)
         ids = torch.tensor([[5, 9, 7, 11, 2], [0, 0, 6, 4, 2]])
         how = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-        options = {"min_new_tokens": 6, "decoder_start_token_id": 2, "num_beams": 2}
-        plain = generate(model, how, 6, **options)
+        options = {"min_new_tokens": 6, "decoder_start_token_id": 2}
+        ways = ({"num_beams": 2}, {"cache_implementation": "static"})
+        plain = [generate(model, how, 6, **options, **way) for way in ways]
+        before = traces(model)  # with what transformers keeps of a static cache
         with attached(model) as session:
-            ours = generate(model, how, 6, **options)
+            ours = [generate(model, how, 6, **options, **way) for way in ways]
             assert len(session.structure.attention) == 2
-        for a, b in zip(plain.logits, ours.logits, strict=True):
-            assert (a - b).abs().max() < 1e-5
+        for expected, found in zip(plain, ours, strict=True):
+            for a, b in zip(expected.logits, found.logits, strict=True):
+                assert (a - b).abs().max() < 1e-5
         with pytest.raises(NotImplementedError, match="an encoder with a decoder"):
             attached(model, EACH_ACT)
         assert traces(model) == before
@@ -306,8 +308,14 @@ def test_cross_attention_to_a_text_stays_the_models_own():
             assert (model(**how).logits - expected).abs().max() < 1e-5
             assert session.structure.cross == {}
         with attached(model, ACT(theta=0.05)) as session:
-            assert (model(**how).logits - expected).abs().max() > 1e-5
+            acted = model(**how).logits
+            assert (acted - expected).abs().max() > 1e-5
             assert {r.layer for r in session.report().readings} == {2}
+        how["encoder_hidden_states"] = torch.cat([text, torch.randn(1, 3, 16)], 1)
+        how["encoder_attention_mask"] = torch.tensor([[1] * 5 + [0] * 3])
+        for methods, found in ((), expected), ((ACT(theta=0.05),), acted):
+            with attached(model, *methods):  # the padding of the text is none of the rows' past
+                assert (model(**how).logits - found).abs().max() < 1e-5
 
 
 def test_image_tokens_in_a_later_turn():

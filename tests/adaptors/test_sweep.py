@@ -12,7 +12,7 @@ from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.methods import ACT, VAR  # noqa: E402
 from rows import BEGIN, END, PAGE, UNBUILT, Row, store, stored, tables  # noqa: E402
 from runs import generate  # noqa: E402
-from sweep import difference, families, keep, swept  # noqa: E402
+from sweep import can_be_built, difference, families, keep, swept  # noqa: E402
 from tiny import model_of  # noqa: E402
 
 EXACT = {
@@ -50,9 +50,14 @@ def test_rows_that_were_swept_by_another_version(tmp_path, monkeypatch):
     assert stored() == {"text": {"llama": old}}
     keep(Row("llama", "refused", why="no", transformers="5.1.0", swept="abc of a day"))
     keep(old._replace(family="qwen2"))
-    assert [row.result for row in stored()["text"].values()] == ["refused", "exact"]
+    tower = Row("gemma3n_text", "exact", transformers=hf.__version__, beside="no_such 1.0")
+    keep(tower)
+    keep(Row("gemma3n_text", UNBUILT, why="no", transformers=hf.__version__))
+    assert stored()["text"]["gemma3n_text"] == tower
+    assert [row.result for row in stored()["text"].values()] == ["exact", "refused", "exact"]
+    assert "| gemma3n_text | exact |  | 0e+00 |  | with no_such 1.0 |" in rows.PAGE.read_text()
     assert "| qwen2 | exact |  | 1e-07 |  | with transformers 5.0.0 |" in rows.PAGE.read_text()
-    assert "Swept at commit abc of a day; qwen2: before." in rows.PAGE.read_text()
+    assert "Swept at commit abc of a day; gemma3n_text, qwen2: before." in rows.PAGE.read_text()
 
 
 @pytest.mark.parametrize("family", EXACT)
@@ -69,8 +74,8 @@ def test_families_are_exact_with_and_without_methods(family):
 @pytest.mark.parametrize("family", [name for names in families().values() for name in names])
 def test_every_row_comes_out_anew(family):
     known = {**stored()["text"], **stored()["multimodal"]}[family]
-    if known.transformers != hf.__version__:
-        pytest.skip(f"swept with transformers {known.transformers}")
+    if not can_be_built(known):
+        pytest.skip(f"swept with transformers {known.transformers} {known.beside}")
     assert swept(family).finding() == known.finding()
 
 
@@ -122,8 +127,9 @@ def test_var_has_nothing_to_do_in_a_tiny_idefics2():
 @pytest.mark.parametrize(
     ("family", "sentence"),
     [
-        ("t5gemma2", "attends to its own past and to an encoder in one softmax"),
+        ("blip", "does not route its attention through transformers' AttentionInterface"),
         ("diffusion_gemma", "was called without input_ids and inputs_embeds"),
+        ("zamba2", r"passes one attention \(Zamba2Attention\) in several layers"),
     ],
 )
 def test_families_that_are_refused(family, sentence):
@@ -131,3 +137,24 @@ def test_families_that_are_refused(family, sentence):
     what = given(model)
     with pytest.raises(NotImplementedError, match=sentence), attached(model):
         generate(model, what.inputs, 2)
+
+
+@pytest.mark.parametrize(
+    ("family", "sentence"),
+    [
+        ("florence2", "is an encoder with a decoder"),
+        ("hrm_text", "has two attentions in layer 0 .* methods name an attention by its layer"),
+        ("idefics", "sees pixel_values through cross-attention that stays its own"),
+        ("t5gemma2", "attends to its own past and to an encoder in one softmax"),
+    ],
+)
+def test_families_that_take_no_methods_are_exact_without(family, sentence):
+    row = swept(family, ("static cache",))
+    assert row.result == "exact without methods", row
+    model = model_of(family)
+    inputs = given(model).inputs
+    with (
+        pytest.raises(NotImplementedError, match=sentence),
+        attached(model, VAR(sink_dims=(3,), tau=1)),
+    ):
+        generate(model, inputs, 2)

@@ -42,8 +42,8 @@ class Owner(Protocol):
     ) -> Tensor:
         """Compute a layer's attention [B, N, H, Dv]."""
 
-    def note_padding(self, mask: Tensor | None) -> None:
-        """See a forward's 2-D attention mask."""
+    def note_padding(self, mask: Tensor | None, *, both_ways: bool) -> None:
+        """See a forward's 2-D attention mask, and whether rows see keys before and behind them."""
 
 
 _owners: WeakKeyDictionary[AttentionModule, Owner] = WeakKeyDictionary()
@@ -92,7 +92,7 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
     """
     _register()
     config = structure.config
-    modules = [*structure.attention.values(), *structure.cross.values()]
+    modules = [*structure.attention.values(), *structure.cross.values(), *structure.seconds]
     before = config._attn_implementation
     owners = [_owners.get(module) for module in modules]
     known = _configs.get(id(config))
@@ -185,9 +185,11 @@ def _mask(**options: object) -> Tensor | None:
     may work on their masks, as numbers that are added to the scores.
     """
     owner, before = _configs.get(id(options.get("config")), (None, ""))
-    if owner is not None:  # generate() makes masks of static caches itself: nobody else sees these
-        owner.note_padding(cast("Tensor | None", options.get("attention_mask")))
     masks = demand("transformers.masking_utils")
+    if owner is not None:  # generate() makes masks of static caches itself: nobody else sees these
+        both_ways = options.get("mask_function") is masks.bidirectional_mask_function
+        mask = cast("Tensor | None", options.get("attention_mask"))
+        owner.note_padding(mask, both_ways=both_ways)
     eager = before == "eager" and not getattr(owner, "knows_sdpa", True)
     made: Tensor | None = (masks.eager_mask if eager else masks.sdpa_mask)(**options)
     return made

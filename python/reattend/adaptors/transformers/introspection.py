@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 from reattend.adaptors.transformers.protocols import (
     AttentionModule,
@@ -28,6 +28,8 @@ class Structure:
     image_tokens: tuple[int, ...] = ()  # that id, and those of parts of videos
     no_methods: str | None = None  # why methods cannot be attached; plain attention can
     cross: dict[int, AttentionModule] = field(default_factory=dict)  # whose keys are a picture's
+    seconds: tuple[AttentionModule, ...] = ()  # of layers that have two, without methods
+    own_cross: bool = False  # whether it reads an encoder by attention that stays its own
 
     @property
     def first(self) -> int:
@@ -72,6 +74,8 @@ def examined(model: Model, processor: object = None) -> Structure:
     attention: dict[int, AttentionModule] = {}
     layers: dict[int, Module] = {}
     cross: dict[int, AttentionModule] = {}
+    seconds: tuple[AttentionModule, ...] = ()
+    own_cross = False
     no_methods = None
     if two:
         no_methods = (
@@ -88,20 +92,31 @@ def examined(model: Model, processor: object = None) -> Structure:
         if not _is_attention(module, config):
             continue
         if "Merged" in type(module).__name__:
-            raise NotImplementedError(
+            own_cross = True
+            no_methods = (
                 f"{name} attends to its own past and to an encoder in one softmax "
-                f"({type(module).__name__}), which reattend does not support"
+                f"({type(module).__name__}), of which methods know nothing: attach it without "
+                "methods"
             )
         if _is_cross(path, module):  # to a text or a sound it stays the model's own
             if _PICTURE_STATES in inspect.signature(module.forward).parameters:
                 cross[module.layer_idx] = module
+            else:
+                own_cross = True
             continue
-        if module.layer_idx in attention:
+        if module.layer_idx < 0:
             raise NotImplementedError(
-                f"{name} has two attentions in layer {module.layer_idx} "
-                f"({type(attention[module.layer_idx]).__name__} and {type(module).__name__}), "
-                "which reattend does not support"
+                f"{name} passes one attention ({type(module).__name__}) in several layers, which "
+                "reattend does not support"
             )
+        if module.layer_idx in attention:
+            no_methods = no_methods or (
+                f"{name} has two attentions in layer {module.layer_idx} "
+                f"({type(attention[module.layer_idx]).__name__} and {type(module).__name__}), and "
+                "methods name an attention by its layer: attach it without methods"
+            )
+            seconds += (module,)
+            continue
         if _asks_twice(module):
             no_methods = (
                 f"{name} takes the difference of two attentions in a layer "
@@ -122,7 +137,7 @@ def examined(model: Model, processor: object = None) -> Structure:
     tokens = _image_tokens(model, processor)
     return Structure(
         decoder, config, attention, layers, tokens[0] if tokens else None, expected, tokens,
-        no_methods, cross,
+        no_methods, cross, seconds, own_cross,
     )  # fmt: skip
 
 
@@ -130,9 +145,15 @@ _PICTURE_STATES = "cross_attention_states"  # what keys are made of, where they 
 
 
 def _decoder_of(model: Model) -> Decoder:
-    """Give the stack of layers; ModernBERT's decoder names its last matrix `decoder`."""
+    """Give the stack of layers.
+
+    ModernBERT's decoder names its last matrix `decoder`; Florence-2's holds an encoder too.
+    """
     found = model.get_decoder()
-    return found if hasattr(found, "config") else model.base_model
+    if not hasattr(found, "config"):
+        return model.base_model
+    both = hasattr(found, "encoder") and hasattr(found, "decoder")
+    return cast("Decoder", found.decoder) if both else found
 
 
 def _entrance(decoder: Decoder, path: str, config: Config) -> Module:
@@ -158,7 +179,7 @@ def _is_attention(module: Module, config: Config) -> TypeGuard[AttentionModule]:
 
 def _is_cross(path: str, module: Module) -> bool:
     """Whether keys come from elsewhere than from the rows' own past."""
-    words = f"{type(module).__name__} {path.rpartition('.')[2]}".lower()
+    words = f"{type(module).__name__} {' '.join(path.split('.')[-2:])}".lower()
     named = any(word in words for word in ("cross", "encdec", "encoder_attn", "encoder_attention"))
     return named or bool(getattr(module, "is_cross_attention", False))
 

@@ -246,8 +246,10 @@ class ModelSession:
         places = places_given(values)
         self._places = self._places if places is None else places
 
-    def note_padding(self, mask: Tensor | None) -> None:
+    def note_padding(self, mask: Tensor | None, *, both_ways: bool) -> None:
         """Keep a forward's 2-D attention mask; the mask function calls it."""
+        if both_ways and self.structure.own_cross:  # an encoder's, with padding of its own
+            return
         self._padding = bools(mask) if mask is not None and mask.ndim == 2 else None
 
     def decoder_begins(
@@ -380,6 +382,12 @@ class ModelSession:
         found = image_of(places, ids, tokens, batch, length)
         image = self._shown(found, inputs, values)
         wanting = [type(m).__name__ for m in self.methods if m.needs_image]
+        if image is None and pictures is not None and wanting and self.structure.own_cross:
+            raise NotImplementedError(
+                f"{type(self.model).__name__} sees {pictures} through cross-attention that stays "
+                f"its own, and no token of the prompt is a part of an image, so "
+                f"{', '.join(wanting)} would do nothing: attach it without"
+            )
         if image is None and pictures is not None and wanting:
             raise ValueError(
                 f"{type(self.model).__name__} was given {pictures}, but no token of its prompt is "
