@@ -305,6 +305,7 @@ CONVENTIONS: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     "patches to merge": _merged, "patches with their places": _placed,
     "patches in their own shape": _natural, "patches in a strip": _strip,
     "crops, pooled": _pooled, "tiles and an overview": _tiles, "square, with its size": _sized,
-    "cross-attention": _crossed, "gated cross-attention": _gated, "square, with the question": _asked,
-    "small and large": _twice, "parts, marked": _marked, "square": _square, "parts": _split,
+    "cross-attention": _crossed, "gated cross-attention": _gated,
+    "square, with the question": _asked, "small and large": _twice, "parts, marked": _marked,
+    "square": _square, "parts": _split,
 }  # fmt: skip

@@ -153,7 +153,7 @@ def _decoder_of(model: Model) -> Decoder:
     if not hasattr(found, "config"):
         return model.base_model
     both = hasattr(found, "encoder") and hasattr(found, "decoder")
-    return cast("Decoder", found.decoder) if both else found
+    return cast("Decoder", found.get_submodule("decoder")) if both else found
 
 
 def _entrance(decoder: Decoder, path: str, config: Config) -> Module:
