@@ -88,7 +88,9 @@ struct Bias {
 struct Transform {
     View<const float> numbers;        // [batch, num_heads, 3, length]: rows a, b, c; null: none
     const int64_t* bounds = nullptr;  // [batch, 2], the keys of an item that change, below length
+    int64_t bounds_stride = 0;
     const int64_t* first_row = nullptr;  // [batch], the position from which rows change
+    int64_t first_row_stride = 0;
 };
 
 /// Keys begin <= j < end.

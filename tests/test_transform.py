@@ -1,5 +1,8 @@
 """Scores changed before the softmax, and a key without a value: the pass equals the matrix."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from reattend import Plan, Reweight, attention, quantize, reference
@@ -222,12 +225,69 @@ def test_errors_name_the_argument(how, error, message, rng):
         (lambda: Transform(), "one of scale, shift and slope must be an array"),
         (lambda: Transform(scale=np.ones((2, 3))), r"scale must be a number or \[B, 1 or H, M'\]"),
         (lambda: Transform(shift=np.full((1, 1, 1), np.inf)), "shift must be finite"),
+        (lambda: Transform(scale=np.full((1, 1, 1), 1e39)), "scale must be finite in float32"),
         (lambda: Transform(slope=np.ones((1, 1, 1)), first_row=0.5), "first_row must be"),
     ],
 )
 def test_a_transform_says_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_nothing_that_happens_later_changes_a_transform(copied, rng):
+    """The core reads what was laid out once: nobody may write behind it."""
+    query, key, value = arrays(SHAPES[2], rng)
+    given = drawn(SHAPES[2], rng)
+    slope, first = np.array(given.slope), np.array(given.first_row)
+    transform = copied(Transform(given.scale, np.float64(0.25), slope, first))
+    before = attention(query, key, value, causal=True, transform=transform)
+    slope[...], first[...] = 0, 10**6
+    assert np.array_equal(attention(query, key, value, causal=True, transform=transform), before)
+    kept = transform.scale, transform.slope, transform.first_row, *transform.packed
+    assert not any(each.flags.writeable for each in kept)
+    with pytest.raises(AttributeError):
+        transform.slope = slope
+    factors = copied(Reweight(np.ones((1, 1, 2))))
+    assert not factors.weight.flags.writeable
+
+
+def test_the_keys_that_change_are_found(rng):
+    slope = np.zeros((3, 2, 6))
+    slope[0, 1, 2:4] = slope[2, 0, 5] = 1
+    numbers, bounds, first = Transform(slope=slope, first_row=3).packed
+    assert numbers.shape == (3, 2, 3, 6)
+    assert bounds.tolist() == [[2, 4], [0, 0], [5, 6]]
+    assert first.tolist() == [3]
+    rows = np.array([2, 3])
+    assert not Transform(slope=np.zeros((1, 1, 4))).reaches(rows).any()
+    assert not Transform(slope=np.ones((1, 1, 0))).reaches(rows).any()
+    assert Transform(slope=slope, first_row=3).reaches(rows).tolist() == [[[False, True]]]
+
+
+def test_scores_beyond_float32_stay_what_they_are(rng):
+    """Of a slope of 0 an infinite score is no NaN."""
+    query = np.full((1, 1, 1, 4), 2e19, np.float32)
+    key = np.ones((1, 1, 20, 4), np.float32)
+    key[:, :, ::2] *= -1e20
+    value = rng.standard_normal((1, 1, 20, 4), np.float32)
+    transform = Transform(slope=np.where(np.arange(20) == 3, 0.5, 0)[None, None])
+    found = attention(query, key, value, transform=transform)
+    right = reference.attention(query, key, value, transform=transform)
+    assert np.isfinite(found).all()
+    assert np.abs(found - right).max() < TOLERANCE
+
+
+def test_steps_of_a_plan_share_the_rows_that_it_edits():
+    boost = Transform(slope=np.ones((2, 1, 4)), first_row=np.array([5, 7]))
+    plan = compose([Plan(None, Reweight((1,)), transform=boost)])
+    assert plan.edited_rows(6, 7)[0].tolist() == [[[True]], [[False]]]
+    later = plan.edited_rows(8, 9)
+    assert later[0].tolist() == [[[True]], [[True]]]
+    assert plan.edited_rows(9, 10) is later
+    assert plan.edited_rows(5, 8)[0].shape == (2, 1, 3)
 
 
 def test_two_transforms_are_refused():

@@ -52,7 +52,7 @@ enum Result : unsigned {
 /// Names and classes of the package, which the core looks for.
 struct Package {
     PyTypeObject *reweight, *quantized, *transform, *result;
-    PyObject* packed;  // the name of what a Reweight keeps for the core
+    PyObject* packed;  // the name of what a Reweight and a Transform keep for the core
 
     static const Package& get() {
         // Not a static of its own: importing may hand the GIL on, to a thread that would wait for
@@ -68,7 +68,7 @@ private:
             return reinterpret_cast<PyTypeObject*>(found.release().ptr());
         };
         return {type("reattend.policy", "Reweight"), type("reattend.border.quantized", "Quantized"),
-                type("reattend.border.score_edits", "PackedTransform"),
+                type("reattend.transform", "Transform"),
                 type("reattend.border.results", "AttentionResult"),
                 PyUnicode_InternFromString("packed")};
     }
@@ -192,6 +192,7 @@ public:
               int num_threads) {
         return read_scores(query_, key_, mask, num_threads) && read_value(value_) &&
                read_null_logit(field(request, kNullLogit)) &&
+               read_transform(field(request, kTransform)) &&
                read_policies(field(request, kPolicy), field(request, kWhere)) &&
                read_labels(field(request, kSegments), field(request, kNumSegments)) &&
                read_results(request) && read_out(field(request, kOut));
@@ -373,6 +374,30 @@ private:
         return true;
     }
 
+    /// What a Reweight or a Transform keeps for the core; it lives as long as the call does.
+    PyObject* packed(PyObject* given) {
+        PyObject* found = PyObject_GetAttr(given, Package::get().packed);
+        if (!found) throw py::error_already_set();
+        kept_.push_back(py::reinterpret_steal<py::object>(found));
+        return found;
+    }
+
+    static bool broadcasts(int64_t size, int64_t full) { return size == 1 || size == full; }
+
+    bool read_transform(PyObject* given) {
+        if (is_none(given)) return true;
+        if (!PyObject_TypeCheck(given, Package::get().transform)) return false;
+        PyObject* const fields = packed(given);
+        const Array numbers(PyTuple_GET_ITEM(fields, 0)), bounds(PyTuple_GET_ITEM(fields, 1));
+        const Array first(PyTuple_GET_ITEM(fields, 2));
+        Scores& scores = call.scores;
+        scores.transform = {view<float>(numbers), bounds.data<const int64_t>(), bounds.stride(0),
+                            first.data<const int64_t>(), first.stride(0)};
+        return broadcasts(numbers.shape(0), scores.batch) &&
+               broadcasts(numbers.shape(1), scores.num_heads) &&
+               numbers.shape(3) <= scores.key_len && broadcasts(first.shape(0), scores.batch);
+    }
+
     bool read_policies(PyObject* policy, PyObject* where) {
         if (is_none(policy)) return is_none(where);
         const bool several = PyTuple_CheckExact(policy), each = PyTuple_CheckExact(where);
@@ -386,16 +411,10 @@ private:
     }
 
     bool read_policy(PyObject* policy, PyObject* where) {
-        const Package& package = Package::get();
-        if (!PyObject_TypeCheck(policy, package.reweight)) return false;
-        auto packed = py::reinterpret_steal<py::object>(PyObject_GetAttr(policy, package.packed));
-        if (!packed) throw py::error_already_set();
+        if (!PyObject_TypeCheck(policy, Package::get().reweight)) return false;
         PolicyStep step;
         Array weight, rows;
-        read_rule(packed.ptr(), step, weight);
-        const auto broadcasts = [](int64_t size, int64_t full) {
-            return size == 1 || size == full;
-        };
+        read_rule(packed(policy), step, weight);
         const int count = static_cast<int>(weight.shape(2));
         if (!call.policies.empty() && call.num_segments != count) return false;
         call.num_segments = count;
@@ -405,7 +424,6 @@ private:
             return false;
         if (rows) read_.push_back(rows);
         call.policies.push_back(step);
-        kept_.push_back(std::move(packed));
         return true;
     }
 
@@ -461,14 +479,7 @@ private:
     bool read_results(PyObject* request) {
         if (!read_names(field(request, kReturns))) return false;
         if ((returns & kColumnSums) && call.null_logit) return false;
-        PyObject *transform = field(request, kTransform), *decided = field(request, kDecided);
-        if (!is_none(transform)) {
-            if (Py_TYPE(transform) != Package::get().transform) return false;
-            const Array numbers(PyTuple_GET_ITEM(transform, 0));
-            call.scores.transform = {view<float>(numbers),
-                                     Array(PyTuple_GET_ITEM(transform, 1)).data<const int64_t>(),
-                                     Array(PyTuple_GET_ITEM(transform, 2)).data<const int64_t>()};
-        }
+        PyObject* decided = field(request, kDecided);
         if (!is_none(decided)) call.decided = Array(decided).data<const float>();
         if (!read_plain(field(request, kPlain), field(request, kWeights))) return false;
         if (PyObject* instead = field(request, kInstead); !is_none(instead)) {

@@ -31,9 +31,10 @@ inline void edit_row(float* row, int r, Range range, const ScoreEdits& edits) {
     if (r >= edits.first_transformed) {
         const Range columns = edits.transformed;
         const int end = smaller(range.end, columns.end);
-        for (int j = range.begin < columns.begin ? columns.begin : range.begin; j < end; ++j) {
+        for (int j = bigger(range.begin, columns.begin); j < end; ++j) {
             const float score = row[j], size = score < 0 ? -score : score;
-            row[j] = edits.factor[j] * score + edits.shift[j] + edits.slope[j] * size;
+            const float slope = edits.slope[j], more = slope * size;  // NaN where 0 * infinity
+            row[j] = edits.factor[j] * score + edits.shift[j] + (slope == 0 ? 0 : more);
         }
     }
     if (edits.bias) {

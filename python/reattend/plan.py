@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from reattend.border import score_edits
-from reattend.border.arguments import Shape
 from reattend.border.dtypes import to_float32, write
 from reattend.border.quantized import Quantized
 from reattend.border.request import Request
@@ -34,7 +32,7 @@ class Composition:
     wheres: tuple[Array | None, ...]
     labels: tuple[Array, ...]  # of each plan, int [G]: the label it gave to each common part
     plans: tuple[Plan, ...]  # what was composed
-    transform: Transform | score_edits.PackedTransform | None = None
+    transform: Transform | None = None
     null_logit: Array | None = None
     heads_from: Array | None = None
     epilogue: Epilogue | None = None
@@ -76,10 +74,6 @@ class Composition:
             self.segments, self.policies, self.wheres, self.transform, self.null_logit, returns, out
         )  # fmt: skip
 
-    def packed(self, shape: Shape) -> Composition:
-        """Give the same with its transform as the core reads it: plans are never written to."""
-        return replace(self, transform=score_edits.transform(shape, self.transform))
-
     def request_after(
         self, returns: str, out: Array, logsumexp: Array, weights: Array | None
     ) -> Request:
@@ -106,11 +100,26 @@ class Composition:
         return not self.edits_scores and all(isinstance(p, Reweight) for p in self.policies)
 
     def edited_rows(self, first_row: int, key_len: int) -> tuple[Array | None, ...]:
-        """Give, of each plan, which of some rows it edits beside its policy; empty if none does."""
+        """Give, of each plan, which of some rows it edits beside its policy; empty if none does.
+
+        Of a single row behind all that edits begin with it is the same object at every step.
+        """
         if not self.edits_scores and self.epilogue is None:
             return ()
+        if key_len - first_row == 1 and first_row >= self._edits_begin:
+            return self._edited_of_step
         rows = np.arange(first_row, key_len)
         return tuple(plan.edited_rows(rows) for plan in self.plans)
+
+    @cached_property
+    def _edits_begin(self) -> int:
+        """The position from which all rows have the same edits."""
+        return 0 if self.transform is None else int(self.transform.packed[2].max(initial=0))
+
+    @cached_property
+    def _edited_of_step(self) -> tuple[Array | None, ...]:
+        row = np.array([self._edits_begin])
+        return tuple(plan.edited_rows(row) for plan in self.plans)
 
     @cached_property
     def of_step(self) -> Request:

@@ -114,8 +114,8 @@ class Reweight:
         if not (np.abs(weight) <= LARGEST).all():
             raise ValueError(f"weight must be finite in float32, got {self.weight!r}")
         # Numbers stay a tuple, so that a method's policy prints as it was written.
-        frozen = tuple(float(w) for w in weight) if weight.ndim == 1 else _frozen(weight)
-        object.__setattr__(self, "weight", frozen)
+        kept = tuple(float(w) for w in weight) if weight.ndim == 1 else frozen(weight)
+        object.__setattr__(self, "weight", kept)
         object.__setattr__(self, "to", _labels("to", self.to))
         when = (self.when,) if isinstance(self.when, Share) else self.when
         when = listed("when", when, "a Share or a tuple of Shares")
@@ -132,6 +132,10 @@ class Reweight:
                     f"{name} must name segments below {self.num_segments}, the length of weight, "
                     f"got {max(labels)}"
                 )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Give how a copy is made, whose weights are then as safe as these."""
+        return type(self), (self.weight, self.to, self.when)
 
     @property
     def num_segments(self) -> int:
@@ -250,7 +254,8 @@ def _bits(labels: tuple[int, ...]) -> int:
     return sum(1 << label for label in labels)
 
 
-def _frozen(array: Array) -> Array:
+def frozen(array: Array) -> Array:
+    """Give a copy that nobody writes to."""
     array = array.copy()
     array.flags.writeable = False
     return array

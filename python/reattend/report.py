@@ -214,7 +214,7 @@ class Tally:
         """Note the rows of a decoding step: masses [B, H, N, G] on the parts of the plan."""
         last = self._pending[-1] if self._pending else None
         if (
-            last is None or last.plan is not plan or edited or last.edited
+            last is None or last.plan is not plan or last.edited is not edited
             or last.places != places or last.batch != len(masses)
         ):  # fmt: skip
             last = _Steps(places, plan, len(masses), [], edited)
@@ -274,7 +274,7 @@ class _Steps(NamedTuple):
     plan: Composition
     batch: int
     masses: list[Array]  # of each step [B, H, N, G]
-    edited: tuple[Array | None, ...] = ()  # of each plan, the rows whose scores it edited: one step
+    edited: tuple[Array | None, ...] = ()  # of each plan, the rows whose scores it edited
 
     def edits(self, index: int) -> Array:
         """Give the rows whose scores a plan edited, bool [B, H, rows of all steps]."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.border.arguments import DTYPES, array_or_stored, scalars, sizes
+from reattend.border.arguments import DTYPES, array_or_stored, scalars
 from reattend.border.core_call import attend
 from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
@@ -629,8 +629,6 @@ class Session(Recorded, Measuring):
         plan = run.composed.get(call.layer)
         if plan is None or plan.plans != plans:  # mostly they are the very same
             plan = compose(plans, plan)
-            if plan.transform is not None:
-                plan = plan.packed(sizes(call.query, call.key))
             run.composed[call.layer] = plan
         result = self._carry_out(call, plan)
         plan.finish(result.out, call.mask.dtype)

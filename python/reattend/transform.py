@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from reattend.checks import as_array, integers, items
-from reattend.policy import Array
+from reattend.policy import LARGEST, Array, frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Transform:
         s'_ij = scale_j s_ij + shift_j + slope_j |s_ij|
 
     Scores are those after scale and softcap, before a bias. Keys beyond the arrays stay as they
-    are, so what is made for a prompt serves every decoding step.
+    are, so what is made for a prompt serves every decoding step. Arrays are copied.
 
     Parameters
     ----------
@@ -52,8 +53,9 @@ class Transform:
                     f"transform: {name} must be a number or [B, 1 or H, M'], got shape "
                     f"{given.shape}"
                 )
-            if not np.isfinite(given).all():
-                raise ValueError(f"transform: {name} must be finite")
+            if not (np.abs(given) <= LARGEST).all():
+                raise ValueError(f"transform: {name} must be finite in float32")
+            object.__setattr__(self, name, frozen(given) if given.ndim else given.item())
         if all(np.ndim(each) == 0 for each in (self.scale, self.shift, self.slope)):
             raise ValueError("transform: one of scale, shift and slope must be an array")
         if self.first_row is not None:
@@ -63,6 +65,35 @@ class Transform:
                     f"transform: first_row must be an integer or integers [B], got {first.dtype} "
                     f"of shape {first.shape}"
                 )
+            object.__setattr__(self, "first_row", frozen(first) if first.ndim else int(first))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Give how a copy is made, whose arrays are then as safe as these."""
+        return type(self), (self.scale, self.shift, self.slope, self.first_row)
+
+    @cached_property
+    def packed(self) -> tuple[Array, Array, Array]:
+        """Give what the core reads: numbers float32, and int64 bounds and first rows.
+
+        The bounds [B or 1, 2] are the keys of an item that change, the first rows [B or 1] the
+        positions from which rows do.
+        """
+        numbers = np.ascontiguousarray(self.numbers, np.float32)
+        changes = (numbers != np.array([1, 0, 0], np.float32)[:, None]).any((1, 2))  # [B or 1, M']
+        bounds = np.zeros((len(numbers), 2), np.int64)
+        if changes.any():
+            bounds[:, 0] = changes.argmax(-1)
+            bounds[:, 1] = changes.shape[1] - changes[:, ::-1].argmax(-1)
+            bounds[~changes.any(-1)] = 0
+        first = np.array(0 if self.first_row is None else self.first_row, np.int64, ndmin=1)
+        for each in (numbers, bounds, first):
+            each.flags.writeable = False
+        return numbers, bounds, first
+
+    @cached_property
+    def acts(self) -> bool:
+        """Whether any key changes."""
+        return bool(self.packed[1].any())
 
     @property
     def numbers(self) -> Array:
@@ -83,11 +114,9 @@ class Transform:
         [[[False, True, True]]]
         """
         rows = integers("rows", rows, "[N]")
-        neutral = (self.scale, 1), (self.shift, 0), (self.slope, 0)
-        if all(np.all(given == same) for given, same in neutral):
-            return np.zeros((1, 1, len(rows)), bool)
-        if self.first_row is None:
-            return np.ones((1, 1, len(rows)), bool)
+        acts = self.acts
+        if self.first_row is None or not acts:
+            return np.full((1, 1, len(rows)), acts)
         reached: Array = rows >= np.reshape(self.first_row, (-1, 1, 1))
         return reached
 

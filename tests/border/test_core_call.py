@@ -109,7 +109,14 @@ def options(rng):
             (where, None), [where], where.astype(np.uint8), where[:, :3], where[None], where[::-1],
             (where.tolist(), None), (), where.view(Mine), True,
         ],
-        "transform": [Transform(shift=np.ones((1, 1, 4))), (bias, bias, bias), 3],
+        "transform": [
+            Transform(shift=np.ones((1, 1, 4))), (bias, bias, bias), 3,
+            Transform(shift=np.ones((2, 4, 4)), first_row=np.arange(2)),
+            Transform(shift=np.ones((1, 1, 4)), first_row=np.arange(3)),
+            Transform(shift=np.ones((3, 1, 4))), Transform(shift=np.ones((1, 3, 4))),
+            Transform(shift=np.ones((1, 1, KEYS + 1))), Transform(shift=np.zeros((1, 1, 4))),
+            Transform(shift=np.ones((2, 1, 0))),
+        ],
         "null_logit": [
             null, null[0], null[:, :1], null[..., ::-1], null.astype(np.float64), null.tolist(),
             null.astype(np.int64), np.full_like(null, -np.inf), np.full_like(null, np.inf),

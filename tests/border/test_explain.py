@@ -93,5 +93,7 @@ def test_it_says_that_scores_are_edited(rng):
     found = explain(*arrays, transform=boost, null_logit=np.float32(0))
     assert "scores of chosen keys are transformed before the softmax" in found.reasons
     assert "a key without a value joins each row's sum" in found.reasons
+    neutral = explain(*arrays, transform=Transform(shift=np.zeros((1, 1, 4))))
+    assert "scores of chosen keys are transformed before the softmax" not in neutral.reasons
     with pytest.raises(TypeError, match="attn_mask"):
         explain(*arrays, attn_mask=None)

@@ -123,7 +123,7 @@ def explain(
         reasons.append(f"{kept}: waking another would take longer than what it would do")
     if count > 1:
         reasons.append(f"{count} segments are kept apart, a sum and a partial output for each")
-    if bare.transform is not None:
+    if bare.transform is not None and bare.transform.acts:
         reasons.append("scores of chosen keys are transformed before the softmax")
     if bare.null_logit is not None:
         reasons.append("a key without a value joins each row's sum")

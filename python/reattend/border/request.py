@@ -45,7 +45,7 @@ class Request(NamedTuple):
     segments: Array | None = None
     policy: Policy | Sequence[Policy] | None = None
     where: Array | Sequence[Array | None] | None = None
-    transform: Any = None  # a Transform; packed, once it is prepared
+    transform: Any = None  # a Transform
     null_logit: Array | None = None
     returns: str | Sequence[str] = ()
     out: Array | None = None
