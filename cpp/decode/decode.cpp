@@ -64,9 +64,11 @@ enum class Runs { kAlone, kAcross };
 class Reader {
 public:
     /// `told` [rows, num_segments]: statistics, where any are asked for. `kept`, if any, gets the
-    /// weights of chunks that begin with tile number `tile`.
+    /// weights of chunks that begin with tile number `tile`. `shared`, if any, are the runs of all
+    /// tiles of the item.
     Reader(const Attention& call, const Group& group, const States& states, Runs runs,
-           SegmentStatistics* told, SavedWeights* kept = nullptr, int64_t tile = 0)
+           SegmentStatistics* told, SavedWeights* kept = nullptr, int64_t tile = 0,
+           const SegmentRuns<kKeys>* shared = nullptr)
         : call_(call),
           scores_(call.scores),
           group_(group),
@@ -77,7 +79,8 @@ public:
           ahead_(fetched_ahead(size_, bytes_read(call) > kPassing)),
           told_{told, call.num_segments},
           saved_(kept),
-          tile_(tile) {
+          tile_(tile),
+          shared_(shared) {
         query_ = {Scratch::of_thread().floats(scratch(call, size_)),
                   static_cast<int64_t>(padded(scores_.head_dim))};
         weights_ = {query_.row(size_), kKeys};
@@ -151,7 +154,6 @@ private:
                 saved_->keep(group_.item, group_.head(r), tile_, key, count, weights_.row(r),
                              max_[r]);
         }
-        ++tile_;
         if (states_.segments == 1 && !scores_.key_mask)
             add_run(0, {0, count}, key, 0, size_);
         else if (call_.labels.head_stride == 0)
@@ -159,6 +161,7 @@ private:
         else
             for (int r = 0; r < size_; r += static_cast<int>(group_.num_rows))
                 add_labels(key, count, r, static_cast<int>(group_.num_rows));
+        ++tile_;
     }
 
     /// The softmax of a row, and what is read of its scores beside.
@@ -184,22 +187,24 @@ private:
 
     /// Adds a tile to rows [first, first + rows), which share their labels.
     void add_labels(int64_t key, int count, int first, int rows) {
+        if (shared_) return add_split(shared_[tile_], key, first, rows);
         uint8_t labels[kKeys];
         call_.labels_of(group_.item, group_.head(first), key, count, labels);
-        if (states_.segments > 1 && runs_ == Runs::kAcross) {
-            const SegmentRuns<kKeys> split(labels, count);
-            for (int g = 0; g < states_.segments; ++g)
-                add_scattered(g, split.scattered[g], split.num_scattered[g], key, first, rows);
-            for (int i = 0; i < split.num_runs; ++i)
-                add_run(split.runs[i].segment, split.runs[i].columns, key, first, rows);
-            return;
-        }
+        if (states_.segments > 1 && runs_ == Runs::kAcross)
+            return add_split({labels, count, kShortRun}, key, first, rows);
         for (int begin = 0, end; begin < count; begin = end) {
             const uint8_t label = labels[begin];
             end = static_cast<int>(end_of_run(labels, begin, count));
             if (label != kHidden)
                 add_run(states_.segments == 1 ? 0 : label, {begin, end}, key, first, rows);
         }
+    }
+
+    void add_split(const SegmentRuns<kKeys>& split, int64_t key, int first, int rows) {
+        for (int g = 0; g < states_.segments; ++g)
+            add_scattered(g, split.scattered[g], split.num_scattered[g], key, first, rows);
+        for (int i = 0; i < split.num_runs; ++i)
+            add_run(split.runs[i].segment, split.runs[i].columns, key, first, rows);
     }
 
     /// Takes columns out of the tile, and adds them to a segment.
@@ -299,6 +304,7 @@ private:
     Matrix<SegmentStatistics> told_;
     SavedWeights* saved_;
     int64_t tile_;
+    const SegmentRuns<kKeys>* shared_;
     Matrix<float> query_, weights_;
     Matrix<uint16_t> narrow_;  // weights as bfloat16
     float *max_, *keep_, *sum_;
@@ -324,6 +330,30 @@ struct Chunks {
         return {visible.begin + i * size, std::min(visible.end, visible.begin + (i + 1) * size)};
     }
 };
+
+/// The runs of all tiles of all items, where heads share their labels: found once, not by each key
+/// head. `first` gets the number of each item's first tile.
+std::vector<SegmentRuns<kKeys>> shared_runs(const Attention& call,
+                                            const std::vector<Chunks>& chunks,
+                                            std::vector<int64_t>& first) {
+    std::vector<SegmentRuns<kKeys>> found;
+    int64_t tiles = 0;
+    for (const Chunks& each : chunks) {
+        first.push_back(tiles);
+        tiles += (each.visible.size() + kKeys - 1) / kKeys;
+    }
+    found.reserve(tiles);  // most of each stays untouched
+    uint8_t labels[kKeys];
+    for (size_t item = 0; item < chunks.size(); ++item) {
+        const Interval keys = chunks[item].visible;
+        for (int64_t key = keys.begin; key < keys.end; key += kKeys) {
+            const int count = static_cast<int>(std::min<int64_t>(kKeys, keys.end - key));
+            call.labels_of(static_cast<int64_t>(item), 0, key, count, labels);
+            found.emplace_back(labels, count, kShortRun);
+        }
+    }
+    return found;
+}
 
 /// A state with one segment, seen as a state with the call's number of them. Where values are not
 /// finite, keys that a row does not see have reached it, unless it was read alone.
@@ -420,6 +450,10 @@ void decode(const Attention& call) {
         return first_unit[item] + group % scores.num_kv_heads * chunks[item].count + chunk;
     };
 
+    std::vector<int64_t> first_tile;
+    std::vector<SegmentRuns<kKeys>> runs;
+    const bool shares = scores.num_kv_heads > 1 && call.labels.head_stride == 0;
+    if (most_segments > 1 && shares) runs = shared_runs(call, chunks, first_tile);
     const int64_t told_size = call.wanted ? rows * call.num_segments : 0;
     std::vector<SegmentStatistics> told(num_units * told_size);
     std::optional<FollowedRow> followed;
@@ -468,9 +502,11 @@ void decode(const Attention& call) {
         const int64_t within = number - first_unit[item], chunk = within / scores.num_kv_heads;
         const int64_t index = item * scores.num_kv_heads + within % scores.num_kv_heads;
         const int64_t unit = unit_of(index, chunk);
+        const bool shared = segments[index] > 1 && !runs.empty();
         present[unit] =
             Reader(call, group_of(index), states_of(unit, index), Runs::kAcross,
-                   told.data() + unit * told_size, &kept, chunk * (chunks[item].size / kKeys))
+                   told.data() + unit * told_size, &kept, chunk * (chunks[item].size / kKeys),
+                   shared ? runs.data() + first_tile[item] : nullptr)
                 .run(chunks[item].keys, chunks[item].chunk(chunk));
         if (left[index].fetch_sub(1) == 1) merge_chunks(index);
     });

@@ -166,7 +166,7 @@ private:
     void add_segments(int64_t key, int count, const Range* visible) {
         uint8_t labels[kKeys];
         call_.labels_of(item_, head_, key, count, labels);
-        const SegmentRuns<kKeys> split(labels, count);
+        const SegmentRuns<kKeys> split(labels, count, kLongRun);
         for (int g = 0; g < segments_; ++g)
             if (split.num_scattered[g])
                 add_scattered(g, split.scattered[g], split.num_scattered[g]);

@@ -7,7 +7,8 @@
 
 namespace reattend {
 
-constexpr int kLongRun = 32;  // keys; shorter runs of a segment are scattered keys
+constexpr int kLongRun = 32;  // keys; shorter runs of many rows' segment are scattered keys
+constexpr int kShortRun = 8;  // the same of few rows: to gather a key takes as long as to weigh two
 
 /// The columns of a tile of at most `kMost` keys, by segment.
 template <int kMost>
@@ -23,7 +24,9 @@ struct SegmentRuns {
     int num_scattered[kMaxSegments] = {};
     bool whole;  // one run without anything else in it
 
-    SegmentRuns(const uint8_t* labels, int count) : long_run_(std::min(kLongRun, count / 4)) {
+    /// `least`: keys of a run.
+    SegmentRuns(const uint8_t* labels, int count, int least)
+        : long_run_(std::min(kLongRun, count / 4)), least_(std::min(least, long_run_)) {
         for (int begin = 0, end; begin < count; begin = end) {
             end = static_cast<int>(end_of_run(labels, begin, count));
             pieces_[num_pieces_++] = {labels[begin], {begin, end}};
@@ -58,7 +61,7 @@ private:
         }
         if (num_runs && runs[num_runs - 1].segment == segment)
             runs[num_runs - 1].columns.end = columns.end;
-        else if (here >= long_run_)
+        else if (here >= least_)
             runs[num_runs++] = {segment, columns};
         else
             for (int i = first; i < next; ++i)
@@ -68,7 +71,7 @@ private:
 
     Run pieces_[kMost];  // runs of equal labels
     int num_pieces_ = 0;
-    int long_run_;
+    int long_run_, least_;
     int size_[kHidden + 1] = {};  // keys of each label
 };
 
