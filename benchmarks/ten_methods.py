@@ -1,11 +1,11 @@
-"""What ten methods do to made-up words in the package's own model, at strengths tuned on others.
+"""What ten methods, and three settings at the logits, do to made-up words in the package's model.
 
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/ten_methods.py --out ten_methods
 
-tunes each on scenes of the split ``tune`` (`reattend.evaluation.calibration.tune`: what makes up
-least at equal recall; where nothing is better than plain, the best of them), then lets all describe
-scenes of the split ``test`` and answer questions about them. NAME.json and NAME.md are written, and
-journals from which it goes on where it was stopped.
+tunes each strength on scenes of the split ``tune`` (`reattend.evaluation.calibration.tune`: what
+makes up least at equal recall; where nothing is better than plain, the best of them), then lets all
+describe scenes of the split ``test`` and answer questions about them. NAME.json and NAME.md are
+written, and journals from which it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reattend import methods
+from reattend import decoding, methods
 from reattend.evaluation.calibration import AnswerDescriptions, Described, tune
 from reattend.evaluation.datasets import load_dataset
 from reattend.evaluation.datasets.emoji_world.cases import Cell
@@ -25,7 +25,7 @@ from reattend.evaluation.report.scores import score
 from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
 from reattend.evaluation.runner.evaluate import evaluate
 from reattend.evaluation.runner.progress import ProgressBar
-from reattend.method import Method
+from reattend.evaluation.runner.second_branch import Change
 from reattend.models import read_vision_language
 from reattend.whole_file import whole_file
 
@@ -43,6 +43,9 @@ GRID: dict[str, dict[str, Sequence[Any]]] = {
     "CAAC": {"strength": (1.5, 1.2, 1.05)},
     "OWL": {"alpha": (0.4, 0.1, 0.03)},
     "MiddleLayers": {"alpha": (0.5, 0.2, 0.05)},
+    "VCD": {"alpha": (1.0, 0.5, 0.2)},
+    "ICD": {"alpha": (1.0, 0.5, 0.2)},
+    "M3ID": {"lamb": (0.02, 0.1, 0.005)},
 }
 FIXED: dict[str, dict[str, Any]] = {"ADHH": {"heads": None}}
 CELLS = (Cell("dim"), Cell("dim", long=True))  # prompts are short, and much is made up
@@ -74,17 +77,19 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=32, metavar="N", help="to be described")
     parser.add_argument("--asked", type=int, default=16, metavar="N", help="scenes asked about")
     parser.add_argument("--batch", type=int, default=16, metavar="N")
+    parser.add_argument("--only", metavar="NAMES", help="leave the others out")
     parser.add_argument(
         "--tune", metavar="NAMES", help="tune these alone, and stop: beside a run that does all"
     )
     parser.add_argument("--out", type=Path, default=Path("ten_methods"), metavar="NAME")
     options = parser.parse_args()
     answerer = VisionLanguageAnswerer(read_vision_language())
-    names = [*GRID] if options.tune is None else options.tune.split(",")
+    some = options.only if options.tune is None else options.tune
+    names = [*GRID] if some is None else some.split(",")
     chosen = _tuned(answerer, names, options)
     if options.tune is not None:
         return
-    settings: dict[str, list[Method]] = {"plain": []}
+    settings: dict[str, list[Change]] = {"plain": []}
     for name, found in chosen.items():
         settings[name] = [_built(name, found["parameters"])]
     results: dict[str, Any] = {"tuned": chosen}
@@ -111,7 +116,7 @@ def _tuned(
     chosen = {}
     for name in names:
 
-        def build(parameters: Mapping[str, Any], name: str = name) -> Method:
+        def build(parameters: Mapping[str, Any], name: str = name) -> Change:
             return _built(name, parameters)
 
         describe = AnswerDescriptions(data, answerer, build, batch=options.batch)
@@ -128,10 +133,10 @@ def _tuned(
     return chosen
 
 
-def _built(name: str, parameters: Mapping[str, Any]) -> Method:
-    build: Any = getattr(methods, name)
-    method: Method = build(**{**FIXED.get(name, {}), **parameters})
-    return method
+def _built(name: str, parameters: Mapping[str, Any]) -> Change:
+    build: Any = getattr(methods, name, None) or getattr(decoding, name)
+    change: Change = build(**{**FIXED.get(name, {}), **parameters})
+    return change
 
 
 def _strengths(chosen: Mapping[str, Any]) -> str:

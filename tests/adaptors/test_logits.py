@@ -92,6 +92,39 @@ def test_rows_are_found_again_after_a_reorder():
     assert np.allclose(found, -branch.step(np.array([1, 2, 3])))
 
 
+class OfItems(Counting):
+    """Two prompts that differ by what is not in their tokens, as pictures do."""
+
+    def begin(self):
+        super().begin()
+        self.sums = self.sums + np.array([1.0, 50.0])
+        return self.logits()
+
+
+def test_rows_go_on_from_their_own_item_where_others_say_the_same():
+    """Two beams each of two items: the second item's first beam goes on from its second."""
+    processor, branch = TwoBranch(OfItems(2), beta=0), OfItems(2)
+    branch.begin()
+    ids = np.ones((4, 2), int)
+    processor(ids, np.zeros((4, 7)))
+    branch.reorder([0, 0, 1, 1])
+    ids = np.concatenate([ids, [[4], [5], [4], [5]]], axis=1)
+    processor(ids, np.zeros((4, 7)))
+    branch.step(np.array([4, 5, 4, 5]))
+    ids = np.concatenate([ids[[0, 1, 3, 3]], [[1], [2], [1], [2]]], axis=1)
+    found = processor(ids, np.zeros((4, 7)))
+    branch.reorder([0, 1, 3, 3])
+    assert np.allclose(found, -branch.step(np.array([1, 2, 1, 2])))
+
+
+def test_rows_that_cannot_be_told_apart_are_refused():
+    processor = TwoBranch(OfItems(2), beta=0)
+    ids = np.ones((2, 2), int)
+    processor(ids, np.zeros((2, 7)))
+    with pytest.raises(ValueError, match="two items have the same tokens"):
+        processor(np.ones((1, 3), int), np.zeros((1, 7)))  # which of them has ended?
+
+
 def test_prompts_must_match_in_number():
     with pytest.raises(ValueError, match="as many prompts as the first, got 2 for 3"):
         TwoBranch(Counting(2))(np.ones((3, 2), int), np.zeros((3, 7)))

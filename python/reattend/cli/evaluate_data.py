@@ -18,6 +18,8 @@ from reattend.cli.command import Options
 from reattend.cli.data import chosen_dataset, read_transformers
 from reattend.cli.method_argument import make_chosen, method_help
 from reattend.cli.model_options import load_chosen
+from reattend.decoding import ICD, M3ID, VCD, Guidance
+from reattend.decoding.settings import Setting
 from reattend.evaluation.baselines import Brighten
 from reattend.evaluation.datasets import Dataset
 from reattend.evaluation.datasets.dataset import sha256
@@ -33,7 +35,7 @@ from reattend.evaluation.runner.answerers import (
 from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
 from reattend.evaluation.runner.executors import dask, processes
 from reattend.evaluation.runner.progress import Progress
-from reattend.method import Method
+from reattend.evaluation.runner.second_branch import Change
 from reattend.models import SHIPPED_WEIGHTS, VisionLanguage, read_vision_language
 from reattend.models.bfloat16 import round_matrices
 from reattend.terminal import CommandError
@@ -41,6 +43,9 @@ from reattend.whole_file import whole_file
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 _METHODS = "var,vhr,act,brighten"
+_AT_LOGITS: dict[str, Callable[[], Setting]] = {
+    "vcd": VCD, "icd": ICD, "m3id": M3ID, "guidance": Guidance
+}  # fmt: skip
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "html": ".html"}
 
 
@@ -56,8 +61,8 @@ def answer_options(callback: Callback) -> Callback:
     for each in reversed((
         add("--methods", metavar="LIST",
             help="compared with plain attention: some of "
-            f"{method_help()}, and brighten, the baseline that raises "
-            f"image keys in all heads (default: {_METHODS})"),
+            f"{method_help()}; {', '.join(_AT_LOGITS)}, which mix the logits of two branches; and "
+            f"brighten, the baseline that raises image keys in all heads (default: {_METHODS})"),
         add("--set", "parameters", multiple=True, metavar="METHOD.NAME=VALUE",
             help="a parameter of one of the methods, such as var.tau=0.3"),
         add("--dask", metavar="ADDRESS",
@@ -114,7 +119,7 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     return 0
 
 
-def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, Sequence[Method]]]:
+def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, Sequence[Change]]]:
     if options.answers is not None:
         return FileAnswerer(options.answers, data.cases), {PLAIN: []}
     if data.made:
@@ -123,10 +128,9 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
         raise CommandError("--data needs --images, the folder of its pictures, or --answers")
     names = [name.strip() for name in (options.methods or _METHODS).split(",")]
     if options.model is not None and options.model.suffix != ".gguf":
-        made = {name: Brighten() if name == "brighten" else make_chosen(name) for name in names}
-        settings = _with_parameters({name: [method] for name, method in made.items()}, options)
+        settings = _with_parameters({name: [_made(name)] for name in names}, options)
         return _spread(options, partial(read_transformers, str(options.model))), settings
-    own = {name: make_chosen(name) for name in names if name not in known_methods()}
+    own = {name: _made(name) for name in names if name not in known_methods()}
     read = _read_rounded if options.matrices == "bfloat16" else read_vision_language
     loaded = load_chosen(options, read=read)
     ours: Answerer = _answerer_of(loaded.model, options.weights, options.matrices)
@@ -137,11 +141,17 @@ def _answering(options: Options, data: Dataset) -> tuple[Answerer, Mapping[str, 
     return ours, _with_parameters(settings, options)
 
 
+def _made(name: str) -> Change:
+    if name == "brighten":
+        return Brighten()
+    return _AT_LOGITS[name]() if name in _AT_LOGITS else make_chosen(name)
+
+
 def _with_parameters(
-    settings: Mapping[str, Sequence[Method]], options: Options
-) -> dict[str, Sequence[Method]]:
+    settings: Mapping[str, Sequence[Change]], options: Options
+) -> dict[str, Sequence[Change]]:
     """Give plain attention and settings, with the parameters of --set."""
-    found: dict[str, Sequence[Method]] = {PLAIN: [], **settings}
+    found: dict[str, Sequence[Change]] = {PLAIN: [], **settings}
     for text in options.parameters:
         name, _, value = text.partition("=")
         method, _, parameter = name.partition(".")

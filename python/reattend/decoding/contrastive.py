@@ -106,6 +106,7 @@ class TwoBranch:
         self.setting: Setting = VCD(alpha, beta) if setting is None else setting
         self.branches = tuple(branch) if isinstance(branch, Sequence) else (branch,)
         self._seen: Array | None = None  # ids [B, N] of the last call
+        self._items: Array = np.zeros(0, np.intp)  # which prompt each of its rows goes on from
         self._step = 0
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
@@ -121,11 +122,14 @@ class TwoBranch:
 
     def _others(self, ids: Array) -> list[Array]:
         seen, self._seen = self._seen, ids.copy()
-        parents = None if seen is None else _parents(seen, ids)
+        parents = None if seen is None else _parents(seen, ids, self._items)
         if parents is None:
             self._step = 0
-            return [_begin(branch, len(ids)) for branch in self.branches]
+            begun = [_begin(branch, len(ids)) for branch in self.branches]
+            self._items = begun[0][1] if begun else np.arange(len(ids))
+            return [logits for logits, _ in begun]
         self._step += 1
+        self._items = self._items[parents]
         moved = not np.array_equal(parents, np.arange(len(ids)))
         others = []
         for branch in self.branches:
@@ -135,18 +139,18 @@ class TwoBranch:
         return others
 
 
-def _begin(branch: Branch, rows: int) -> Array:
-    """Read a branch's prompts; give its logits for each row of the first branch."""
+def _begin(branch: Branch, rows: int) -> tuple[Array, Array]:
+    """Read a branch's prompts; give its logits for each row of the first branch, and its prompt."""
     other = branch.begin()
     if len(other) == rows:
-        return other
+        return other, np.arange(rows)
     if rows % len(other):
         raise ValueError(
             f"the second branch must have as many prompts as the first, got {len(other)} for {rows}"
         )
     repeated = np.repeat(np.arange(len(other)), rows // len(other))
     branch.reorder(repeated)  # beams and returned sequences
-    return other[repeated]
+    return other[repeated], repeated
 
 
 class ModelBranch:
@@ -214,13 +218,26 @@ class ModelBranch:
         return floats(out.logits[:, -1])
 
 
-def _parents(seen: Array, ids: Array) -> Array | None:
-    """Find which row of the last call each row goes on from; None if one is new."""
+def _parents(seen: Array, ids: Array, items: Array) -> Array | None:
+    """Find which row of the last call each row goes on from; None if one is new.
+
+    Items may have the same tokens and other pictures: where the batch keeps its size, as that of
+    `generate` does, a row goes on from one of its own item.
+    """
     if ids.shape[1] != seen.shape[1] + 1:
         return None
     same = (ids[:, None, :-1] == seen).all(-1)  # [B now, B then]
     if not same.any(1).all():
         return None
     rows = np.arange(len(ids))
-    stays = same[rows, rows] if len(ids) <= len(seen) else np.zeros(len(ids), bool)
-    return np.where(stays, rows, same.argmax(1))
+    if len(ids) == len(seen):
+        own = same & (items[:, None] == items)
+        same = np.where(own.any(1, keepdims=True), own, same)
+        same[same[rows, rows]] = np.eye(len(ids), dtype=bool)[same[rows, rows]]
+    found: Array = same.argmax(1)
+    if (same & (items != items[found][:, None])).any():
+        raise ValueError(
+            "input_ids must tell which row goes on where rows move between items: two items have "
+            "the same tokens, and their other branches may differ"
+        )
+    return found

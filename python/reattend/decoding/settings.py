@@ -8,13 +8,15 @@ other processor has changed them: put `TwoBranch` first in a list.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from reattend.checks import numbers, real
 from reattend.decoding.mixing import floats_of, log_softmax, mix, plausible, softmax
 from reattend.policy import Array
+
+NOISED, INSTRUCTED, TEXT_ONLY = "a noised image", "a disturbing instruction", "no image"
 
 
 class Setting(Protocol):
@@ -32,6 +34,8 @@ def _one(others: tuple[Array, ...], name: str) -> Array:
 
 class _Checked:
     """Checks parameters: numbers from 0, beta to 1."""
+
+    branch: ClassVar[str | None] = None  # what its one other branch sees; None: the caller's matter
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
@@ -61,6 +65,8 @@ class VCD(_Checked):
     array([  2.,   2., -inf])
     """
 
+    branch: ClassVar[str | None] = NOISED
+
     alpha: float = 1.0  # how far; 0 changes nothing but for the cut
     beta: float = 0.1  # tokens below this share of the likeliest one's probability are left out
 
@@ -86,6 +92,8 @@ class ICD(VCD):
     ICD(alpha=1.0, beta=0.1)
     """
 
+    branch: ClassVar[str | None] = INSTRUCTED
+
 
 @dataclass(frozen=True)
 class DAMRO(VCD):
@@ -101,6 +109,8 @@ class DAMRO(VCD):
     >>> DAMRO().alpha
     2.0
     """
+
+    branch: ClassVar[str | None] = None
 
     alpha: float = 2.0  # how far, for LLaVA-1.5
 
@@ -118,6 +128,8 @@ class AvisC(VCD):
     >>> AvisC()
     AvisC(alpha=1.0, beta=0.1)
     """
+
+    branch: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,8 @@ class M3ID(_Checked):
     array([2., 1.])
     """
 
+    branch: ClassVar[str | None] = TEXT_ONLY
+
     lamb: float = 0.02  # how fast the prompt is forgotten
     beta: float = 0.1  # the cut
     most: float = 1e6  # the strength never exceeds it; the paper has no cap
@@ -197,6 +211,8 @@ class Guidance(_Checked):
     >>> Guidance(gamma=1, beta=0)(np.log([0.75, 0.25]), np.log([0.5, 0.5])).round(3)
     array([-0.288, -1.386])
     """
+
+    branch: ClassVar[str | None] = TEXT_ONLY
 
     gamma: float = 1.1  # the guidance; PAI's scripts have 1.1
     beta: float = 0.1  # the cut

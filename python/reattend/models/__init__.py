@@ -1,5 +1,6 @@
 """Language models as plain NumPy loops: the demonstration, and the example to copy."""
 
+from reattend.models.branch import LlamaBranch
 from reattend.models.folder import read
 from reattend.models.folder_tokenizer import FolderTokenizer
 from reattend.models.llama import Config, Layer, Llama, generate
@@ -22,6 +23,7 @@ __all__ = [
     "FolderTokenizer",
     "Layer",
     "Llama",
+    "LlamaBranch",
     "Llava",
     "ModelFile",
     "ModelFileError",

@@ -235,6 +235,7 @@ def generate(
     top_p: float = 1.0,
     seed: int | None = None,
     stop: Collection[int] = (),
+    logits_processor: Callable[[Array, Array], Array] | None = None,
     observe: Callable[[Array], None] | None = None,
     shrink: bool = False,
 ) -> Iterator[Array]:
@@ -258,8 +259,11 @@ def generate(
         As for `choose`; greedy by default. ``seed`` makes sampling repeatable.
     stop : collection of int, optional
         Tokens that end an answer. Generation ends when every item had one.
+    logits_processor : callable, optional
+        Called with the new tokens so far [B, n] and the logits [B, V] of the next, of items that
+        go on; gives the logits to choose from. `reattend.decoding.TwoBranch` is one.
     observe : callable, optional
-        Called with each step's logits [B, V], before its token is yielded.
+        Called with each step's logits [B, V], those it chooses from, before its token is yielded.
     shrink : bool, optional
         Whether the steps after an item's end leave it out: faster for answers of different lengths.
         The session's report is then of the items that ended last.
@@ -273,20 +277,24 @@ def generate(
     batch, prompt_len = tokens.shape[:2]
     cache = KVCache(model.config.num_layers, capacity=prompt_len + max_new_tokens)
     ended, items = np.zeros(batch, dtype=bool), np.arange(batch)  # items: those that rows are of
+    said = np.empty((batch, 0), np.int64)
     with session.generation(image, prompt_len=prompt_len):
         for _ in range(max_new_tokens):
             x = model(tokens, cache, session, key_mask)
             logits = model.logits(x[:, -1])
+            if logits_processor is not None:
+                logits = logits_processor(said, logits)
             if observe is not None:
                 observe(_scattered(logits, items, batch))
             new = choose(logits, temperature, top_p, rng)
             yield _scattered(new, items, batch)
+            said = np.concatenate([said, new[:, None]], axis=1)
             ended |= np.isin(new, list(stop))
             if ended.all():
                 return
             if shrink and ended.any():
                 rows = _close_up(ended)
-                new, items, ended = new[rows], items[rows], ended[rows]
+                new, items, ended, said = new[rows], items[rows], ended[rows], said[rows]
                 cache.reorder(rows)
                 session.reorder(rows)
                 key_mask = None if key_mask is None else key_mask[rows]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reattend.cache.kv_cache import KVCache
+from reattend.models.branch import LlamaBranch
 from reattend.models.llama import Llama, generate
 from reattend.models.tokenizer import Tokenizer
 from reattend.models.vision import IMAGE_TOKENS, Encoder, Projector, Registers
@@ -157,6 +158,7 @@ class VisionLanguage:
         *,
         max_new_tokens: int,
         stop: Collection[int] | None = None,
+        logits_processor: Callable[[Array, Array], Array] | None = None,
         observe: Callable[[Array], None] | None = None,
         shrink: bool = False,
         temperature: float = 0.0,
@@ -180,9 +182,7 @@ class VisionLanguage:
         stop : collection of int, optional
             Tokens that end an answer; by default those of the tokenizer. Generation ends when
             every item had one.
-        observe : callable, optional
-            Called with each step's logits [B, V], before its token is yielded.
-        shrink, temperature, top_p, seed
+        logits_processor, observe, shrink, temperature, top_p, seed
             As for `reattend.models.generate`; greedy by default.
 
         Yields
@@ -202,9 +202,47 @@ class VisionLanguage:
         inputs, key_mask, image = self._read(session, prompts, pixels)
         yield from generate(
             self.llama, session, inputs, max_new_tokens=max_new_tokens, key_mask=key_mask,
-            image=image, stop=self.tokenizer.stop if stop is None else stop, observe=observe,
-            shrink=shrink, temperature=temperature, top_p=top_p, seed=seed,
+            image=image, stop=self.tokenizer.stop if stop is None else stop,
+            logits_processor=logits_processor, observe=observe, shrink=shrink,
+            temperature=temperature, top_p=top_p, seed=seed,
         )  # fmt: skip
+
+    def branch(
+        self,
+        session: Session,
+        prompts: Sequence[Sequence[int]],
+        pixels: Array | None,
+        *,
+        max_new_tokens: int,
+    ) -> LlamaBranch:
+        """Make the second branch of contrastive decoding: other prompts, pictures, or none.
+
+        Parameters
+        ----------
+        session : Session
+            Runs the branch's attention; one of its own.
+        prompts, pixels
+            As for `generate`; without pixels the prompts are read without their pictures.
+        max_new_tokens : int
+            How many steps at most.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If prompts or pixels are not as they must be.
+
+        Examples
+        --------
+        >>> from reattend.decoding import M3ID, TwoBranch
+        >>> branch = model.branch(session, prompts, None, max_new_tokens=9)  # doctest: +SKIP
+        >>> processor = TwoBranch(branch, setting=M3ID())  # doctest: +SKIP
+        """
+        read: tuple[Array, Array | None, Array | None]
+        if pixels is None:
+            read = (*_without_image(prompts), None)
+        else:
+            read = self._read(session, prompts, pixels)
+        return LlamaBranch(self.llama, session, *read, max_new_tokens=max_new_tokens)
 
     def next_logits(
         self, session: Session, prompts: Sequence[Sequence[int]], pixels: Array
@@ -293,10 +331,14 @@ class VisionLanguage:
         return pixels if pixels.ndim == 3 and pixels.dtype == np.float32 else self.encode(pixels)
 
     def _read_without_image(self, session: Session, prompts: Sequence[Sequence[int]]) -> None:
-        tokens, key_mask = _padded([[t for t in prompt if t != IMAGE] for prompt in prompts])
+        tokens, key_mask = _without_image(prompts)
         cache = KVCache(self.llama.config.num_layers, capacity=tokens.shape[1])
         with session.text_only():
             self.llama(tokens, cache, session, key_mask)
+
+
+def _without_image(prompts: Sequence[Sequence[int]]) -> tuple[Array, Array | None]:
+    return _padded([[token for token in prompt if token != IMAGE] for prompt in prompts])
 
 
 def read_vision_language(

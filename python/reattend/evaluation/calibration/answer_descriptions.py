@@ -9,7 +9,7 @@ from reattend.evaluation.calibration.tuning import Described, Parameters
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
 from reattend.evaluation.metrics.certainty import sure_words
 from reattend.evaluation.runner.answerers import Answerer
-from reattend.method import Method
+from reattend.evaluation.runner.second_branch import Change
 
 
 class AnswerDescriptions:
@@ -50,7 +50,7 @@ class AnswerDescriptions:
         self,
         dataset: Dataset,
         answerer: Answerer,
-        build: Callable[[Parameters], Method],
+        build: Callable[[Parameters], Change],
         *,
         batch: int = 8,
     ) -> None:

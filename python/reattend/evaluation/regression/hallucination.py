@@ -14,7 +14,7 @@ from reattend.evaluation.report.comparison import compare
 from reattend.evaluation.report.scores import UNSURE, score
 from reattend.evaluation.runner.answerers import Answerer
 from reattend.evaluation.runner.evaluate import evaluate
-from reattend.method import Method
+from reattend.evaluation.runner.second_branch import Change
 
 # Measures that are worse when they are higher, and those that are neither good nor bad.
 WORSE_WHEN_HIGHER = frozenset(
@@ -58,7 +58,7 @@ class HallucinationRegression(Regression):
         self,
         answerer: Answerer,
         data: Dataset,
-        settings: Mapping[str, Sequence[Method]] | None = None,
+        settings: Mapping[str, Sequence[Change]] | None = None,
         *,
         allowed: float = 0.0,
         worse: Mapping[str, int] | None = None,

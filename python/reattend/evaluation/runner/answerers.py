@@ -12,6 +12,7 @@ import numpy as np
 
 from reattend.adaptors.transformers import attached
 from reattend.cache import KVCache
+from reattend.decoding import TEXT_ONLY, Setting
 from reattend.evaluation.datasets.dataset import (
     Answer,
     Case,
@@ -21,8 +22,13 @@ from reattend.evaluation.datasets.dataset import (
     sha256,
 )
 from reattend.evaluation.datasets.records import field_of, read_records
+from reattend.evaluation.runner.second_branch import (
+    Change,
+    model_processor,
+    split,
+    vision_language_processor,
+)
 from reattend.fingerprint import fingerprint
-from reattend.method import Method
 from reattend.models import TextStream, VisionLanguage
 from reattend.optional import demand
 from reattend.policy import Array
@@ -30,6 +36,7 @@ from reattend.session import Session
 
 __all__ = [
     "Answerer",
+    "Change",
     "FileAnswerer",
     "FunctionAnswerer",
     "RecordedAnswerer",
@@ -44,20 +51,22 @@ _TEXTS = ("answer", "text", "response", "caption", "output")
 
 
 @contextmanager
-def _idle_methods() -> Iterator[None]:
+def _idle_methods(setting: Setting | None) -> Iterator[None]:
     """Let methods change nothing without a warning: in one case of many that is an answer."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* changed no row of a whole generation")
+        if getattr(setting, "branch", None) == TEXT_ONLY:
+            warnings.filterwarnings("ignore", ".* will change nothing: the prompt has no image")
         yield
 
 
 class Answerer(Protocol):
-    """Answers cases, with methods at work."""
+    """Answers cases, with methods at work, and a setting that mixes logits with a second branch."""
 
     def identity(self) -> dict[str, Any]:
         """Say what decides its answers, as JSON can hold it."""
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Answer cases side by side, in their order."""
 
 
@@ -107,30 +116,39 @@ class TransformersAnswerer:
             "generate": {name: repr(value) for name, value in sorted(self._generate.items())},
         }
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Answer cases in one batch, padded on the left."""
         torch = demand("torch")
-        prompts = [self._template(case.prompt) for case in cases]
+        edits, setting = split(methods)
+
+        def read(questions: Sequence[str], shown: bool) -> Any:
+            pictures = {"images": [_picture(case) for case in cases]} if shown else {}
+            texts = [self._template(each) if shown else self._text_only(each) for each in questions]
+            return self.processor(**pictures, text=texts, padding=True, return_tensors="pt")
+
         with _padded_left(self.processor.tokenizer), torch.no_grad():
-            inputs = self.processor(
-                images=[_picture(case) for case in cases], text=prompts, padding=True,
-                return_tensors="pt",
-            )  # fmt: skip
-            with _idle_methods(), attached(self.model, *methods, processor=self.processor):
+            inputs = read([case.prompt for case in cases], True)
+            with _idle_methods(setting), attached(self.model, *edits, processor=self.processor):
+                mixes = {}
+                if setting is not None:
+                    mixer = model_processor(self.model, setting, cases, inputs, read)
+                    mixes = {"logits_processor": [mixer]}
                 found = self.model.generate(
                     **inputs, max_new_tokens=max(case.max_new_tokens for case in cases),
-                    return_dict_in_generate=True, output_logits=True, **self._generate,
+                    return_dict_in_generate=True, output_logits=True, output_scores=True,
+                    **mixes, **self._generate,
                 )  # fmt: skip
+        steps = found.logits if setting is None else found.scores  # what tokens are chosen from
         sequences = found.sequences[:, inputs["input_ids"].shape[1] :]
         answers = []
         for row, case in enumerate(cases):
             said = sequences[row, : case.max_new_tokens]  # a batch may hold cases that say more
             if case.yes_or_no:
-                margin = self._margin(_logits(found, row, 0).numpy())
+                margin = self._margin(_logits(found, steps, row, 0).numpy())
                 answers.append(Answer(self._decode(said).strip(), margin))
                 continue
             sure = [
-                float(_logits(found, row, step).softmax(-1)[token])
+                float(_logits(found, steps, row, step).softmax(-1)[token])
                 for step, token in enumerate(said)
             ]
             tokens = _pieces([self._decode(said[: n + 1]) for n in range(len(said))], sure)
@@ -150,8 +168,21 @@ class TransformersAnswerer:
             found = self.model(**inputs, output_hidden_states=True).hidden_states
         yield from (states.float().numpy() for states in found[:-1])
 
-    def _chat(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def _text_only(self, question: str) -> str:
+        """Write a question as the model's prompt, without its picture."""
+        if self._template == self._chat:
+            return self._chat(question, shown=False)
+        token, text = getattr(self.processor, "image_token", None), self._template(question)
+        if not token or token not in text:
+            raise ValueError(
+                f"template must write the processor's image_token, {token!r}, where the picture "
+                f"is, for the branch without it, got {text!r}"
+            )
+        return text.replace(token, "")
+
+    def _chat(self, question: str, shown: bool = True) -> str:
+        content = [{"type": "image"}] if shown else []
+        content += [{"type": "text", "text": question}]
         message = [{"role": "user", "content": content}]
         text: str = self.processor.apply_chat_template(message, add_generation_prompt=True)
         return text
@@ -186,11 +217,16 @@ class VisionLanguageAnswerer:
         """Give the name of the weights."""
         return {"model": "VisionLanguage", "weights": self._name}
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Answer cases in one batch."""
         model, config = self.model, self.model.llama.config
+        edits, setting = split(methods)
         prompts, pixels = self._prompts(cases)
-        session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
+        longest = max(case.max_new_tokens for case in cases)
+        session = Session(edits, num_layers=config.num_layers, num_heads=config.num_heads)
+        mixer = None
+        if setting is not None:
+            mixer = vision_language_processor(model, setting, edits, cases, pixels, longest)
         first: list[Array] = []
         sure: list[Array] = []
 
@@ -202,8 +238,8 @@ class VisionLanguageAnswerer:
 
         steps = [
             *model.generate(
-                session, prompts, pixels, observe=observe,
-                max_new_tokens=max(case.max_new_tokens for case in cases),
+                session, prompts, pixels, logits_processor=mixer, observe=observe,
+                max_new_tokens=longest,
             )
         ]  # fmt: skip
         answers = []
@@ -270,7 +306,7 @@ class FunctionAnswerer:
 
     def __init__(
         self,
-        function: Callable[[Sequence[Case], Sequence[Method]], Sequence[Answer | str]],
+        function: Callable[[Sequence[Case], Sequence[Change]], Sequence[Answer | str]],
         name: str,
     ) -> None:
         self._function, self._name = function, name
@@ -279,7 +315,7 @@ class FunctionAnswerer:
         """Give its name."""
         return {"model": "function", "name": self._name}
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Answer cases.
 
         Raises
@@ -300,7 +336,7 @@ class _MadeBefore:
 
     _answers: Mapping[str, Answer]
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Give them.
 
         Raises
@@ -396,18 +432,22 @@ def yes_margin(logits: Array, encode: Callable[[str], int]) -> float | None:
     Returns
     -------
     float or None
-        None if the tokenizer does not tell them apart.
+        None if the tokenizer does not tell them apart. A token that is ruled out counts as the
+        least that is not.
     """
     yes, no = ({encode(word) for word in words} for words in (_YES, _NO))
     if yes & no:
         return None
+    ruled_out = np.isneginf(logits)
+    if ruled_out.any():
+        logits = np.where(ruled_out, logits[~ruled_out].min(), logits)
     return float(max(logits[token] for token in yes) - max(logits[token] for token in no))
 
 
-def _logits(found: Any, row: int, step: int) -> Any:
+def _logits(found: Any, steps: Any, row: int, step: int) -> Any:
     """Give the logits from which an answer's token was chosen; beams have a batch of their own."""
     beams = getattr(found, "beam_indices", None)
-    return found.logits[step][row if beams is None else int(beams[row, step])].float()
+    return steps[step][row if beams is None else int(beams[row, step])].float()
 
 
 def _pieces(texts: Sequence[str], sure: Sequence[float]) -> tuple[tuple[str, float], ...]:

@@ -14,7 +14,7 @@ from reattend.evaluation.runner.answerers import Answerer
 from reattend.evaluation.runner.journal import Journal
 from reattend.evaluation.runner.progress import Progress, silent
 from reattend.evaluation.runner.running import running_estimate
-from reattend.method import Method
+from reattend.evaluation.runner.second_branch import Change
 
 
 class Evaluation(NamedTuple):
@@ -48,7 +48,7 @@ class AnswererOf:
             return dict(self._identity)
         return _read_once(self._read).identity()
 
-    def __call__(self, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+    def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Answer cases in this process."""
         return _read_once(self._read)(cases, methods)
 
@@ -59,7 +59,7 @@ class AnswererOf:
 def evaluate(
     dataset: Dataset,
     answerer: Answerer,
-    settings: Mapping[str, Sequence[Method]],
+    settings: Mapping[str, Sequence[Change]],
     journal: str | Path,
     *,
     batch: int = 8,
@@ -74,8 +74,9 @@ def evaluate(
         What is asked.
     answerer : Answerer
         What answers.
-    settings : mapping of str to sequence of Method
-        What is at work in each; ``{"plain": []}`` for none.
+    settings : mapping of str to sequence of Method, and of decoding settings
+        What is at work in each; ``{"plain": []}`` for none. At most one of a sequence mixes logits:
+        `reattend.decoding.VCD`, `ICD`, `M3ID` or `Guidance`, whose second branch is made here.
     journal : path
         Where answers are kept. A run that was stopped goes on from there; that of another model,
         data set, batch or version is refused.
@@ -129,7 +130,7 @@ def evaluate(
     left = [(name, start) for name, start in whole if [named[name], start] not in book]
     done = len(whole) - len(left)
 
-    def work(name: str, start: int) -> tuple[Answerer, Sequence[Case], Sequence[Method]]:
+    def work(name: str, start: int) -> tuple[Answerer, Sequence[Case], Sequence[Change]]:
         return answerer, dataset.cases[start : start + batch], settings[name]
 
     def read(name: str) -> list[tuple[Case, Answer]]:
@@ -172,7 +173,7 @@ def _answered(
             future.cancel()
 
 
-def _answer(answerer: Answerer, cases: Sequence[Case], methods: Sequence[Method]) -> list[Answer]:
+def _answer(answerer: Answerer, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
     return answerer(cases, methods)
 
 
