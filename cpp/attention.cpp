@@ -133,7 +133,7 @@ void Scores::packed_keys(int64_t item, int64_t kv_head, int64_t key, int count,
 
 bool Attention::keeps_weights() const {
     constexpr int64_t kMostKeys = 4096;  // 4 MiB of weights of a tile of rows, for each thread
-    return scores.query_len == 1 || (!few_rows(*this) && !labels && scores.key_len <= kMostKeys);
+    return scores.query_len == 1 || (!few_rows(*this) && scores.key_len <= kMostKeys);
 }
 
 uint8_t Attention::largest_label(int64_t item, int64_t head) const {
@@ -195,10 +195,16 @@ void Attention::factors_of(int64_t item, int64_t head, int64_t row, const float*
         std::copy_n(decided + index * num_segments, num_segments, factor);
         return;
     }
-    float left[kMaxSegments], step_factor[kMaxSegments];
-    std::copy_n(mass, num_segments, left);
     std::fill_n(factor, num_segments, 1.0f);
-    for (const PolicyStep& step : policies) {
+    weigh_on(0, item, head, row, mass, factor);
+}
+
+void Attention::weigh_on(size_t policy, int64_t item, int64_t head, int64_t row, const float* mass,
+                         float* factor) const {
+    float left[kMaxSegments], step_factor[kMaxSegments];
+    for (int g = 0; g < num_segments; ++g) left[g] = mass[g] * factor[g];
+    for (; policy < policies.size(); ++policy) {
+        const PolicyStep& step = policies[policy];
         if (!step.applies(item, head, row)) continue;
         if (!step.rule(step.weight.row(item, head, 0), left, num_segments, step_factor)) continue;
         // A product beyond float32 is refused as a factor beyond it is.

@@ -117,6 +117,17 @@ struct Followed {
     std::vector<PolicyStep> policies;
 };
 
+/// What a pass under the first of a call's policies gave, whose output is there. The others concern
+/// few keys: those of some segments.
+struct PassAhead {
+    int policies = 0;                // so many are in the output already
+    SegmentSet touched = 0;          // the others weigh these segments apart from the rest
+    int num_segments = 1;            // of that pass
+    uint8_t of[kMaxSegments] = {};   // what each segment of the call was to it
+    const float* masses = nullptr;   // [batch, num_heads, query_len, num_segments]
+    const float* factors = nullptr;  // the same
+};
+
 /// Attention with interventions. Results are contiguous; null: not asked for.
 struct Attention {
     Scores scores;
@@ -141,6 +152,7 @@ struct Attention {
     const uint8_t* summed = nullptr;  // [batch, num_heads], heads that column sums are for; null:
                                       // all. What others hold means nothing
     const Followed* followed = nullptr;  // its policies are in place of policies, masses asked for
+    const PassAhead* ahead = nullptr;        // of apply_policy()
 
     StatisticsResults statistics;
     unsigned wanted = 0;  // of these
@@ -168,6 +180,9 @@ struct Attention {
     /// before left.
     void factors_of(int64_t item, int64_t head, int64_t row, const float* mass,
                     float* factor) const;
+    /// Multiplies factors by what the policies from one on do to what they left of the masses.
+    void weigh_on(size_t policy, int64_t item, int64_t head, int64_t row, const float* mass,
+                  float* factor) const;
     /// Whether factors [num_segments] change a row.
     bool changes(const float* factor) const;
     /// Writes the factors of a row where they are asked for.
@@ -247,8 +262,9 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row);
 
 /// The same as attend() where `out` holds plain attention already, with this logsumexp [batch,
 /// num_heads, query_len]: only what the policies change is computed, where they concern few keys.
-/// Gives masses, factors and changed, beside out (correction.cpp). `weights` [batch, num_heads,
-/// key_len]: of a single row what each key received from it; null: not known.
+/// Gives masses, factors and changed, beside out (correction.cpp). With Attention::ahead `out`
+/// holds what its policies made of that. `weights` [batch, num_heads, key_len]: of a single row
+/// what each key received from it; null: not known.
 void apply_policy(Attention& call, const float* plain_logsumexp, const float* weights);
 
 /// sums [batch, num_heads, key_len]: what each key received from the rows, given their logsumexp

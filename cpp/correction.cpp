@@ -21,7 +21,7 @@ constexpr int kVeryFewKeys = 4;
 constexpr float kLeastRest = 1.0f / 4;
 constexpr int kManyRows = 16;
 
-/// The labelled keys of a head, by segment, in the order of their positions.
+/// The labelled keys of a head that are weighed apart, by segment, in the order of their positions.
 struct FewKeys {
     std::vector<int64_t> positions[kMaxSegments];
     int64_t count = 0;
@@ -30,7 +30,8 @@ struct FewKeys {
         const uint8_t* label = call.labels ? call.labels.row(item, head, 0) : nullptr;
         for (int64_t key = 0, end; label && key < call.num_labels; key = end) {
             end = end_of_run(label, key, call.num_labels);
-            for (; key < end && label[key]; ++key)
+            const bool apart = (call.ahead ? call.ahead->touched : ~1u) >> label[key] & 1;
+            for (; apart && key < end; ++key)
                 if (!call.scores.masked(item, key)) {
                     positions[label[key]].push_back(key);
                     ++count;
@@ -49,7 +50,7 @@ public:
     }
 
     void run(const FewKeys& keys) {
-        if (keys.count == 0 && call_.out.direct() && call_.policies.size() < 64)
+        if (keys.count == 0 && call_.out.direct() && call_.policies.size() < 64 && !call_.ahead)
             return run_unlabelled();
         int segments = 0, most = 0;
         for (int g = 1; g < call_.num_segments; ++g) {
@@ -114,7 +115,7 @@ public:
         }
         float* changed = Scratch::of_thread().floats(scores_.key_len + padded(call_.value_dim));
         out_row_ = changed + scores_.key_len;
-        write(0, mass, factor, [&](float* out) {
+        write(0, mass, factor, call_.changes(factor), [&](float* out) {
             if (factor[0] != 1) kernels().scaled(out, factor[0], out, call_.value_dim);
             for (const Interval& keys : labelled) {
                 for (int64_t key = keys.begin; key < keys.end; ++key)
@@ -246,17 +247,66 @@ private:
             for (int i = 0; i < count; ++i) weights_.row(r)[i] = transposed_[i][r];
     }
 
+    /// Whether a policy from one on is for a row.
+    bool applies(size_t first, int64_t row) const {
+        return std::any_of(call_.policies.begin() + first, call_.policies.end(),
+                           [&](const PolicyStep& step) { return step.applies(item_, head_, row); });
+    }
+
+    /// A row whose first policies are in its output already, by factors f of that pass' masses. The
+    /// others multiply what is not touched by one factor c, so that
+    ///
+    ///     out' = c out + sum_{touched g} (factor_g - c f_g) partial_g
+    void finish_behind(int r) {
+        const PassAhead& ahead = *call_.ahead;
+        const int64_t row = row_ + r;
+        const int64_t at = scores_.row_index(item_, head_, row) * ahead.num_segments;
+        const auto touched = [&](int g) { return ahead.touched >> g & 1; };
+        float *mass = mass_[r], own[kMaxSegments], before[kMaxSegments], factor[kMaxSegments];
+        std::copy_n(ahead.masses + at, ahead.num_segments, own);
+        for (int g = 0; g < call_.num_segments; ++g)
+            if (touched(g)) own[ahead.of[g]] -= mass[g];
+        float rest = 0, whole = 0;
+        int largest = 0;  // in which c is read with most digits
+        for (int g = 0; g < call_.num_segments; ++g) {
+            before[g] = factor[g] = ahead.factors[at + ahead.of[g]];
+            if (!touched(g)) {
+                mass[g] = own[ahead.of[g]];
+                rest += before[g] * mass[g];
+                if (std::abs(before[g]) > std::abs(before[largest])) largest = g;
+            }
+            whole += before[g] * mass[g];
+        }
+        if (applies(ahead.policies, row)) {
+            if (!(rest >= kLeastRest * whole && whole > 0)) {  // NaN too
+                again_[num_again_++] = r;
+                return;
+            }
+            call_.weigh_on(ahead.policies, item_, head_, row, mass, factor);
+        }
+        const bool changes = !std::equal(before, before + call_.num_segments, factor);
+        write(r, mass, factor, changes, [&](float* out) {
+            const float rest_factor = before[largest] == 0 ? 1 : factor[largest] / before[largest];
+            float keep = rest_factor;
+            for (int g = 1; g < call_.num_segments; ++g) {
+                const float more = factor[g] - rest_factor * before[g];
+                if (!touched(g) || !partial_[g].data || more == 0) continue;
+                kernels().mix(partial_[g].row(r), more, out, keep, call_.value_dim);
+                keep = 1;
+            }
+            if (keep != 1) kernels().scaled(out, keep, out, call_.value_dim);
+        });
+    }
+
     void finish(int r) {
         const int64_t row = row_ + r;
         if (logsumexp_[r] == kNoKey) return call_.finish_empty(item_, head_, row);
+        if (call_.ahead) return finish_behind(r);
         const int num_segments = call_.num_segments;
-        const bool applies =
-            std::any_of(call_.policies.begin(), call_.policies.end(),
-                        [&](const PolicyStep& step) { return step.applies(item_, head_, row); });
         float* mass = mass_[r];
         mass[0] = 1;
         for (int g = 1; g < num_segments; ++g) mass[0] -= mass[g];
-        if (applies && !(mass[0] >= kLeastRest)) {  // NaN too
+        if (applies(0, row) && !(mass[0] >= kLeastRest)) {  // NaN too
             again_[num_again_++] = r;
             return;
         }
@@ -271,11 +321,11 @@ private:
         float factor[kMaxSegments];
         uint64_t applied = ~uint64_t{0};
         for (int r = 0; r < rows_; ++r) {
-            uint64_t applies = 0;
+            uint64_t chosen = 0;
             for (const PolicyStep& step : call_.policies)
-                applies = 2 * applies + step.applies(item_, head_, row_ + r);
-            if (applies != applied) call_.factors_of(item_, head_, row_ + r, mass, factor);
-            applied = applies;
+                chosen = 2 * chosen + step.applies(item_, head_, row_ + r);
+            if (chosen != applied) call_.factors_of(item_, head_, row_ + r, mass, factor);
+            applied = chosen;
             if (logsumexp_[r] == kNoKey)
                 call_.finish_empty(item_, head_, row_ + r);
             else
@@ -284,7 +334,7 @@ private:
     }
 
     void write(int r, const float* mass, const float* factor) {
-        write(r, mass, factor, [&](float* out) {
+        write(r, mass, factor, call_.changes(factor), [&](float* out) {
             float keep = factor[0];
             for (int g = 1; g < call_.num_segments; ++g) {
                 if (!partial_[g].data || factor[g] == factor[0]) continue;
@@ -296,15 +346,15 @@ private:
         });
     }
 
-    /// Reports a row, and has its output changed where factors change it.
+    /// Reports a row, and has its output changed.
     template <class Change>
-    void write(int r, const float* mass, const float* factor, const Change& change) {
+    void write(int r, const float* mass, const float* factor, bool changes, const Change& change) {
         const int num_segments = call_.num_segments;
         const int64_t row = row_ + r;
         const int64_t index = scores_.row_index(item_, head_, row);
         if (call_.masses) std::copy_n(mass, num_segments, call_.masses + index * num_segments);
         call_.report(index, factor);
-        if (!call_.changes(factor)) return;
+        if (!changes) return;
         const Output& written = call_.out;
         float* out = written.direct() ? written.direct_row(item_, head_, row) : out_row_;
         if (!written.direct()) written.rows(item_, head_, row, 1, out);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -31,6 +32,7 @@ enum RequestField {
     kWeights,
     kInstead,
     kColumns,
+    kAhead,
     kRequestFields
 };
 
@@ -234,6 +236,7 @@ private:
     std::optional<Type> half_;   // of the 16-bit numbers so far
     std::vector<Array> read_;    // what `out` may not overlap with
     std::vector<py::object> kept_;
+    PassAhead ahead_;
 
     bool read_dtype(PyObject* dtype) {
         if (is_none(dtype)) return true;
@@ -491,7 +494,36 @@ private:
                 throw std::invalid_argument("columns: masses are to be returned");
             columns.read(given, call);
         }
+        read_ahead(field(request, kAhead));
         return read_heads(field(request, kHeads), call.summed);
+    }
+
+    /// PassAhead of Python: how many policies, touched segments, of, masses, factors.
+    void read_ahead(PyObject* given) {
+        if (is_none(given)) return;
+        const Scores& scores = call.scores;
+        const Array masses(PyTuple_GET_ITEM(given, 3)), factors(PyTuple_GET_ITEM(given, 4));
+        ahead_.policies = static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(given, 0)));
+        ahead_.touched = segment_set(PyTuple_GET_ITEM(given, 1));
+        ahead_.num_segments = static_cast<int>(masses.shape(3));
+        PyObject* of = PyTuple_GET_ITEM(given, 2);
+        const auto of_rows = [&](const Array& array) {
+            return array.contiguous() && array.type() == Numpy::NPY_FLOAT32_ &&
+                   array.is(
+                       {scores.batch, scores.num_heads, scores.query_len, ahead_.num_segments});
+        };
+        const bool fits = plain && !weights && of_rows(masses) && of_rows(factors) &&
+                          PyBytes_GET_SIZE(of) == call.num_segments &&
+                          ahead_.num_segments <= kMaxSegments && ahead_.policies >= 0 &&
+                          ahead_.policies <= static_cast<int>(call.policies.size());
+        if (!fits) throw std::invalid_argument("ahead: not of this call");
+        std::memcpy(ahead_.of, PyBytes_AS_STRING(of), call.num_segments);
+        const bool known = std::all_of(ahead_.of, ahead_.of + call.num_segments,
+                                       [&](int each) { return each < ahead_.num_segments; });
+        if (!known || ahead_.touched & 1) throw std::invalid_argument("ahead: not of this call");
+        ahead_.masses = masses.data<const float>();
+        ahead_.factors = factors.data<const float>();
+        call.ahead = &ahead_;
     }
 
     /// What an earlier pass without policies gave.

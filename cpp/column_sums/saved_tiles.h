@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "attention.h"
@@ -19,7 +20,8 @@ public:
     static bool serve(const Attention& call) { return call.column_sums && call.keeps_weights(); }
     /// Floats that they take.
     static size_t scratch(const Attention& call) {
-        return serve(call) ? tiles(call) * (kSize + kTileRows) + kTileRows : 0;
+        if (!serve(call)) return 0;
+        return tiles(call) * (kSize + kTileRows) + kTileRows + (call.labels ? kSize : 0);
     }
 
     SavedTiles(const Attention& call, const TilePlace& place, float* memory)
@@ -27,7 +29,8 @@ public:
           place_(place),
           weights_(memory),
           max_(weights_ + tiles(call) * kSize),
-          factor_(max_ + tiles(call) * kTileRows) {}
+          factor_(max_ + tiles(call) * kTileRows),
+          aside_{factor_ + kTileRows, kTileKeys} {}
 
     /// Where the weights of the next tile of keys go.
     float* next() const { return weights_ + tiles_.size() * kSize; }
@@ -38,6 +41,17 @@ public:
         tiles_.push_back({key, count, ld});
     }
 
+    /// Copies columns that are taken out of the last tile, until they are put back. Only where keys
+    /// have labels.
+    void put_aside(Matrix<const float> weights, int rows, const int32_t* columns, int count) {
+        for (int r = 0; r < rows; ++r)
+            for (int i = 0; i < count; ++i) aside_.row(r)[columns[i]] = weights.row(r)[columns[i]];
+    }
+    void put_back(Matrix<float> weights, int rows, const int32_t* columns, int count) const {
+        for (int r = 0; r < rows; ++r)
+            for (int i = 0; i < count; ++i) weights.row(r)[columns[i]] = aside_.row(r)[columns[i]];
+    }
+
     /// Adds what the rows spent to the place's sums, given their states.
     void sum(const float* max, const float (*sum)[kMaxSegments]) {
         const Interval keys = call_.scores.keys_of_item(place_.item);
@@ -46,8 +60,9 @@ public:
             const float* tile_max = max_ + t * kTileRows;
             const Matrix<const float> weights{weights_ + t * kSize, ld};
             for (int r = 0; r < place_.rows; ++r) {
-                factor_[r] =
-                    counts(r) && sum[r][0] != 0 ? std::exp(tile_max[r] - max[r]) / sum[r][0] : 0;
+                const float whole =
+                    std::accumulate(sum[r] + 1, sum[r] + call_.num_segments, sum[r][0]);
+                factor_[r] = counts(r) && whole != 0 ? std::exp(tile_max[r] - max[r]) / whole : 0;
                 if (std::isfinite(factor_[r])) continue;
                 // A row that is not finite reaches the keys that it sees, no other.
                 const Interval seen = call_.scores.visible(place_.row + r, keys);
@@ -79,6 +94,7 @@ private:
     const Attention& call_;
     const TilePlace& place_;
     float *weights_, *max_, *factor_;
+    Matrix<float> aside_;
     std::vector<Tile> tiles_;
 };
 

@@ -167,18 +167,24 @@ private:
         uint8_t labels[kKeys];
         call_.labels_of(item_, head_, key, count, labels);
         const SegmentRuns<kKeys> split(labels, count, kLongRun);
-        for (int g = 0; g < segments_; ++g)
-            if (split.num_scattered[g])
-                add_scattered(g, split.scattered[g], split.num_scattered[g]);
+        const Matrix<float> weights = weights_.at(segmented_.begin);
+        const int rows = segmented_.end - segmented_.begin;
+        for (int g = 0; g < segments_; ++g) {
+            if (!split.num_scattered[g]) continue;
+            if (saved_)
+                saved_->put_aside(weights, rows, split.scattered[g], split.num_scattered[g]);
+            add_scattered(g, split.scattered[g], split.num_scattered[g]);
+        }
         for (int i = 0; i < split.num_runs; ++i) {
             const auto& run = split.runs[i];
             if (split.whole)
                 add_sums(run.segment, segmented_);
             else
-                kernels().sum_rows(weights_.at(segmented_.begin), segmented_.end - segmented_.begin,
-                                   run.columns, sums(segmented_.begin, run.segment));
+                kernels().sum_rows(weights, rows, run.columns, sums(segmented_.begin, run.segment));
             add_values(run.segment, apart_, run.columns, visible);
         }
+        for (int g = 0; saved_ && g < segments_; ++g)
+            saved_->put_back(weights, rows, split.scattered[g], split.num_scattered[g]);
     }
 
     /// Adds some columns of the tile to the sums of a segment; their values are gathered.

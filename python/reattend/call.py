@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from reattend.border.quantized import keys_between
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integer, marks, numbers, pairs
+from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array
 from reattend.row_scope import check_scope
 
@@ -23,6 +24,7 @@ __all__ = ["Call", "Computed", "Prompt"]
 NEVER = np.iinfo(np.int64).max  # a position after every row
 _ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of it
 _SUMMED = Request(returns=("logsumexp", "column_sums"))
+_AHEAD = ("masses", "factors", "changed", "logsumexp", "column_sums")
 _UNSUMMED = Request(returns=("logsumexp",))
 _TOLD = Request(returns=("logsumexp", "column_sums", "score_sums"), num_segments=2)
 _FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
@@ -124,11 +126,20 @@ def _end_of_first_run(marks: bytes) -> int:
     return len(marks) if end < 0 else end
 
 
+class Ahead(NamedTuple):
+    """A pass under the first plans of a call."""
+
+    plan: Composition
+    found: AttentionResult
+
+
 @dataclass
 class Computed:
     """What methods have asked a call to compute; a session goes on from what is there."""
 
     plain: AttentionResult | None = None  # attention without any policy
+    plans: Sequence[Plan] = ()  # of the methods before the one that is asked
+    ahead: Ahead | None = None  # what these made of it, where a method asked for column sums
 
 
 @dataclass(frozen=True, init=False)
@@ -681,6 +692,15 @@ class Call:
         valid = None  # only if causal does the core know where a row stands
         if self.key_mask is not None and not self.mask.causal and not self.cross:
             valid = self.key_mask[:, None, self.first_row :]  # [B, 1, N]
+        ahead = self.computed.ahead
+        if ahead is None and self.computed.plain is None and valid is None and not single:
+            ahead = self._run_ahead(heads)
+            if ahead is not None:
+                return np.asarray(ahead.found.column_sums)
+        if ahead is not None:
+            return sums_of(
+                self.query, self.key, ahead.found.logsumexp, self.mask, heads, self.num_threads
+            )
         if self.computed.plain is None and valid is None:  # both in one pass
             # A single row's sums are its weights, of all heads.
             self.computed.plain = self._pass(_SUMMED, None if single else heads)
@@ -692,6 +712,22 @@ class Call:
         if valid is not None:  # -inf is a row that sees no key
             logsumexp = np.where(valid, logsumexp, np.float32(-np.inf))
         return sums_of(self.query, self.key, logsumexp, self.mask, heads, self.num_threads)
+
+    def _run_ahead(self, heads: Array | None) -> Ahead | None:
+        """Carry out the plans so far, if they have segments of which one pass is to be made.
+
+        What comes behind a method that asks for column sums mostly concerns few keys, and then only
+        corrects what this gives.
+        """
+        plans = tuple(self.computed.plans)
+        if all(plan.segments is None for plan in plans):
+            return None
+        plan = compose(plans)
+        if not plan.follows_a_pass or plan.goes_beyond:
+            return None
+        found = self._pass(plan.request(_AHEAD), heads)
+        self.computed.ahead = Ahead(plan, found)
+        return self.computed.ahead
 
     @cached_property
     def head_outputs(self) -> Array:

@@ -11,7 +11,8 @@ import numpy as np
 
 from reattend.border.dtypes import to_float32, write
 from reattend.border.quantized import Quantized
-from reattend.border.request import Request
+from reattend.border.request import PassAhead, Request
+from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integers, items, marks, numbers
 from reattend.epilogue import Epilogue
 from reattend.policy import KEEP, MAX_SEGMENTS, Array, Policy, Reweight, Share
@@ -68,7 +69,7 @@ class Composition:
         changed = self.epilogue(numbers, where)
         write(changed.astype(np.float32) if narrow else changed, outputs, dtype)
 
-    def request(self, returns: str, out: Array | None = None) -> Request:
+    def request(self, returns: str | tuple[str, ...], out: Array | None = None) -> Request:
         """Give what is asked of the core."""
         return Request(
             self.segments, self.policies, self.wheres, self.transform, self.null_logit, returns, out
@@ -81,6 +82,23 @@ class Composition:
         return Request(
             self.segments, self.policies, self.wheres, None, None, returns, out, None, None, None,
             logsumexp, weights,
+        )  # fmt: skip
+
+    def request_behind(self, ahead: Composition, found: AttentionResult, returns: str) -> Request:
+        """Give what is asked where ``found`` is of the first plans alone, which ``ahead`` is."""
+        count = len(ahead.plans)
+        own, before = (
+            list(zip(*(labels.tolist() for labels in each), strict=True))
+            for each in (self.labels, ahead.labels)
+        )
+        of = bytes(before.index(part[:count]) for part in own)
+        touched = sum(1 << g for g, part in enumerate(own) if any(part[count:]))
+        assert found.masses is not None
+        assert found.factors is not None
+        return Request(
+            self.segments, self.policies, self.wheres, returns=returns, out=found.out,
+            plain=found.logsumexp,
+            ahead=PassAhead(count, touched, of, found.masses, found.factors),
         )  # fmt: skip
 
     @cached_property

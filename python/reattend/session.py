@@ -536,13 +536,16 @@ class Session(Recorded, Measuring):
 
     def _plans(self, run: _Run, call: Call) -> tuple[list[Plan], list[int], list[Any]]:
         """Give the plans of a call, whose they are, and each method's next state."""
-        plans, places, states = [], [], []
+        plans: list[Plan] = []
+        places, states = [], []
+        call.computed.plans = plans
         for place, method in enumerate(self.methods):
             plan, state = planned(method, call, run.states.get((place, call.layer)))
             states.append(state)
             if plan is not None:
                 plans.append(plan)
                 places.append(place)
+        call.computed.plans = ()  # whoever looks on sees attention without them
         return plans, places, states
 
     def _keep(self, run: _Run, call: Call, states: Sequence[Any], end: int, result: Array) -> None:
@@ -649,8 +652,12 @@ class Session(Recorded, Measuring):
     @staticmethod
     def _carry_out(call: Call, plan: Composition) -> AttentionResult:
         returns = "changed" if call.prefill else "masses"
-        plain = call.computed.plain
-        if plain is not None and plan.follows_a_pass:
+        plain, ahead = call.computed.plain, call.computed.ahead
+        if plain is None and ahead is not None and plan.follows_a_pass:
+            if len(plan.plans) == len(ahead.plan.plans):
+                return ahead.found  # what asked for the sums has no plan
+            request = plan.request_behind(ahead.plan, ahead.found, returns)
+        elif plain is not None and plan.follows_a_pass:
             assert plain.logsumexp is not None
             weights = plain.column_sums if call.query.shape[2] == 1 else None
             request = plan.request_after(returns, plain.out, plain.logsumexp, weights)

@@ -36,6 +36,19 @@ class FollowedColumns(NamedTuple):
     numbers: Array  # int64 [3]: which of both is the latest, and how many keys each has
 
 
+class PassAhead(NamedTuple):
+    """What a pass under the first policies of a call gave, beside its output and logsumexp.
+
+    The core reads it by position (cpp/bindings/arguments.h).
+    """
+
+    policies: int  # how many these are
+    touched: int  # as bits, the segments that the others weigh apart from the rest: few keys
+    of: bytes  # what each segment of the call was to that pass
+    masses: Array  # float32 [B, H, N, segments of that pass]
+    factors: Array  # the same
+
+
 class Request(NamedTuple):
     """What is asked of one call: arguments of `attention`, and behind them what only we ask for.
 
@@ -56,6 +69,7 @@ class Request(NamedTuple):
     weights: Array | None = None  # attention [B, H, M] of its only row, if known
     instead: str | None = None  # of the output: "partials" [B, H, N, G, Dv], or "nothing"
     columns: FollowedColumns | None = None  # of a step; then policies see each segment in two
+    ahead: PassAhead | None = None  # beside `plain`: `out` holds what its policies made of that
 
 
 NO_MASK = MaskSpec()
