@@ -152,7 +152,7 @@ struct Attention {
     const uint8_t* summed = nullptr;  // [batch, num_heads], heads that column sums are for; null:
                                       // all. What others hold means nothing
     const Followed* followed = nullptr;  // its policies are in place of policies, masses asked for
-    const PassAhead* ahead = nullptr;        // of apply_policy()
+    const PassAhead* ahead = nullptr;    // of apply_policy()
 
     StatisticsResults statistics;
     unsigned wanted = 0;  // of these

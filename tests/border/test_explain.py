@@ -69,7 +69,7 @@ def test_it_tells_of_types_segments_and_passes(rng):
         (Sizes(1, 30), True, "the row's weights"),
         (Sizes(2, 30), False, "second pass"),
         (Sizes(40, 40), False, "kept until"),
-        (Sizes(40, 40), True, "second pass"),
+        (Sizes(40, 40), True, "kept until"),
         (Sizes(9, 4097), False, "second pass"),
     ],
 )
