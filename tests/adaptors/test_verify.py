@@ -29,15 +29,24 @@ def shifted(bias, by):
     return bias
 
 
+def reaching(how, rows, keys, by):
+    """Let each row of a causal call see one key more than its own, or one less."""
+    last = np.maximum(np.arange(keys - rows, keys) + by, 0)[:, None]
+    hidden = np.where(np.arange(keys) <= last, np.float32(0), np.float32(-np.inf))  # [N, M]
+    return {**how, "causal": False, "bias": hidden[None, None]}
+
+
 FAULTS = {
-    "scale": lambda how: {**how, "scale": how["scale"] * 1.01},
-    "window": lambda how: {**how, "window": how["window"] and how["window"] + 1},
-    "narrow window": lambda how: {**how, "window": how["window"] and how["window"] - 1},
-    "softcap": lambda how: {**how, "softcap": how["softcap"] and how["softcap"] * 1.01},
-    "bias": lambda how: {**how, "bias": None, "causal": True},
-    "padding": lambda how: {**how, "key_mask": None},
-    "wide mask": lambda how: {**how, "bias": shifted(how["bias"], -1)},
-    "narrow mask": lambda how: {**how, "bias": shifted(how["bias"], 0)},
+    "scale": lambda how, *shape: {**how, "scale": how["scale"] * 1.01},
+    "window": lambda how, *shape: {**how, "window": how["window"] and how["window"] + 1},
+    "narrow window": lambda how, *shape: {**how, "window": how["window"] and how["window"] - 1},
+    "softcap": lambda how, *shape: {**how, "softcap": how["softcap"] and how["softcap"] * 1.01},
+    "bias": lambda how, *shape: {**how, "bias": None, "causal": True},
+    "padding": lambda how, *shape: {**how, "key_mask": None},
+    "wide mask": lambda how, *shape: {**how, "bias": shifted(how["bias"], -1)},
+    "a key more": lambda how, *shape: reaching(how, *shape, 1),
+    "a key less": lambda how, *shape: reaching(how, *shape, -1),
+    "narrow mask": lambda how, *shape: {**how, "bias": shifted(how["bias"], 0)},
 }
 WRONG = [
     ("Llama", "scale"), ("Llama", "padding"), ("Qwen2-VL", "scale"), ("gpt-oss", "scale"),
@@ -48,8 +57,11 @@ WRONG = [
     ("Gemma 4, shared keys and values", "window"), ("Gemma 4, shared keys and values", "scale"),
     ("DeepSeek V3.2", "scale"), ("DeepSeek V3.2", "bias"), ("DeepSeek V3.2", "narrow mask"),
     ("DeepSeek V3, latent", "scale"), ("DeepSeek V3, latent", "padding"),
+    *((name, f"a key {what}") for name in ("Llama", "DeepSeek V3, latent")
+      for what in ("more", "less")),  # which have no window: their last key is that of the row
     ("Llama 4, chunked", "scale"), ("Llama 4, chunked", "wide mask"),
     ("Llama 4, chunked", "narrow mask"), ("GLM-MoE-DSA", "scale"), ("GLM-MoE-DSA", "bias"),
+    ("GLM-MoE-DSA", "narrow mask"),
 ]  # fmt: skip
 
 
@@ -58,7 +70,8 @@ def wrong(monkeypatch, change, when=lambda how, query: True):
     right = attending.attention
 
     def attention(query, key, value, **how):
-        return right(query, key, value, **(change(how) if when(how, query) else how))
+        shape = query.shape[2], key.shape[2]
+        return right(query, key, value, **(change(how, *shape) if when(how, query) else how))
 
     monkeypatch.setattr(attending, "attention", attention)
 
@@ -101,14 +114,25 @@ def test_a_wrong_cross_attention_is_caught(methods, monkeypatch):
         tokens(model, inputs, 2)
 
 
-def test_a_wrong_step_is_caught(monkeypatch):
-    case = CASES["Llama"]
+WRONG_STEPS = [
+    ("Llama", "scale"), ("Llama", "padding"), ("Mistral", "scale"), ("Mistral", "narrow window"),
+    ("gpt-oss", "scale"), ("gpt-oss", "narrow window"), ("Gemma 2", "softcap"),
+    ("Gemma 2", "narrow window"), ("Llama 4, chunked", "scale"), ("DeepSeek V3.2", "scale"),
+    ("DeepSeek V3.2", "narrow mask"), ("DeepSeek V3, latent", "scale"),
+    ("DeepSeek V3, latent", "padding"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "fault"), WRONG_STEPS)
+def test_a_wrong_step_is_caught(name, fault, monkeypatch):
+    """The prompt was right."""
+    case = CASES[name]
     model, inputs = case.load(), case.inputs()
-    wrong(monkeypatch, FAULTS["scale"], when=lambda how, query: query.shape[2] == 1)
+    wrong(monkeypatch, FAULTS[fault], when=lambda how, query: query.shape[2] == 1)
     with attached(model), torch.no_grad():
         model(**inputs)
-        with pytest.raises(RuntimeError, match="layer 0 of LlamaForCausalLM"):
-            tokens(model, inputs, 2)
+        with pytest.raises(RuntimeError, match=rf"layer \d of {type(model).__name__} .*differs"):
+            tokens(model, inputs, 8)
 
 
 def test_what_occurs_later_is_compared_when_it_does(monkeypatch):
@@ -130,7 +154,7 @@ def test_a_wrong_attention_in_narrow_floats(dtype, monkeypatch):
     model, inputs = copy.deepcopy(CASES["Llama"].load()).to(dtype), CASES["Llama"].inputs()
     with attached(model):
         tokens(model, inputs, 2)
-    wrong(monkeypatch, lambda how: {**how, "scale": how["scale"] * 1.5})
+    wrong(monkeypatch, lambda how, *shape: {**how, "scale": how["scale"] * 1.5})
     with attached(model), pytest.raises(RuntimeError, match="differs from the model's own"):
         tokens(model, inputs, 2)
 
