@@ -244,8 +244,8 @@ def _placed(vision: Any, which: int) -> dict[str, Any]:
 def _strip(vision: Any, which: int) -> dict[str, Any]:
     """Patches of both pictures side by side."""
     _, patch, channels = _size(vision)
-    sizes = torch.tensor([[4, 4]] * 2)
-    return {"pixel_values": _noise(which, 1, channels, patch, patch * 32), "target_sizes": sizes}
+    sizes = torch.tensor([[8, 8]] * 2)
+    return {"pixel_values": _noise(which, 1, channels, patch, patch * 128), "target_sizes": sizes}
 
 
 def _pooled(vision: Any, which: int) -> dict[str, Any]:

@@ -29,6 +29,11 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "VAR": [
         {"sink_dims": dims, "tau": 0.15, "p": 0.3, "rho": 0.1, "image_mass": 0.02}
         for dims in ((3, 7), (1,), (12,), (20,), (33,), (41,), (50,))
+    ]
+    + [
+        {"sink_dims": (dim,), "tau": tau, "p": 0.3, "rho": 0.02, "image_mass": 0.001}
+        for tau in (0.3, 0.05)
+        for dim in (5, 17, 29, 47)
     ],
     "ACT": [{"theta": theta, "beta": 0.4} for theta in (0.08, 0.03, 0.015)],
     "VHR": [{"alpha": 2.0}],
@@ -174,8 +179,9 @@ def keep(row: Row) -> None:
 
 
 def this_commit() -> str:
-    """Give the commit that is checked out, and its day."""
-    command = ["git", "-C", str(ROWS.parent), "show", "-s", "--format=%h of %cs"]
+    """Give the last commit that changed the package, and its day."""
+    top = str(ROWS.parents[2])
+    command = ["git", "-C", top, "log", "-1", "--format=%h of %cs", "--", "python/reattend", "cpp"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

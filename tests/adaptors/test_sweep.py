@@ -39,6 +39,23 @@ def test_the_page_is_what_came_out():
         assert {kind: sorted(each) for kind, each in table.items()} == families()
 
 
+ASKED_FOR = [
+    "qwen3_5", "qwen3_vl", "internvl", "gemma3", "gemma3n", "gemma4", "llama4", "mistral3",
+    "paligemma", "mllama", "lfm2_vl", "smolvlm", "granite4_vision", "llava_next", "aya_vision",
+    "glm4v", "ovis2", "deepseek_vl", "minicpmv4_6", "molmo2",
+]  # fmt: skip
+
+
+def test_the_models_that_are_asked_for_most_are_exact_with_pictures():
+    table = stored()["multimodal"]
+    assert [(name, table[name].result) for name in ASKED_FOR] == [
+        (name, "exact") for name in ASKED_FOR
+    ]
+    assert all(table[name].picture for name in ASKED_FOR)
+    found = [row for rows in stored().values() for row in rows.values() if row.result != UNBUILT]
+    assert sum(row.result == "exact" for row in found) >= 0.85 * len(found)
+
+
 def test_rows_that_were_swept_by_another_version(tmp_path, monkeypatch):
     """What this version cannot run keeps its row; what it can gets a new one."""
     monkeypatch.setattr(rows, "ROWS", tmp_path / "rows.json")
