@@ -63,26 +63,18 @@ def test_inference_mode():
 
 
 def test_a_streamer_in_a_thread():
-    class Streamer(hf.generation.streamers.BaseStreamer):
-        def __init__(self):
-            self.seen, self.done = [], threading.Event()
-
-        def put(self, value):
-            self.seen.append(value.flatten().tolist())
-
-        def end(self):
-            self.done.set()
-
-    model, inputs, streamer = LLAVA.load(), LLAVA.inputs((0,)), Streamer()
+    model, inputs, tokenizer = LLAVA.load(), LLAVA.inputs((0,)), processor().tokenizer
+    streamer = hf.TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
     with attached(model, method("VHR"), method("ACT")) as session:
         (expected,) = tokens(model, inputs, 5)
         how = {**inputs, "max_new_tokens": 5, "do_sample": False, "streamer": streamer}
         thread = threading.Thread(target=model.generate, kwargs=how)
         thread.start()
-        assert streamer.done.wait(60)
+        said = list(streamer)
         thread.join()
         assert session.report().idle == ()
-    assert [token for (token,) in streamer.seen[1:]] == expected
+    assert len(said) > 1
+    assert "".join(said) == tokenizer.decode(expected)
 
 
 def test_paged_attention_is_refused():
@@ -129,6 +121,31 @@ def test_linear_layers_of_another_kind():
             above, _, name = path.rpartition(".")
             setattr(model.model.get_submodule(above), name, Int8Linear(module))
     plain = tokens(model, inputs, 6)
+    with attached(model):
+        assert tokens(model, inputs, 6) == plain
+    with attached(model, method("ACT")) as session:
+        tokens(model, inputs, 6)
+        assert session.report().readings
+
+
+@pytest.mark.filterwarnings("ignore")  # of its casts
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_bitsandbytes(bits):
+    modules = pytest.importorskip("bitsandbytes").nn
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    for path, linear in list(model.model.named_modules()):
+        if isinstance(linear, torch.nn.Linear):
+            above, _, name = path.rpartition(".")
+            sizes = linear.in_features, linear.out_features
+            made = (
+                modules.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False)
+                if bits == 8
+                else modules.Linear4bit(*sizes, bias=False)
+            )
+            made.load_state_dict(linear.state_dict())
+            setattr(model.model.get_submodule(above), name, made.to("cpu"))
+    plain = tokens(model, inputs, 6)
+    assert any(each.dtype in (torch.int8, torch.uint8) for each in model.parameters())
     with attached(model):
         assert tokens(model, inputs, 6) == plain
     with attached(model, method("ACT")) as session:
@@ -205,3 +222,50 @@ def test_a_second_turn_on_a_kept_cache(name):
             out = model(input_ids=token[None, None], **held(model, out))
     tolerance = 5e-5 if name != "ACT" else 0.2  # whose means go on within a turn
     assert (together - out.logits[:, -1]).abs().max() < tolerance * together.abs().max()
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")  # of what the compiler stops at
+def test_a_model_that_is_compiled_in_the_block():
+    """A compiler leaves attention and what a session does alone, and compiles the rest."""
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        plain = compiled(**inputs).logits  # what is compiled without hooks is not used with them
+        for each in ((method("ACT"),), (KINDS["ACT"](theta=0.03, beta=0.9),), ()):
+            with attached(model, *each):
+                expected = model(**inputs).logits
+                assert torch.equal(compiled(**inputs).logits, expected)
+                assert ((expected - plain).abs().max() > 1e-3) == bool(each)
+        assert torch.equal(compiled(**inputs).logits, plain)
+        torch.compiler.reset()
+        with attached(model), pytest.raises(RuntimeError, match=r"torch\.compiler\.disable"):
+            torch.compile(model, backend="eager", fullgraph=True)(**inputs)
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")
+def test_attention_alone_as_an_operator_compiles_through():
+    """What an attached model asks is no function of its tensors alone; plain attention is one."""
+    from reattend import attention
+
+    @torch.library.custom_op("reattend_test::attention", mutates_args=())
+    def operator(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        arrays = (x.numpy() for x in (query, key, value))
+        return torch.from_numpy(attention(*arrays, causal=True, scale=scale))
+
+    operator.register_fake(lambda query, key, value, scale: torch.empty(query.shape))
+    hf.AttentionInterface.register(
+        "reattend_test",
+        lambda module, query, key, value, mask, scaling=None, **options: (
+            operator(query, key, value, scaling).transpose(1, 2).contiguous(), None
+        ),
+    )  # fmt: skip
+    model, ids = copy.deepcopy(LLAMA.load()), torch.tensor([[1, 5, 9, 7, 11, 3, 8, 20]])
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits
+        model.set_attn_implementation("reattend_test")
+        found = torch.compile(model, backend="aot_eager", fullgraph=True)(ids, use_cache=False)
+    assert (found.logits - expected).abs().max() < 5e-5 * expected.abs().max()

@@ -170,24 +170,29 @@ class Attached:
 
     def _hooks(self, session: ModelSession) -> list[Handle]:
         structure = self.structure
+        aside = demand("torch").compiler.disable  # a compiler leaves what a session does alone
         hooks = [
-            self.model.register_forward_pre_hook(session.model_begins, with_kwargs=True),
-            structure.decoder.register_forward_pre_hook(session.decoder_begins, with_kwargs=True),
-            structure.decoder.register_forward_hook(session.decoder_ends, always_call=True),
+            self.model.register_forward_pre_hook(aside(session.model_begins), with_kwargs=True),
+            structure.decoder.register_forward_pre_hook(
+                aside(session.decoder_begins), with_kwargs=True
+            ),
+            structure.decoder.register_forward_hook(aside(session.decoder_ends), always_call=True),
         ]
         if self.methods or self.measures:
             hooks += [
                 module.register_forward_pre_hook(
-                    functools.partial(session.layer_begins, layer), with_kwargs=True
+                    aside(functools.partial(session.layer_begins, layer)), with_kwargs=True
                 )
                 for layer, module in structure.layers.items()
             ]
             hooks += [
-                module.register_forward_pre_hook(session.cross_begins, with_kwargs=True)
+                module.register_forward_pre_hook(aside(session.cross_begins), with_kwargs=True)
                 for module in structure.cross.values()
             ]
             first = structure.attention[structure.first]
-            hooks.append(first.register_forward_pre_hook(session.first_begins, with_kwargs=True))
+            hooks.append(
+                first.register_forward_pre_hook(aside(session.first_begins), with_kwargs=True)
+            )
         return hooks
 
     def _announce(self, session: ModelSession, stack: ExitStack) -> None:

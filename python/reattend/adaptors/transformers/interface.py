@@ -122,9 +122,9 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
 
 
 def _register() -> None:
-    transformers = demand("transformers")
-    transformers.AttentionInterface.register(NAME, _attention)
-    transformers.AttentionMaskInterface.register(NAME, _mask)
+    transformers, aside = demand("transformers"), demand("torch").compiler.disable
+    transformers.AttentionInterface.register(NAME, aside(_attention))
+    transformers.AttentionMaskInterface.register(NAME, aside(_mask))
 
 
 def _switch(model: Model, structure: Structure, name: str) -> None:
