@@ -187,6 +187,7 @@ class Tally:
     prompt_changed: int = 0
     _sums: dict[int, _Sums] = field(default_factory=dict)  # by the method's place
     _pending: list[_Steps] = field(default_factory=list)
+    _last: _Steps | None = None  # of them
     _waiting: int = 0  # steps in them
 
     def add_prompt(
@@ -212,12 +213,12 @@ class Tally:
         edited: tuple[Array | None, ...] = (),
     ) -> None:
         """Note the rows of a decoding step: masses [B, H, N, G] on the parts of the plan."""
-        last = self._pending[-1] if self._pending else None
+        last = self._last
         if (
             last is None or last.plan is not plan or last.edited is not edited
             or last.places != places or last.batch != len(masses)
         ):  # fmt: skip
-            last = _Steps(places, plan, len(masses), [], edited)
+            last = self._last = _Steps(places, plan, len(masses), [], edited)
             self._pending.append(last)
         last.masses.append(masses)
         self._waiting += 1
@@ -226,7 +227,7 @@ class Tally:
 
     def fold(self) -> dict[int, _Sums]:
         """Add up what waits, and give the sums by the method's place."""
-        steps, self._pending, self._waiting = self._pending, [], 0
+        steps, self._pending, self._last, self._waiting = self._pending, [], None, 0
         start = 0
         for end in range(1, len(steps) + 1):
             if end == len(steps) or not steps[end].joins(steps[start]):

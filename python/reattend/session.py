@@ -37,6 +37,7 @@ class _Steady(NamedTuple):
     places: tuple[int, ...] = ()  # of the methods that have a part in it
     followed: FollowedSteps | None = None  # where the core finds the sinks of one of these
     follower: int = 0  # its place
+    tally: Tally | None = None  # to which its rows are added
 
 
 _PLAIN = _Steady()
@@ -208,7 +209,6 @@ class Session(Recorded, Measuring):
         finally:
             self._run = None
 
-    @alone
     def attend(
         self,
         layer: int,
@@ -257,6 +257,32 @@ class Session(Recorded, Measuring):
         --------
         See the example of the class.
         """
+        leave = self._use.enter()  # what `alone` does, without passing on keywords
+        try:
+            return self._attend(
+                layer, query, key, value, hidden_states, causal, key_mask, scale, window, softcap,
+                bias, out, dtype, num_threads,
+            )  # fmt: skip
+        finally:
+            leave()
+
+    def _attend(
+        self,
+        layer: int,
+        query: Array,
+        key: Array,
+        value: Array,
+        hidden_states: Array | None,
+        causal: bool,
+        key_mask: Array | None,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None,
+        bias: Array | None,
+        out: Array | None,
+        dtype: str | None,
+        num_threads: int | None,
+    ) -> Array:
         run = self._run
         if run is None:
             raise RuntimeError("attend() must be called inside session.generation(...)")
@@ -300,11 +326,12 @@ class Session(Recorded, Measuring):
                 num_threads, out, cross_row=first, confidence=run.confidence,
             )  # fmt: skip
             return self._asked(run, call, end, asked)
-        if steady.plan is None:
+        plan, tally = steady.plan, steady.tally
+        if plan is None or tally is None:
             result = attend(query, key, value, mask, asked, num_threads)
         else:
             followed = steady.followed
-            request = steady.plan.of_step if followed is None else followed.request
+            request = plan.of_step if followed is None else followed.request
             request = request if out is None else request._replace(out=out)
             found = attend(query, key, value, mask, request, num_threads)
             result = found[0]
@@ -315,9 +342,9 @@ class Session(Recorded, Measuring):
                 )  # fmt: skip
                 self._show(run, call, np.asarray(result))
             edited: tuple[Array | None, ...] = ()
-            if steady.plan.edits_scores:
-                edited = steady.plan.edited_rows(end - query.shape[2], end)
-            run.tallies[layer].add_rows(steady.places, steady.plan, found[1], edited)
+            if plan.edits_scores:
+                edited = plan.edited_rows(end - query.shape[2], end)
+            tally.add_rows(steady.places, plan, found[1], edited)
         run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
         return np.asarray(result)
 
@@ -597,9 +624,9 @@ class Session(Recorded, Measuring):
         self._keep(run, call, states, end, out)
         steady = None if call.prefill else self._steady_after(run, call, plans, places, states)
         if steady is not None:
-            run.steady[call.layer] = steady
             if steady.plan is not None:
-                run.tallies.setdefault(call.layer, Tally())
+                steady = steady._replace(tally=run.tallies.setdefault(call.layer, Tally()))
+            run.steady[call.layer] = steady
         return out
 
     def _steady_after(
