@@ -92,7 +92,7 @@ Matrix<const float> Tensor::rows(int64_t batch, int64_t head, int64_t row, int64
     const StoredMatrix from = stored(batch, head, row);
     if (read_in_place()) return {static_cast<const float*>(from.data), from.ld};
     const Matrix<float> to{buffer, buffer_stride()};
-    kernels().widen(from, scales ? scales.row(batch, head, row) : nullptr, static_cast<int>(count),
+    kernels().widen(from, scales ? scales_at(batch, head, row) : nullptr, static_cast<int>(count),
                     static_cast<int>(dim), to);
     return to;
 }

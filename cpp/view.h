@@ -32,27 +32,45 @@ struct Tensor {
     int64_t dim = 0;
     Type type = Type::kFloat32;
     View<const float> scales;  // [B, H, rows, 1] of int8 numbers
+    // Rows before prefix_len lie there, with batch_stride 0: all items share them.
+    const Tensor* prefix = nullptr;
+    int64_t prefix_len = 0;
 
+    /// Where a row is: some rows of one part, from one on, are read together.
+    const Tensor& part(int64_t& row) const {
+        if (row < prefix_len) return *prefix;
+        row -= prefix_len;
+        return *this;
+    }
     bool direct() const { return type == Type::kFloat32; }
     /// Whether products can read its rows where they lie: oneDNN takes none that overlap or run
     /// backwards, and other sums than its own would give other bytes.
-    bool read_in_place() const { return direct() && row_stride >= dim; }
+    bool read_in_place() const {
+        return direct() && row_stride >= dim && (!prefix || prefix->read_in_place());
+    }
     /// Where a row lies.
     const void* row(int64_t batch, int64_t head, int64_t row) const {
-        return static_cast<const char*>(data) + at(batch, head, row) * item_size();
+        const Tensor& from = part(row);
+        return static_cast<const char*>(from.data) + from.at(batch, head, row) * item_size();
     }
     int64_t item_size() const { return type == Type::kFloat32 ? 4 : type == Type::kInt8 ? 1 : 2; }
-    /// Where a row begins, in numbers of the type.
+    /// Where a row of this part begins, in numbers of the type.
     int64_t at(int64_t batch, int64_t head, int64_t row) const {
         return batch * batch_stride + head * head_stride + row * row_stride;
     }
     /// The rows from one on, as they are stored.
     StoredMatrix stored(int64_t batch, int64_t head, int64_t row) const {
-        return {this->row(batch, head, row), row_stride, type};
+        return {this->row(batch, head, row), stride_at(row), type};
     }
     /// The same of bfloat16.
     Matrix<const uint16_t> bits(int64_t batch, int64_t head, int64_t row) const {
-        return {static_cast<const uint16_t*>(this->row(batch, head, row)), row_stride};
+        return {static_cast<const uint16_t*>(this->row(batch, head, row)), stride_at(row)};
+    }
+    int64_t stride_at(int64_t row) const { return part(row).row_stride; }
+    /// The scales from a row on.
+    const float* scales_at(int64_t batch, int64_t head, int64_t row) const {
+        const Tensor& from = part(row);
+        return from.scales.row(batch, head, row);
     }
     /// Some rows as float32: where they lie, or else converted to `buffer`.
     Matrix<const float> rows(int64_t batch, int64_t head, int64_t row, int64_t count,

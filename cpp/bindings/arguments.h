@@ -53,7 +53,7 @@ enum Result : unsigned {
 
 /// Names and classes of the package, which the core looks for.
 struct Package {
-    PyTypeObject *reweight, *quantized, *transform, *result;
+    PyTypeObject *reweight, *quantized, *prefixed, *transform, *result;
     PyObject* packed;  // the name of what a Reweight and a Transform keep for the core
 
     static const Package& get() {
@@ -69,7 +69,9 @@ private:
             py::object found = py::module_::import(module).attr(name);
             return reinterpret_cast<PyTypeObject*>(found.release().ptr());
         };
-        return {type("reattend.policy", "Reweight"), type("reattend.border.quantized", "Quantized"),
+        return {type("reattend.policy", "Reweight"),
+                type("reattend.border.quantized", "Quantized"),
+                type("reattend.border.prefixed", "Prefixed"),
                 type("reattend.transform", "Transform"),
                 type("reattend.border.results", "AttentionResult"),
                 PyUnicode_InternFromString("packed")};
@@ -197,7 +199,7 @@ public:
                read_transform(field(request, kTransform)) &&
                read_policies(field(request, kPolicy), field(request, kWhere)) &&
                read_labels(field(request, kSegments), field(request, kNumSegments)) &&
-               read_results(request) && read_out(field(request, kOut));
+               read_results(request) && read_out(field(request, kOut)) && prefix_is_read();
     }
 
     /// The part that column sums need.
@@ -205,8 +207,9 @@ public:
         call.scores.num_threads = num_threads;
         if (PyTuple_GET_SIZE(mask) != kMaskFields) throw std::invalid_argument("mask: no MaskSpec");
         return read_dtype(field(mask, kDtype)) && read_tensor(query_, query, call.scores.query) &&
-               read_stored(key_, key, call.scores.key) && sizes_fit() && read_numbers(mask) &&
-               read_key_mask(field(mask, kKeyMask)) && read_bias(field(mask, kBias));
+               read_parts(key_, key, call.scores.key, prefix_key_) && sizes_fit() &&
+               read_numbers(mask) && read_key_mask(field(mask, kKeyMask)) &&
+               read_bias(field(mask, kBias));
     }
 
     static PyObject* field(PyObject* of, int index) { return PyTuple_GET_ITEM(of, index); }
@@ -237,6 +240,7 @@ private:
     std::vector<Array> read_;    // what `out` may not overlap with
     std::vector<py::object> kept_;
     PassAhead ahead_;
+    Tensor prefix_key_, prefix_value_;
 
     bool read_dtype(PyObject* dtype) {
         if (is_none(dtype)) return true;
@@ -268,6 +272,27 @@ private:
         return true;
     }
 
+    /// Whether the pass reads a shared prefix and what follows as two parts.
+    bool prefix_is_read() const {
+        const int64_t rows = call.scores.query_len;
+        return !call.scores.key.prefix ||
+               (rows <= kDecodeRows && !plain && !(rows > 1 && (returns & kColumnSums)));
+    }
+
+    /// Keys or values, which may be Prefixed: `array` is then what is the items' own.
+    bool read_parts(PyObject* object, Array& array, Tensor& to, Tensor& prefix) {
+        if (!PyTuple_Check(object) || Py_TYPE(object) != Package::get().prefixed)
+            return read_stored(object, array, to);
+        Array first;
+        if (!read_stored(PyTuple_GET_ITEM(object, 0), first, prefix) ||
+            !read_stored(PyTuple_GET_ITEM(object, 1), array, to) || prefix.type != to.type ||
+            !first.is({1, array.shape(1), first.shape(2), array.shape(3)}))
+            return false;
+        to.prefix_len = first.shape(2);
+        if (to.prefix_len) to.prefix = &prefix;
+        return true;
+    }
+
     /// Keys or values, which may be Quantized.
     bool read_stored(PyObject* object, Array& array, Tensor& to) {
         if (!PyTuple_Check(object) || Py_TYPE(object) != Package::get().quantized)
@@ -293,7 +318,7 @@ private:
         scores.query_len = query.shape(2);
         scores.head_dim = query.shape(3);
         scores.num_kv_heads = key.shape(1);
-        scores.key_len = key.shape(2);
+        scores.key_len = scores.key.prefix_len + key.shape(2);
         const bool grouped = scores.num_kv_heads ? scores.num_heads % scores.num_kv_heads == 0
                                                  : scores.num_heads == 0;
         return grouped && key.shape(0) == scores.batch && key.shape(3) == scores.head_dim &&
@@ -301,9 +326,10 @@ private:
     }
 
     bool read_value(PyObject* object) {
-        if (!read_stored(object, value, call.value)) return false;
+        if (!read_parts(object, value, call.value, prefix_value_)) return false;
         call.value_dim = value.shape(3);
-        return value.is({key.shape(0), key.shape(1), key.shape(2), call.value_dim});
+        return call.value.prefix_len == call.scores.key.prefix_len &&
+               value.is({key.shape(0), key.shape(1), key.shape(2), call.value_dim});
     }
 
     bool read_numbers(PyObject* mask) {

@@ -139,7 +139,7 @@ py::object column_sums(PyObject* const* arguments) {
         *reinterpret_cast<PyObject* const(*)[6]>(arguments);
     Arguments given;
     const uint8_t* chosen = nullptr;
-    if (!given.read_scores(query, key, mask, threads_of(threads)) ||
+    if (!given.read_scores(query, key, mask, threads_of(threads)) || given.call.scores.key.prefix ||
         !given.read_heads(heads, chosen))
         return py::none();
     const float* logsumexp = given.logsumexp(given_logsumexp);

@@ -14,33 +14,55 @@ namespace reattend {
 // Keys of a tile of decoding, a whole chunk: long runs of keys, then of values, are read fastest.
 constexpr int kDecodeKeys = 512;
 
+/// The tiles of the keys that a row sees. A shared prefix, up to `cut`, has tiles of its own.
+struct TileGrid {
+    Interval seen;
+    int64_t cut;
+
+    TileGrid(Interval seen_, int64_t cut_)
+        : seen(seen_), cut(std::clamp(cut_, seen.begin, std::max(seen.begin, seen.end))) {}
+    int64_t before_cut() const { return (cut - seen.begin + kDecodeKeys - 1) / kDecodeKeys; }
+    int64_t count() const {
+        return before_cut() + (seen.end - cut + kDecodeKeys - 1) / kDecodeKeys;
+    }
+    Interval tile(int64_t i) const {
+        const bool shared = i < before_cut();
+        const int64_t begin =
+            shared ? seen.begin + i * kDecodeKeys : cut + (i - before_cut()) * kDecodeKeys;
+        return {begin, std::min(begin + kDecodeKeys, shared ? cut : seen.end)};
+    }
+    int64_t of(int64_t key) const {
+        return key < cut ? (key - seen.begin) / kDecodeKeys
+                         : before_cut() + (key - cut) / kDecodeKeys;
+    }
+};
+
 /// The weights of a row as they were kept: attention once multiplied by a tile's factor.
 class KeptWeights {
 public:
-    KeptWeights(const float* kept, Interval seen) : kept_(kept), seen_(seen) {}
+    KeptWeights(const float* kept, const TileGrid& grid) : kept_(kept), grid_(grid) {}
     /// Of the next tile.
     void add(float factor) { factors_.push_back(factor); }
 
     float operator[](int64_t key) const {
-        if (key < seen_.begin || key >= seen_.end) return 0;
-        return factors_[(key - seen_.begin) / kDecodeKeys] * kept_[key];
+        if (key < grid_.seen.begin || key >= grid_.seen.end) return 0;
+        return factors_[grid_.of(key)] * kept_[key];
     }
     /// Calls use(begin, end, factor, kept weights) for pieces of at most `most` keys that a tile
     /// has; the others received nothing.
     template <class Use>
     void for_pieces(int64_t most, const Use& use) const {
         for (size_t tile = 0; tile < factors_.size(); ++tile) {
-            const int64_t begin = seen_.begin + static_cast<int64_t>(tile) * kDecodeKeys;
-            const int64_t end = std::min(begin + kDecodeKeys, seen_.end);
+            const auto [begin, end] = grid_.tile(static_cast<int64_t>(tile));
             for (int64_t key = begin; key < end; key += most)
                 use(key, std::min(key + most, end), factors_[tile], kept_ + key);
         }
     }
-    Interval seen() const { return factors_.empty() ? Interval{0, 0} : seen_; }
+    Interval seen() const { return factors_.empty() ? Interval{0, 0} : grid_.seen; }
 
 private:
     const float* kept_;
-    Interval seen_;
+    TileGrid grid_;
     std::vector<float> factors_;
 };
 
@@ -54,7 +76,7 @@ public:
         : call_(call),
           to_(to),
           heads_(heads),
-          tiles_(call.scores.key_len / kDecodeKeys + 1),
+          tiles_(call.scores.key_len / kDecodeKeys + 2),
           max_(to ? call.scores.batch * call.scores.num_heads * tiles_ : 0) {}
 
     /// Tile number `tile` of those that the row sees, which begins at a key.
@@ -68,11 +90,12 @@ public:
     /// The weights of a row, whose state is whole. `seen`: the keys whose weights were kept.
     KeptWeights row(int64_t item, int64_t head, Interval seen, const RowState& state,
                     int segments) const {
-        KeptWeights row(sums(item, head), seen);
+        const TileGrid grid(seen, call_.scores.key.prefix_len);
+        KeptWeights row(sums(item, head), grid);
         const float sum = total(state, segments);
         if (!wanted(head) || sum == 0 || call_.scores.padding_row(item, 0)) return row;
         const float* max = max_.data() + call_.scores.head_index(item, head) * tiles_;
-        for (int64_t key = seen.begin; key < seen.end; key += kDecodeKeys)
+        for (int64_t tile = 0; tile < grid.count(); ++tile)
             row.add(std::exp(*max++ - *state.max) / sum);
         return row;
     }

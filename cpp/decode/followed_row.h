@@ -190,7 +190,7 @@ private:
     void add_value(int64_t item, int64_t head, int64_t key, float weight, float* out) const {
         const Tensor& value = call_.value;
         const int64_t kv_head = call_.scores.kv_head(head);
-        if (value.scales) weight *= *value.scales.row(item, kv_head, key);
+        if (value.scales) weight *= *value.scales_at(item, kv_head, key);
         kernels().accumulate_few({&weight}, value.stored(item, kv_head, key), {out}, 1, 1,
                                  static_cast<int>(call_.value_dim), fetched_ahead(1, false));
     }

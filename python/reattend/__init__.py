@@ -13,6 +13,7 @@ from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
 from reattend.border.config import __version__, num_threads, show_config
 from reattend.border.explanation import explain
+from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized, quantize
 from reattend.border.results import AttentionResult, SegmentState, combine, merge
 from reattend.cache.kv_cache import KVCache
@@ -88,6 +89,7 @@ __all__ = [
     "Method",
     "MiddleLayers",
     "Plan",
+    "Prefixed",
     "Quantized",
     "Reweight",
     "RowEdit",

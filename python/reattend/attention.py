@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from reattend.border.core_call import attend
 from reattend.border.keywords import refuse
+from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized
 from reattend.border.request import PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult, SegmentState
@@ -20,8 +21,8 @@ __all__ = ["attention", "segment_pass"]
 @overload
 def attention(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Quantized | Prefixed,
+    value: Array | Quantized | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -42,8 +43,8 @@ def attention(
 @overload
 def attention(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Quantized | Prefixed,
+    value: Array | Quantized | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -63,8 +64,8 @@ def attention(
 ) -> Array: ...
 def attention(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Quantized | Prefixed,
+    value: Array | Quantized | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -105,10 +106,10 @@ def attention(
         axis that is not contiguous costs a copy. Sums are float32 for all types; so are products,
         but for bfloat16 on a CPU that multiplies these, where rows are many or share a key head:
         there attention weights are rounded to bfloat16 before they meet the values.
-    key : array [B, H_kv, M, D], or Quantized
+    key : array [B, H_kv, M, D], Quantized or Prefixed
         Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Its type may
         differ from query's: narrower keys and values are read faster.
-    value : array [B, H_kv, M, Dv], or Quantized
+    value : array [B, H_kv, M, Dv], Quantized or Prefixed
         Dv may differ from D.
     scale : float, optional
         Multiplies the scores; D ** -0.5 by default.
@@ -207,8 +208,8 @@ def attention(
 
 def segment_pass(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Quantized | Prefixed,
+    value: Array | Quantized | Prefixed,
     *,
     segments: Array | None,
     num_segments: int | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from reattend.border.core_call import attend, sums_of
 from reattend.border.dtypes import to_float32
-from reattend.border.quantized import keys_between
+from reattend.border.prefixed import keys_between
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integer, marks, numbers, pairs

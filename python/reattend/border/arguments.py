@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reattend.border import config
+from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized
 from reattend.border.request import MaskSpec
 from reattend.checks import as_array, count, integer, real
@@ -44,11 +45,11 @@ class Shape(NamedTuple):
 
 
 def array_or_stored(name: str, given: Any, axes: str | None = None) -> Any:
-    """Take an array-like, or `Quantized` as it is, of any type; of four axes where they are named.
+    """Take an array-like, or what is stored as it is, of any type; of four axes where named.
 
     What computes with it says which types it reads.
     """
-    found = given if isinstance(given, Quantized) else as_array(name, given)
+    found = given if isinstance(given, (Quantized, Prefixed)) else as_array(name, given)
     if axes is not None and found.ndim != 4:
         raise ValueError(f"{name} must have 4 axes {axes}, got shape {found.shape}")
     return found
@@ -81,6 +82,20 @@ def stored(name: str, array: Any, axes: str, dtype: str | None = None) -> Array 
     found = readable(numbers), readable(scale)
     same = found[0] is array.numbers and found[1] is array.scale
     return array if same and type(array) is Quantized else Quantized(*found)
+
+
+def prefixed(name: str, given: Prefixed, axes: str, dtype: str | None = None) -> Prefixed:
+    """Check both parts of keys or values, which are to fit."""
+    prefix, own = (stored(name, part, axes, dtype) for part in given)
+    if prefix.shape != (1, own.shape[1], prefix.shape[2], own.shape[3]):
+        raise ValueError(
+            f"{name} must have a prefix [1, H_kv, P, D] with own's heads and head size, "
+            f"got shapes {prefix.shape} and {own.shape}"
+        )
+    if prefix.dtype != own.dtype:
+        raise TypeError(f"{name} must have parts of one type, got {prefix.dtype} and {own.dtype}")
+    same = prefix is given.prefix and own is given.own
+    return given if same and type(given) is Prefixed else Prefixed(prefix, own)
 
 
 def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from reattend import _core
 from reattend.border import arguments
 from reattend.border.dtypes import write
+from reattend.border.prefixed import Prefixed
 from reattend.border.prepare import Prepared, as_tuple, prepare, segment_count
 from reattend.border.request import MaskSpec, Request
 from reattend.border.results import AttentionResult, combine
@@ -95,6 +96,8 @@ def sums_of(
 ) -> Array:
     """Compute column sums [B, H, M] from an earlier pass's logsumexp."""
     threads = arguments.threads(num_threads)
+    if isinstance(key, Prefixed):
+        key = key.whole()
     sums: Array | None = _core.column_sums(query, key, logsumexp, mask, heads, threads)
     if sums is None:
         call = prepare(query, key, key, mask, Request())

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from reattend import _core
 from reattend.border import arguments
 from reattend.border.keywords import refuse
+from reattend.border.prefixed import Prefixed
 from reattend.border.prepare import Prepared, as_tuple, prepare, segment_count
 from reattend.border.quantized import Quantized
 from reattend.border.request import MaskSpec, Request
@@ -55,8 +56,8 @@ class Explanation(NamedTuple):
 
 def explain(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Quantized | Prefixed,
+    value: Array | Quantized | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -157,6 +158,9 @@ def _of_kernel(call: Prepared, found: dict[str, Any]) -> list[str]:
         return [f"{rows}: tiles of queries walk over packed tiles of keys; from 9 rows on"]
     reasons = [f"{rows}: keys and values are read once, where they lie; up to 8 rows go this way"]
     group = shape.num_heads // max(num_kv_heads, 1)
+    if isinstance(call.key, Prefixed):
+        shared = f"the first {call.key.prefix.shape[2]} keys are read for several items together"
+        return [*reasons, f"{shared}, and merged with what is each item's own"]
     if group > 1:
         reasons.append(f"{group} query heads share a key head, and one reading of it")
     chunks = found["units"] // max(shape.batch * num_kv_heads, 1)

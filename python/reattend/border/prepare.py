@@ -6,17 +6,20 @@ from typing import Any, NamedTuple
 
 from reattend.border import arguments, score_edits
 from reattend.border.arguments import Shape
+from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized
 from reattend.border.request import MaskSpec, Request
 from reattend.policy import Array, Policy, Reweight
+
+MOST_ROWS = 8  # of an item, that read keys where they lie (kDecodeRows in cpp/attention.h)
 
 
 class Prepared(NamedTuple):
     """A call that the core reads, but for policies that are no `Reweight`."""
 
     query: Array
-    key: Array | Quantized
-    value: Array | Quantized
+    key: Array | Quantized | Prefixed
+    value: Array | Quantized | Prefixed
     mask: MaskSpec
     request: Request
 
@@ -42,12 +45,14 @@ def prepare(query: Any, key: Any, value: Any, mask: MaskSpec, request: Request) 
     (True, 1.0, ('masses',))
     """
     query = arguments.tensor("query", query, "[B, H, N, D]", mask.dtype)
-    key = arguments.stored("key", key, "[B, H_kv, M, D]", mask.dtype)
-    value = arguments.stored("value", value, "[B, H_kv, M, Dv]", mask.dtype)
+    key = _stored("key", key, "[B, H_kv, M, D]", mask.dtype)
+    value = _stored("value", value, "[B, H_kv, M, Dv]", mask.dtype)
     shape = arguments.sizes(query, key)
     arguments.check_value(value, key)
     arguments.check_half_types(mask.dtype, query=query, key=key, value=value)
     mask = arguments.masks(shape, mask)
+    if not _read_in_parts(query, key, value, request):
+        key, value = _whole(key), _whole(value)
     asked = arguments.names(request.returns)
     transform = score_edits.transform(shape, request.transform)
     null_logit = score_edits.null_logit(shape, request.null_logit)
@@ -92,5 +97,26 @@ def segment_count(policies: tuple[Policy, ...], num_segments: int | None) -> int
     return next(sizes, num_segments)
 
 
-def _arrays(stored: Array | Quantized) -> tuple[Array, ...]:
+def _stored(name: str, given: Any, axes: str, dtype: str | None) -> Any:
+    check = arguments.prefixed if isinstance(given, Prefixed) else arguments.stored
+    return check(name, given, axes, dtype)
+
+
+def _read_in_parts(query: Array, key: Any, value: Any, request: Request) -> bool:
+    """Whether the pass reads a shared prefix and what follows as two parts."""
+    if not (isinstance(key, Prefixed) and isinstance(value, Prefixed)):
+        return False
+    sums = "column_sums" in arguments.names(request.returns)
+    alike = key.prefix.shape[2] == value.prefix.shape[2]
+    few = query.shape[2] <= MOST_ROWS and not (sums and query.shape[2] > 1)
+    return alike and few and request.plain is None
+
+
+def _whole(stored: Any) -> Any:
+    return stored.whole() if isinstance(stored, Prefixed) else stored
+
+
+def _arrays(stored: Any) -> tuple[Array, ...]:
+    if isinstance(stored, Prefixed):
+        return (*_arrays(stored.prefix), *_arrays(stored.own))
     return tuple(stored) if isinstance(stored, Quantized) else (stored,)

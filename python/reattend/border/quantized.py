@@ -60,13 +60,6 @@ class Quantized(NamedTuple):
         return np.multiply(self.numbers, self.scale[..., None], dtype=np.float32)
 
 
-def keys_between(stored: Array | Quantized, keys: slice) -> Array | Quantized:
-    """Give some of the keys or values [B, H_kv, M, D], as they are stored; without a copy."""
-    if not isinstance(stored, Quantized):
-        return stored[:, :, keys]
-    return Quantized(stored.numbers[:, :, keys], stored.scale[:, :, keys])
-
-
 def quantize(array: Any, *, name: str = "array") -> Quantized:
     """Store keys or values as int8, each token of each head with a scale of its own.
 

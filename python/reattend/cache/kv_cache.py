@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized, quantize
 from reattend.cache.storage import Layer
 from reattend.checks import as_array, count, integers, items, layer_count, place
@@ -56,6 +57,8 @@ class KVCache:
         self._capacity = count("capacity", capacity, 0)
         self._as_given = None if dtype == "int8" else self.dtype  # the type that needs no change
         self._layers = [Layer() for _ in range(self.num_layers)]
+        self._prefix: list[Layer] | None = None  # what all items begin with
+        self._batch = 0  # of a cache with a prefix
         self._use = OneThread("KVCache")
 
     @alone
@@ -71,7 +74,7 @@ class KVCache:
 
         Returns
         -------
-        keys, values : array, or Quantized, [B, H_kv, M, D] and [B, H_kv, M, Dv]
+        keys, values : array, Quantized or Prefixed, [B, H_kv, M, D] and [B, H_kv, M, Dv]
             Views of the storage. They show the same until this cache is reordered, or cropped to
             fewer keys than they have; nothing that is done to another cache changes them.
 
@@ -103,17 +106,23 @@ class KVCache:
                 f"got shapes {key.shape} and {value.shape}"
             )
         sizes = (*key.shape[:2], key.shape[3], value.shape[3])
-        if held.room is not None and sizes != held.sizes:
+        prefix = None if self._prefix is None else self._prefix[layer]
+        expected = held.sizes if held.room is not None else sizes
+        if prefix is not None:
+            expected = (self._batch, *(sizes if prefix.room is None else prefix.sizes)[1:])
+        if sizes != expected:
             raise ValueError(
                 "key and value must have the batch, heads and head sizes that the layer holds, "
-                f"{held.sizes}, got {sizes}"
+                f"{expected}, got {sizes}"
             )
+        parts: tuple[Any, ...] = (key, value)
         if self._as_given is None:
             parts = *quantize(key, name="key"), *quantize(value, name="value")
-            views = held.append(sizes, parts, self._capacity, None)
-            return Quantized(*views[:2]), Quantized(*views[2:])
-        keys, values = held.append(sizes, (key, value), self._capacity, self._as_given)
-        return keys, values
+        keys, values = _stored(held.append(sizes, parts, self._capacity, self._as_given))
+        if prefix is None or prefix.room is None:
+            return keys, values
+        shared = _stored([array[:, :, : prefix.length] for array in prefix.room.arrays])
+        return Prefixed(shared[0], keys), Prefixed(shared[1], values)
 
     @alone
     def crop(self, length: int) -> None:
@@ -141,8 +150,10 @@ class KVCache:
         3
         """
         length = count("length", length, 0)
-        for held in self._layers:
-            held.crop(length)
+        for layer, held in enumerate(self._layers):
+            held.crop(max(length - self._before(layer), 0))
+            if self._prefix is not None:
+                self._prefix[layer].crop(length)
 
     @alone
     def keep(self, layer: int, indices: Array) -> None:
@@ -176,6 +187,8 @@ class KVCache:
         array([0., 2., 3., 9.], dtype=float32)
         """
         held = self._layer(layer)
+        if self._prefix is not None:
+            raise ValueError("keep() is for a cache without a shared prefix: keep, then fork")
         indices = integers("indices", indices, "[K] or [H_kv, K] or [B, H_kv, K]")
         whole = held.sizes[:2]
         lead = indices.shape[:-1]
@@ -220,19 +233,34 @@ class KVCache:
         array([1., 1.], dtype=float32)
         """
         batch = min((held.sizes[0] for held in self._layers if held.room is not None), default=None)
+        if self._prefix is not None:
+            batch = self._batch
         indices = items("indices", indices, batch)
         if batch is None:
             return
+        self._batch = len(indices)
         for held in self._layers:
             held.reorder(indices)
 
     @alone
-    def fork(self) -> KVCache:
+    def fork(self, batch: int | None = None) -> KVCache:
         """Give a second cache that holds what this one does, without a copy.
 
         For many questions about one image, or branches of a search: what is done to one of the two
         never shows in the other. It is called as in vLLM and SGLang, after the system call, which
         copies on write too; llama.cpp's ``seq_cp`` names a copy that is none.
+
+        Parameters
+        ----------
+        batch : int, optional
+            A cache of so many items, each of which begins with what this one, of one item, holds.
+            `append` then gives `Prefixed` keys and values: their beginning is there once, and read
+            once a step for all items.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``batch`` is no number from 1, or the cache holds several items or has a prefix.
 
         Examples
         --------
@@ -243,9 +271,30 @@ class KVCache:
         >>> _ = branch.append(0, word, word)
         >>> len(cache), len(branch)
         (600, 601)
+
+        Three questions about the image, which is there once:
+
+        >>> questions = cache.fork(batch=3)
+        >>> keys, _ = questions.append(0, *np.zeros((2, 3, 4, 1, 8)))
+        >>> keys.shape, keys.prefix.shape, keys.own.shape
+        ((3, 4, 601, 8), (1, 4, 600, 8), (3, 4, 1, 8))
         """
+        if batch is not None:
+            batch = count("batch", batch, 1)
+            most = max((held.sizes[0] for held in self._layers if held.room is not None), default=1)
+            if most > 1 or self._prefix is not None:
+                raise ValueError(
+                    "batch is for a cache of one item that shares no prefix, got "
+                    + (f"{most} items" if self._prefix is None else "one that does")
+                )
         other = copy(self)
         other._layers = [held.fork() for held in self._layers]
+        if self._prefix is not None:
+            other._prefix = [held.fork() for held in self._prefix]
+        if batch is not None:
+            other._batch = batch
+            other._capacity = max(self._capacity - len(self), 0)  # of what each has of its own
+            other._prefix, other._layers = other._layers, [Layer() for _ in self._layers]
         other._use = OneThread("KVCache")
         return other
 
@@ -262,19 +311,27 @@ class KVCache:
         >>> KVCache(num_layers=2).length(1)
         0
         """
-        return self._layer(layer).length
+        return self._layer(layer).length + self._before(layer)
 
     def __len__(self) -> int:
-        return max(held.length for held in self._layers)
+        return max(map(self.length, range(self.num_layers)))
 
     @property
     def nbytes(self) -> int:
         """Memory that the storage takes, in bytes; what forks share counts in each of them."""
-        rooms = [held.room for held in self._layers if held.room is not None]
+        rooms = [held.room for held in (*self._layers, *(self._prefix or ())) if held.room]
         return sum(array.nbytes for room in rooms for array in room.arrays)
 
     def __repr__(self) -> str:
         return f"KVCache({self.num_layers} layers, {len(self)} keys, {self.nbytes / 2**20:.1f} MiB)"
+
+    def _before(self, layer: int) -> int:
+        """Give the number of keys that all items share."""
+        return (
+            0
+            if self._prefix is None
+            else self._prefix[place("layer", layer, self.num_layers)].length
+        )
 
     def _layer(self, layer: int) -> Layer:
         return self._layers[place("layer", layer, self.num_layers)]
@@ -289,3 +346,10 @@ class KVCache:
                 f"{name} must be float32, float16, bfloat16 or float64, got {array.dtype}"
             )
         return array
+
+
+def _stored(views: list[Array]) -> tuple[Any, Any]:
+    """Give keys and values, of which a room holds two arrays, or four of 8 bits."""
+    if len(views) == 2:
+        return views[0], views[1]
+    return Quantized(*views[:2]), Quantized(*views[2:])
