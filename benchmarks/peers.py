@@ -17,6 +17,7 @@ from cases import Arrays, Candidate, Case
 from ours import reattend
 from peers_ggml import llama_cpp
 from peers_graph import onnxruntime, openvino
+from peers_serving import vllm, zentorch
 from peers_torch import torch_eager, torch_flex, torch_one_hot, torch_sdpa
 
 TYPES = ("float32", "bfloat16", "float16")
@@ -74,5 +75,7 @@ PEERS = {
     "numpy-eager": Peer(numpy_eager, ("numpy",)),
     "onnxruntime": Peer(onnxruntime, ("onnxruntime", "onnx"), held=()),
     "openvino": Peer(openvino, ("openvino",), held=()),
+    "vllm": Peer(vllm, ("torch", "vllm")),
+    "zentorch": Peer(zentorch, ("torch", "zentorch")),
     "llama.cpp": Peer(llama_cpp, (peers_ggml.PACKAGE,), held=TYPES),
 }

@@ -21,7 +21,7 @@ def torch_sdpa(case: Case, arrays: Arrays, method: str, threads: int) -> Candida
     """
     if method != "plain" or case.window:
         return None
-    query, key, value = _tensors(case, arrays, threads)
+    query, key, value = tensors(case, arrays, threads)
     return Candidate(_sdpa(case, query, key, value))
 
 
@@ -35,7 +35,7 @@ def torch_one_hot(case: Case, arrays: Arrays, method: str, threads: int) -> Cand
         return None
     import torch
 
-    query, key, value = _tensors(case, arrays, threads)
+    query, key, value = tensors(case, arrays, threads)
     width = case.head_dim
     query, key, value = (torch.nn.functional.pad(x, (0, COLUMNS)) for x in (query, key, value))
     labels = np.pad(arrays.labels, (0, case.key_len - len(arrays.labels)))
@@ -60,7 +60,7 @@ def torch_flex(case: Case, arrays: Arrays, method: str, threads: int) -> Candida
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    query, key, value = _tensors(case, arrays, threads)
+    query, key, value = tensors(case, arrays, threads)
     torch._dynamo.reset()  # else the ninth shape of a process is left uncompiled
     mask = None
     if not case.decode:
@@ -90,7 +90,7 @@ def torch_eager(case: Case, arrays: Arrays, method: str, threads: int) -> Candid
         return None
     import torch
 
-    query, key, value = _tensors(case, arrays, threads)
+    query, key, value = tensors(case, arrays, threads)
     repeated = query.shape[1] // key.shape[1]
     scale, turned = case.head_dim**-0.5, query.shape[2] == 1 and case.dtype == "float32"
     mask = None
@@ -145,7 +145,7 @@ def _sdpa(case: Case, query: Any, key: Any, value: Any) -> Any:
     return torch.inference_mode()(call)
 
 
-def _tensors(case: Case, arrays: Arrays, threads: int) -> tuple[Any, Any, Any]:
+def tensors(case: Case, arrays: Arrays, threads: int) -> tuple[Any, Any, Any]:
     """Give query, key and value to torch; a decode's query as [B, H_kv, H / H_kv, D]."""
     import torch
 
