@@ -114,6 +114,12 @@ def test_padding_rows_do_not_count_with_more_rows_than_keys(rng):
     close(found.column_sums.sum(-1), expected)
 
 
+def test_a_step_at_padding_does_not_count(rng):
+    sizes = Sizes(1, 40)
+    found = agree(tensors(rng, sizes), causal=True, key_mask=np.arange(40) < [[39], [40]])
+    close(found.column_sums.sum(-1), np.array([[0.0] * 4, [1.0] * 4], np.float32))
+
+
 @KINDS
 @pytest.mark.parametrize("name", LABELS)
 @pytest.mark.parametrize("masks", ["causal", "holes"])
@@ -125,6 +131,34 @@ def test_segments(rng, sizes, name, masks):
     expected = reference.segment_pass(*arrays, segments=labels, num_segments=4, **mask)
     for field, actual in found._asdict().items():
         close(actual, getattr(expected, field), field)
+
+
+@KINDS
+def test_labels_of_rows_that_no_policy_is_for(rng, sizes):
+    """Such rows have one sum for all segments, also where padding has keys taken run by run."""
+    arrays, labels = tensors(rng, sizes), labels_of(rng, sizes, "random")
+    how = {"segments": labels, "policy": POLICIES["hand_on"], "where": np.zeros((2, 4, 1), bool)}
+    agree(arrays, ("logsumexp",), **how, **mask_of(rng, sizes, "holes"))
+
+
+def test_a_policy_for_rows_from_the_middle_of_a_tile_on(rng):
+    """Its sinks are gathered across tiles of keys, whose maxima rise row by row."""
+    labels = labels_of(rng, TILES, "image-and-sinks")
+    how = {"segments": labels, "policy": POLICIES["hand_on"], "where": np.arange(260) >= 70}
+    agree(tensors(rng, TILES), ("logsumexp",), **how)
+
+
+def test_a_segment_that_comes_late_begins_with_nothing(rng):
+    """Whatever an earlier step left there: the second chunk of keys is the first to have it."""
+    sizes = Sizes(1, 1200, batch=1, heads=2, kv_heads=1)
+    query, key, value = tensors(rng, sizes)
+    how = {
+        "policy": Reweight((1, 0.5)),
+        "segments": np.arange(1200, dtype=np.uint8)[None, None] % 2,
+    }
+    attention(query, key, np.full_like(value, 1e30), **how)
+    how["segments"] = (np.arange(1200) > 700).astype(np.uint8)[None, None]
+    agree((query, key, value), **how)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int64, np.uint16, ">i4"])

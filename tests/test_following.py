@@ -190,15 +190,40 @@ def test_an_item_is_what_it_is_alone(rng):
         np.testing.assert_array_equal(whole[item], run([item])[0])
 
 
-def test_sinks_that_take_nearly_all(rng):
+@pytest.mark.parametrize("size", [14, 60])
+def test_sinks_that_take_nearly_all(rng, size):
     """A row that is hardly anything beside its sinks keeps its digits, and so do such segments."""
     length = PROMPT + 5
     query, key, value = numbers(rng, length)
-    key[:, :, [4, 17], 0] = 14
+    key[:, :, [4, 17], 0] = size
     outs, sessions = both("VAR ACT", (query, key, value), length=length)
     reading = next(r for r in sessions[0].report().readings if r.method == "ACT")
     assert (reading.before[:, 1] > 0.95).all()
     np.testing.assert_allclose(*outs, atol=2e-5)
+
+
+@pytest.mark.parametrize("theta", [0.02, 0.05, 0.1, 0.2])
+def test_a_key_that_is_hidden_for_a_while(rng, theta):
+    """Rows that do not see a key do not count for it, also where rows before them did."""
+    length = PROMPT + 60
+    arrays = numbers(rng, length)
+    outs, sessions = [], []
+    for act in (ACT(theta=theta), _Asked(theta=theta)):
+        session, found = Session([act], num_layers=LAYERS), []
+        with session.generation(prompt_len=PROMPT):
+            for start, end in [(0, PROMPT), *((i, i + 1) for i in range(PROMPT, length))]:
+                seen = np.ones((2, end), bool)
+                seen[:, [4, 17]] = not PROMPT < start < length - 5
+                query, (key, value) = (
+                    arrays[0][:, :, start:end],
+                    (_until(x, end) for x in arrays[1:]),
+                )
+                found.append(session.attend(LAYER, query, key, value, key_mask=seen))
+        outs.append(np.concatenate(found, axis=2))
+        sessions.append(session)
+    np.testing.assert_allclose(*outs, atol=TOLERANCE)
+    for one, two in zip(*(session.report().readings for session in sessions), strict=True):
+        np.testing.assert_equal(one.found, two.found)
 
 
 def test_what_goes_beyond_is_asked_and_then_followed_again(rng, followed):

@@ -162,6 +162,15 @@ def test_a_bias_touches_its_row(rng, length, bits):
     close(found[:, :, rows], clean[:, :, rows])
 
 
+@pytest.mark.parametrize("rows", [1, 20])
+def test_the_smallest_weights_count(rows):
+    """Down to float32's smallest normal number: a value of 1e37 shows one of exp(-85)."""
+    query = np.ones((1, 1, rows, 1), np.float32)
+    key, value = np.array([[0, -85], [1, 1e37]], np.float32).reshape(2, 1, 1, 2, 1)
+    out = attention(query, key, value, scale=1.0)
+    close(out, np.full_like(out, 1 + 1e37 * np.exp(-85.0)))
+
+
 @KINDS
 @pytest.mark.parametrize("scale", [1e4, -1e5, 1e6, 2.0**124])
 @interventions

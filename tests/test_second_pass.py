@@ -94,6 +94,17 @@ def test_policies_without_segments_scale_heads(rng):
           {"segments": None, "policy": ra.Reweight((2.0,)), "where": heads})  # fmt: skip
 
 
+def test_heads_without_labels_whose_rows_differ(rng):
+    labels = np.zeros((2, 4, 300), np.uint8)
+    labels[:, 0, 5] = 1
+    how = {
+        "segments": labels,
+        "policy": ra.Reweight((0.5, 1)),
+        "where": rng.random((2, 4, 300)) < 0.5,
+    }
+    check(inputs(rng), {"causal": True}, how)
+
+
 def test_strided_out(rng):
     tensors = inputs(rng)
     labels = np.zeros((2, 1, 300), np.uint8)
@@ -192,3 +203,22 @@ def test_a_row_whose_weights_are_known_reads_no_masked_value(rng):
     how = {"segments": labels, "policy": policy, "causal": True, "key_mask": shown}
     expected = reference.attention(query, key, np.nan_to_num(value), **how)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [9, 25])
+def test_sinks_take_nearly_all_of_a_row_whose_weights_are_known(rng, size):
+    """What is left is summed: 1 - mass of the sinks keeps no digit, or is less than nothing."""
+    query, key, value = inputs(rng, query_len=1)
+    query[..., 0], key[:, :, 7, 0] = 6, size
+    labels = np.zeros((2, 1, 300), np.uint8)
+    labels[..., 7] = 1
+    policy = ra.Reweight((1, 0.4), to=(0,))
+    plain = attend(
+        query, key, value, MaskSpec(), Request(returns=("logsumexp", "column_sums")), None
+    )
+    request = Request(
+        labels, policy, out=plain.out, plain=plain.logsumexp, weights=plain.column_sums
+    )
+    found = attend(query, key, value, MaskSpec(), request, None)
+    expected = reference.attention(query, key, value, segments=labels, policy=policy)
+    np.testing.assert_allclose(found, expected, atol=2e-5)

@@ -61,6 +61,13 @@ def test_the_pass_tells_what_the_reference_tells(data, sizes, masks, seed):
     agree(tensors(rng, sizes), num_threads=data.draw(st.integers(1, 3)), **how)
 
 
+def test_a_later_chunk_has_far_larger_scores(rng):
+    """By more than exp() can hold: a step's chunks are brought to the larger maximum of two."""
+    query, key, value = tensors(rng, Sizes(1, 1500, batch=1, heads=2, kv_heads=1))
+    key[:, :, 900:] *= 60
+    agree((query, key, value), tolerance=2e-5)
+
+
 @KINDS
 @pytest.mark.parametrize("masks", ["causal+holes", "window+left-padding+bias-hides", "softcap"])
 def test_threads_and_batches_change_nothing(rng, sizes, masks):

@@ -29,7 +29,7 @@ CHOSEN = "REATTEND_MUTANT"  # the variable that says which
 TESTS = ("policy", "attention", "golden", "transform", "nonfinite", "open_road", "second_pass",
          "same_bytes", "guard_pages", "threads", "accuracy", "statistics", "following", "sinks",
          "properties", "stored_types")  # fmt: skip
-MORE = ("tests/border/test_quantized.py", "tests/border/test_half_precision.py")
+MORE = [f"tests/border/test_{name}.py" for name in ("arguments", "quantized", "half_precision")]
 
 # Which fault, and where it is seen that a place was come to: in a file that child processes share.
 HEADER = """
