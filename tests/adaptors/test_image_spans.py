@@ -157,3 +157,25 @@ def test_tokens_of_pictures_and_videos_are_known_and_those_of_sound_are_not(fami
     found = {"image": 90, "video": 93}
     assert attached(model).structure.image_tokens == tuple(found[name] for name in names)
     assert getattr(model.config, "audio_token_id", 89) == 89
+
+
+@pytest.mark.parametrize("family", ["internvl", "llama4"])
+def test_tiles_and_a_thumbnail_are_found(family):
+    """Tokens between them, as Llama 4 has, are no part of the picture."""
+    model = model_of(family)
+    what = given(model)
+    size, token = int(what.image[0].sum()), int(what.inputs["input_ids"][what.image][0])
+    between = [7] if family == "llama4" else []
+    tiles = [*([token] * size), *between] * 2 + [token] * size
+    ids = torch.tensor([[1, 5, *tiles, 8, 3, 14]])
+    pixels = what.inputs["pixel_values"]
+    how = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.cat([pixels, pixels[:1]]),
+    }  # fmt: skip
+    with attached(model, method("VHR")) as session:
+        tokens(model, how, 2)
+        assert session.report().idle == ()
+    step = size + len(between)
+    expected = [(2 + step * at, 2 + step * at + size) for at in range(3)]
+    assert session.image_spans == [expected if between else [(2, 2 + 3 * size)]]

@@ -9,14 +9,14 @@ import rows  # noqa: E402
 from beside import Beside, beside  # noqa: E402
 from given import given  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
-from reattend.methods import ACT, VAR  # noqa: E402
+from reattend.methods import ACT, VAR, VHR  # noqa: E402
 from rows import BEGIN, END, PAGE, UNBUILT, Row, store, stored, tables  # noqa: E402
 from runs import generate  # noqa: E402
 from sweep import can_be_built, difference, families, keep, swept  # noqa: E402
 from tiny import model_of  # noqa: E402
 
 EXACT = {
-    "diffllama": "", "gemma3n_text": "", "minimax": "", "olmo_hybrid": "", "hy_v4": "",
+    "bamba": "", "diffllama": "", "gemma3n_text": "", "minimax": "", "olmo_hybrid": "", "hy_v4": "",
     "inkling2_text": "", "longcat_flash": "", "phimoe": "", "mllama": "cross-attention",
     "chameleon": "square", "cohere2_vision": "square, with its size",
     "gemma4": "patches with their places", "glm5_next": "patches",
@@ -94,6 +94,24 @@ def test_every_row_comes_out_anew(family):
     if not can_be_built(known):
         pytest.skip(f"swept with transformers {known.transformers} {known.beside}")
     assert swept(family).finding() == known.finding()
+
+
+@pytest.mark.parametrize("family", ["bamba", "qwen3_5"])
+def test_a_hybrid_may_read_its_prompt_in_chunks(family):
+    """The states of its recurrent layers go on; VHR, which compares whole prompts, refuses."""
+    model = model_of(family)
+    what = given(model)
+    image = None if what.pictures else what.image
+    var = VAR(sink_dims=(3, 7), tau=0.15, p=0.3, rho=0.1, image_mass=0.02)
+    with attached(model, var, image=image):
+        whole = generate(model, what.inputs, 4)
+        chunks = generate(model, what.inputs, 4, prefill_chunk_size=9)
+    assert difference(whole, chunks) < 5e-5
+    with (
+        attached(model, VHR(alpha=2.0), image=image),
+        pytest.raises(ValueError, match="read in one call"),
+    ):
+        generate(model, what.inputs, 2, prefill_chunk_size=9)
 
 
 def test_a_formula_that_is_not_held_is_said(monkeypatch):
