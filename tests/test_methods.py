@@ -10,6 +10,7 @@ from cases import METHODS
 from reattend import Plan, Reweight
 from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
+from reattend.reading import Reading
 from reattend.session import Session
 from reattend.testing import Case, checks, parametrize_with_checks, run
 from reattend.testing.laws import TOLERANCE
@@ -233,6 +234,12 @@ def test_var_asks_for_hidden_states():
 def test_vhr_refuses_chunks():
     with pytest.raises(ValueError, match="must be read in one call, got rows 0 to 9 of 24"):
         run(VHR(), sample(0), chunks=(10,))
+
+
+def test_vhr_tells_of_the_first_item():
+    found = {"heads": [[0, 2], [1]], "chosen": np.ones((2, 4), bool)}
+    reading = Reading(1, "VHR", ("rest",), 1, np.ones(4), np.ones((4, 1)), np.ones((4, 1)), found)
+    assert VHR().describe([reading], 2) == ["2 of 8 heads reinforced, in layers 1"]
 
 
 def test_vhr_asks_for_the_text_branch():

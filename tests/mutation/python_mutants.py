@@ -22,13 +22,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "python" / "reattend"
 SECONDS = 60  # of a CPU; a mutant that takes longer is noticed, as one that hangs
-LAWS = ["tests/test_methods.py", "tests/methods/test_formulas.py", "tests/test_golden.py"]
+LAWS = [
+    "tests/test_methods.py", "tests/methods/test_formulas.py", "tests/test_session.py",
+    "tests/test_cross_attention.py", "tests/test_golden.py",
+]  # fmt: skip
+ALL = "test_session or test_cross"  # the files of which every test counts, whatever it is called
 # Module -> its tests, the quick ones first.
 MODULES = {
     "policy": ["tests/test_policy.py", "tests/test_plan.py"],
-    "methods/var": ["tests/test_hostile_values.py", "-k", "VAR or var", *LAWS],
-    "methods/vhr": ["tests/test_hostile_values.py", "-k", "VHR or vhr", *LAWS],
-    "methods/act": ["tests/test_hostile_values.py", "-k", "ACT or act", *LAWS],
+    "methods/var": ["tests/test_hostile_values.py", "-k", f"VAR or var or {ALL}", *LAWS],
+    "methods/vhr": ["tests/test_hostile_values.py", "-k", f"VHR or vhr or {ALL}", *LAWS],
+    "methods/act": ["tests/test_hostile_values.py", "-k", f"ACT or act or {ALL}", *LAWS],
     "reference": ["tests/test_attention.py", "tests/test_transform.py", "tests/test_golden.py"],
 }
 SWAPS = {
