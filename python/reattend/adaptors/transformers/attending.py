@@ -117,7 +117,7 @@ def attend(
             room *= left
     if checked and forward.check is not None:
         forward.check.compare(asked, form, forward.before, unchanged)
-    return tensor.to(query.dtype)
+    return tensor if tensor.dtype == query.dtype else tensor.to(query.dtype)
 
 
 class Settings(TypedDict):
