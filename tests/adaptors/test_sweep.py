@@ -97,8 +97,11 @@ def test_every_row_comes_out_anew(family):
 
 
 @pytest.mark.parametrize("family", ["bamba", "qwen3_5"])
-def test_a_hybrid_may_read_its_prompt_in_chunks(family):
-    """The states of its recurrent layers go on; VHR, which compares whole prompts, refuses."""
+def test_hybrids_read_prompts_in_chunks_and_skip_layers_without_attention(family):
+    """The states of its recurrent layers go on; VHR, which compares whole prompts, refuses.
+
+    A layer that a method names and that has no attention is skipped, and the report says so.
+    """
     model = model_of(family)
     what = given(model)
     image = None if what.pictures else what.image
@@ -107,6 +110,14 @@ def test_a_hybrid_may_read_its_prompt_in_chunks(family):
         whole = generate(model, what.inputs, 4)
         chunks = generate(model, what.inputs, 4, prefill_chunk_size=9)
     assert difference(whole, chunks) < 5e-5
+    with attached(model, VHR(alpha=2.0, layers=(1, 2)), image=image) as session:
+        generate(model, what.inputs, 2)
+        report = session.report()
+    assert report.skipped == tuple(at for at in range(5) if at not in session.structure.attention)
+    assert {reading.layer for reading in report.readings} <= set(session.structure.attention)
+    said = f"which methods skip: {', '.join(map(str, report.skipped))}"
+    assert said in str(report)
+    assert report.to_dict()["skipped"] == list(report.skipped) != []
     with (
         attached(model, VHR(alpha=2.0), image=image),
         pytest.raises(ValueError, match="read in one call"),

@@ -37,6 +37,12 @@ class Structure:
         return min(self.attention)
 
     @property
+    def without_attention(self) -> tuple[int, ...]:
+        """The layers that have no softmax attention."""
+        having = {*self.attention, *self.cross}
+        return tuple(layer for layer in range(self.num_layers) if layer not in having)
+
+    @property
     def num_heads(self) -> int:
         """Number of query heads."""
         return int(self.config.num_attention_heads)

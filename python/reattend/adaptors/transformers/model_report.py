@@ -23,6 +23,7 @@ class ModelReport:
     text_seconds: float | None  # what the text-only branch cost; None: there was none
     text_tokens: int = 0
     idle: tuple[str, ...] = ()  # methods that changed no row
+    skipped: tuple[int, ...] = ()  # layers without softmax attention, which are the model's own
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -41,6 +42,7 @@ class ModelReport:
             "text_seconds": self.text_seconds,
             "text_tokens": self.text_tokens,
             "idle": list(self.idle),
+            "skipped": list(self.skipped),
         }
 
     def to_json(self) -> str:
@@ -70,6 +72,9 @@ class ModelReport:
         lines = [str(self.methods)]
         if self.idle:
             lines.append(f"changed no row: {', '.join(self.idle)}")
+        if self.skipped:
+            skipped = ", ".join(map(str, self.skipped))
+            lines.append(f"layers without softmax attention, which methods skip: {skipped}")
         if self.image:
             shown = [", ".join(f"{a} to {b - 1}" for a, b in item) or "none" for item in self.image]
             lines.append(f"image tokens: {'; '.join(shown)}")

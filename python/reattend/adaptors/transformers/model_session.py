@@ -97,7 +97,7 @@ class ModelSession:
         report = last.session.report()
         return ModelReport(
             report, self._found, spans(last.image), last.text_seconds, last.text_tokens,
-            self._idle(report),
+            self._idle(report), self.structure.without_attention,
         )  # fmt: skip
 
     def _idle(self, report: Report) -> tuple[str, ...]:
