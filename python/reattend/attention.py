@@ -9,7 +9,7 @@ from reattend.border.core_call import attend
 from reattend.border.keywords import refuse
 from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized
-from reattend.border.request import PLAIN, MaskSpec, Request
+from reattend.border.request import CAUSAL, PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult, SegmentState
 from reattend.checks import integer
 from reattend.policy import MAX_SEGMENTS, Array, Policy
@@ -193,7 +193,14 @@ def attention(
     """
     if unknown:
         refuse(unknown)
-    mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+    edits_nothing = (
+        scale is None and key_mask is None and bias is None and window is None and softcap is None
+        and dtype is None
+    )  # fmt: skip
+    mask = (
+        CAUSAL if edits_nothing and causal is True
+        else MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+    )  # fmt: skip
     asks_nothing = (
         segments is None and policy is None and where is None and transform is None
         and null_logit is None and returns == () and out is None

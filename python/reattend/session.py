@@ -11,7 +11,7 @@ import numpy as np
 
 from reattend.border.arguments import DTYPES, array_or_stored, scalars
 from reattend.border.core_call import attend
-from reattend.border.request import PLAIN, MaskSpec, Request
+from reattend.border.request import CAUSAL, PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.call import Call, Prompt
 from reattend.checks import as_array, count, integer, items, layer_count, numbers
@@ -297,8 +297,15 @@ class Session(Recorded, Measuring):
         cross = bool(self.cross_layers) and integer("layer", layer) in self.cross_layers
         if cross:
             causal = self._check_cross(run, layer, key, window)
-        mask = MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
-        if (
+        edits_nothing = (
+            scale is None and key_mask is None and bias is None and window is None
+            and softcap is None and dtype is None
+        )  # fmt: skip
+        mask = (
+            CAUSAL if edits_nothing and causal is True
+            else MaskSpec(scale, causal, key_mask, bias, window, softcap, dtype)
+        )  # fmt: skip
+        if mask is not CAUSAL and (
             type(causal) is not bool
             or (scale is not None and type(scale) is not float)
             or (window is not None and type(window) is not int)
