@@ -226,6 +226,22 @@ def test_a_key_that_is_hidden_for_a_while(rng, theta):
         np.testing.assert_equal(one.found, two.found)
 
 
+def test_what_act_says_of_its_sinks(rng):
+    length = PROMPT + 5
+    arrays = numbers(rng, length)
+    _, session = generation([ACT(theta=THETA)], arrays, rng, length=length)
+    (reading,) = session.report().readings
+    assert all({4, 17} <= set(sinks) for sinks in reading.found["sinks"])
+    first, *more = ACT().describe([reading], LAYERS)
+    assert first == f"sinks behind the first key attenuated, in layers {LAYER}"
+    assert more
+    _, session = generation([ACT(theta=1.0)], arrays, rng, length=length)
+    (reading,) = session.report().readings
+    assert "no sink found" in ACT().describe([reading], LAYERS)[0]
+    assert reading.found["sinks"] == [[], []]
+    assert not reading.found["counts"].any()
+
+
 def test_what_goes_beyond_is_asked_and_then_followed_again(rng, followed):
     """Several rows, a bias and a reordered batch: the means go on from where the core left them."""
     length = PROMPT + 12
