@@ -233,6 +233,9 @@ def test_returns_only_what_was_asked_for(rng, sizes, name):
     one = attention(*arrays, returns=name, **how)
     close(plain, one.out)
     close(getattr(one, name), getattr(attention(*arrays, returns=EVERYTHING, **how), name))
+    assert getattr(reference.attention(*arrays, returns=name, **how), name) is not None
+    with pytest.raises(ValueError, match="returns must hold names of"):
+        reference.attention(*arrays, returns=f"{name}s", **how)
 
 
 @KINDS

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.arguments import names
 from reattend.border.dtypes import to_float32
 from reattend.border.quantized import Quantized
 from reattend.border.results import AttentionResult, SegmentState
@@ -152,7 +153,7 @@ def attention(
     where: Array | Sequence[Array | None] | None = None,
     heads_from: Array | None = None,
     epilogue: Epilogue | Sequence[Epilogue | None] | None = None,
-    returns: Sequence[str] = (),
+    returns: str | Sequence[str] = (),
     out: Array | None = None,
     num_threads: int | None = None,
     **mask: Any,
@@ -184,6 +185,7 @@ def attention(
         result = result if end is None else end(result, rows)
     if out is not None:
         out[...], result = result, out
+    returns = names(returns)
     if not returns:
         return result
     extra = state._asdict() | {"factors": total, "changed": (total != 1).any(-1)}
