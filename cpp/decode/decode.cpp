@@ -379,24 +379,27 @@ struct Units {
           prefix(Interval{}) {
         const int64_t cut = scores.key.prefix_len;
         Interval any{cut, 0};
-        std::vector<Interval> seen;
+        keys.reserve(scores.batch);  // a small call would feel arrays that grow
+        own.reserve(scores.batch);
+        first_unit.reserve(scores.batch + 1);
         for (int64_t item = 0; item < scores.batch; ++item) {
             const Interval all = scores.keys_of_item(item);
+            const Interval seen{scores.visible(0, all).begin,
+                                scores.visible(scores.query_len - 1, all).end};
             keys.push_back(all);
-            seen.push_back(
-                {scores.visible(0, all).begin, scores.visible(scores.query_len - 1, all).end});
-            any.begin = std::min(any.begin, seen.back().begin);
-            any.end = std::max(any.end, std::min(seen.back().end, cut));
+            own.emplace_back(seen);
+            any.begin = std::min(any.begin, seen.begin);
+            any.end = std::max(any.end, std::min(seen.end, cut));
         }
         prefix = Chunks(any);
         sharing = std::clamp<int64_t>(kSharing / std::max<int64_t>(1, rows), 1,
                                       std::max<int64_t>(1, scores.batch));
         blocks = prefix.count ? (scores.batch + sharing - 1) / sharing : 0;
         first_unit.push_back(blocks * prefix.count * scores.num_kv_heads);
-        for (const Interval& each : seen) {
-            own.emplace_back(Interval{prefix.count ? cut : std::max(each.begin, cut), each.end});
-            if (!prefix.count) own.back().count = std::max<int64_t>(1, own.back().count);
-            first_unit.push_back(first_unit.back() + own.back().count * scores.num_kv_heads);
+        for (Chunks& each : own) {
+            if (prefix.count || each.seen.begin < cut) each = Chunks({cut, each.seen.end});
+            if (!prefix.count) each.count = std::max<int64_t>(1, each.count);
+            first_unit.push_back(first_unit.back() + each.count * scores.num_kv_heads);
         }
     }
 
@@ -614,10 +617,11 @@ void decode(const Attention& call) {
         const bool known = !runs.empty() && !unit.shared &&
                            segments[item * scores.num_kv_heads + unit.kv_head] > 1;
         const SegmentSet found =
-            Reader(call, group_of(item, unit.num_items, unit.kv_head, unit.shared),
-                   states_of(slot, item, unit.kv_head), Runs::kAcross,
-                   told.data() + slot * told_size, &kept, unit.tile,
-                   known ? &runs[first_tile[item] + unit.tile - units.prefix.tiles()] : nullptr)
+            Reader(
+                call, group_of(item, unit.num_items, unit.kv_head, unit.shared),
+                states_of(slot, item, unit.kv_head), Runs::kAcross, told.data() + slot * told_size,
+                &kept, unit.tile,
+                known ? runs.data() + first_tile[item] + unit.tile - units.prefix.tiles() : nullptr)
                 .run(&units.keys[item], unit.chunk);
         for (int64_t i = 0; i < unit.num_items; ++i) present[slot + i] = found;
         for (int64_t i = item; i < item + unit.num_items; ++i)

@@ -185,8 +185,7 @@ def attention(
         result = result if end is None else end(result, rows)
     if out is not None:
         out[...], result = result, out
-    returns = names(returns)
-    if not returns:
+    if not (returns := names(returns)):
         return result
     extra = state._asdict() | {"factors": total, "changed": (total != 1).any(-1)}
     if "column_sums" in returns:
