@@ -224,6 +224,7 @@ def test_a_key_that_is_hidden_for_a_while(rng, theta):
     np.testing.assert_allclose(*outs, atol=TOLERANCE)
     for one, two in zip(*(session.report().readings for session in sessions), strict=True):
         np.testing.assert_equal(one.found, two.found)
+        np.testing.assert_array_equal(one.changed, two.changed)
 
 
 def test_what_act_says_of_its_sinks(rng):

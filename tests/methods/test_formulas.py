@@ -124,7 +124,7 @@ def test_errors_name_the_parameter(make, message):
 def test_spin_counts_the_keys_that_a_row_sees(hidden, stored, step):
     """With a window or softcap, and keys of other types, heads are those of the full matrix."""
     from reattend import Session, quantize, reference
-    from reattend.border.quantized import keys_between
+    from reattend.border.prefixed import keys_between
 
     query, key, value = (x[1] for x in (INPUTS.query, INPUTS.key, INPUTS.value))
     if stored == "float16":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -94,7 +94,6 @@ class ACT(Method):
             return True
         if state is None or call.cross:
             return False
-        seen = replace(self._policy, when=(Share((SINK,), float(np.finfo(np.float32).tiny)),))
         first, num_heads = call.first_key, call.num_heads
 
         def state_of(received: Array) -> Columns:
@@ -105,7 +104,7 @@ class ACT(Method):
             )  # fmt: skip
             return Columns(received, self._calibrate(labels), num_heads)
 
-        return ColumnRule(self.theta, heads, seen, state.received, state_of)
+        return ColumnRule(self.theta, heads, self._policy, state.received, state_of)
 
     def _calibrate(self, labels: Array) -> Plan | None:
         if not labels.shape[2]:
@@ -136,7 +135,9 @@ class ACT(Method):
 
     @cached_property
     def _policy(self) -> Reweight:
-        return Reweight(weight=(1, self.beta), to=(REST,))
+        # A row that sees no sink, such as one before it, is not changed, and not said to be.
+        some = Share((SINK,), float(np.finfo(np.float32).tiny))
+        return Reweight(weight=(1, self.beta), to=(REST,), when=(some,))
 
 
 @lru_cache(maxsize=4096)  # asked in every step of every layer
