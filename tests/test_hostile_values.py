@@ -40,10 +40,10 @@ def plain():
     return ra.attention(**ARRAYS, **MASK, **BIAS, returns="logsumexp")
 
 
-def cache():
+def cache(batch=None):
     found = ra.KVCache(2)
-    found.append(0, KEY, VALUE)
-    found.append(1, KEY, VALUE)
+    for layer in range(2):
+        found.append(layer, KEY[:batch], VALUE[:batch])
     return found
 
 
@@ -128,6 +128,7 @@ TABLE = {
         lambda **given: cache().append(**given), {"layer": 0, "key": KEY, "value": VALUE}
     ),
     "cache.kv_cache.KVCache.crop": (lambda **given: cache().crop(**given), {"length": 2}),
+    "cache.kv_cache.KVCache.fork": (lambda **given: cache(1).fork(**given), {"batch": 3}),
     "cache.kv_cache.KVCache.keep": (
         lambda **given: cache().keep(**given), {"layer": 0, "indices": np.array([0, 3])}
     ),
