@@ -12,7 +12,7 @@ import numpy as np
 
 from reattend.adaptors.transformers import attached
 from reattend.cache import KVCache
-from reattend.decoding import TEXT_ONLY, Setting
+from reattend.decoding import TEXT_ONLY
 from reattend.evaluation.datasets.dataset import (
     Answer,
     Case,
@@ -23,6 +23,7 @@ from reattend.evaluation.datasets.dataset import (
 )
 from reattend.evaluation.datasets.records import field_of, read_records
 from reattend.evaluation.runner.second_branch import (
+    CaseSetting,
     Change,
     model_processor,
     split,
@@ -51,11 +52,11 @@ _TEXTS = ("answer", "text", "response", "caption", "output")
 
 
 @contextmanager
-def _idle_methods(setting: Setting | None) -> Iterator[None]:
+def _idle_methods(setting: CaseSetting | None) -> Iterator[None]:
     """Let methods change nothing without a warning: in one case of many that is an answer."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* changed no row of a whole generation")
-        if getattr(setting, "branch", None) == TEXT_ONLY:
+        if setting is not None and setting.branch == TEXT_ONLY:
             warnings.filterwarnings("ignore", ".* will change nothing: the prompt has no image")
         yield
 
@@ -135,7 +136,8 @@ class TransformersAnswerer:
                     mixes = {"logits_processor": [mixer]}
                 found = self.model.generate(
                     **inputs, max_new_tokens=max(case.max_new_tokens for case in cases),
-                    return_dict_in_generate=True, output_logits=True, output_scores=True,
+                    return_dict_in_generate=True, output_logits=setting is None,
+                    output_scores=setting is not None,
                     **mixes, **self._generate,
                 )  # fmt: skip
         steps = found.logits if setting is None else found.scores  # what tokens are chosen from

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -24,15 +24,22 @@ from reattend.optional import demand
 from reattend.policy import Array
 from reattend.session import Session
 
-__all__ = ["Change", "model_processor", "split", "vision_language_processor"]
+__all__ = ["CaseSetting", "Change", "model_processor", "split", "vision_language_processor"]
 
 Change = Method | Setting  # what is at work: attention edited, or logits of branches mixed
+
+
+class CaseSetting(Setting, Protocol):
+    """A setting whose other branch can be made from a case, as `split` gives it."""
+
+    branch: ClassVar[str | None]  # what that branch sees
+
 
 _INSTRUCTION = "You are a confused object detector."  # before a question, for ICD
 _NOISE_STEP = 500  # of a thousand, for VCD
 
 
-def split(changes: Sequence[Change]) -> tuple[list[Method], Setting | None]:
+def split(changes: Sequence[Change]) -> tuple[list[Method], CaseSetting | None]:
     """Tell methods from the setting at the logits, of which there is one at most.
 
     Parameters
@@ -53,7 +60,7 @@ def split(changes: Sequence[Change]) -> tuple[list[Method], Setting | None]:
     ([PAI(alpha=0.5, layers=None, rows='last', phase='both')], VCD(alpha=1.0, beta=0.1))
     """
     methods = [each for each in changes if isinstance(each, Method)]
-    settings = [each for each in changes if not isinstance(each, Method)]
+    settings: list[Any] = [each for each in changes if not isinstance(each, Method)]
     if len(settings) > 1:
         raise ValueError(f"at most one setting may mix logits, got {settings}")
     for setting in settings:
@@ -67,7 +74,7 @@ def split(changes: Sequence[Change]) -> tuple[list[Method], Setting | None]:
 
 def vision_language_processor(
     model: VisionLanguage,
-    setting: Setting,
+    setting: CaseSetting,
     methods: Sequence[Method],
     cases: Sequence[Case],
     pixels: Array,
@@ -90,7 +97,7 @@ def vision_language_processor(
     max_new_tokens : int
         How many steps at most.
     """
-    config, sees = model.llama.config, getattr(setting, "branch", None)
+    config, sees = model.llama.config, setting.branch
     if sees == TEXT_ONLY:  # where there is no image, methods that need one would warn
         methods = [method for method in methods if not method.needs_image]
     session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
@@ -109,7 +116,7 @@ def vision_language_processor(
 
 def model_processor(
     model: Any,
-    setting: Setting,
+    setting: CaseSetting,
     cases: Sequence[Case],
     inputs: Mapping[str, Any],
     read: Callable[[Sequence[str], bool], Mapping[str, Any]],
@@ -134,7 +141,7 @@ def model_processor(
     ValueError
         If pictures do not come as floats that could be noised.
     """
-    sees = getattr(setting, "branch", None)
+    sees = setting.branch
     if sees == NOISED:
         pixels = inputs.get("pixel_values")
         if pixels is None or not hasattr(pixels, "is_floating_point"):
