@@ -63,7 +63,7 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int rows, int6
     if (transform.numbers) {
         const int64_t first =
             transform.first_row[item * transform.first_row_stride] - position(row);
-        const int64_t* bounds = transform.bounds + item * transform.bounds_stride;
+        const int64_t* bounds = transform.bounds.row(item, head, 0);
         const auto column = [&](int64_t at) {
             return static_cast<int32_t>(std::clamp<int64_t>(at - key, 0, count));
         };

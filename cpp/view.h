@@ -104,9 +104,9 @@ struct Bias {
 
 /// What scores become before the softmax: a s + b + c |s|, with numbers for each key.
 struct Transform {
-    View<const float> numbers;        // [batch, num_heads, 3, length]: rows a, b, c; null: none
-    const int64_t* bounds = nullptr;  // [batch, 2], the keys of an item that change, below length
-    int64_t bounds_stride = 0;
+    View<const float> numbers;  // [batch, num_heads, 3, length]: rows a, b, c; null: none
+    View<const int64_t>
+        bounds;  // [batch, num_heads, 1, 2], a head's keys that change, below length
     const int64_t* first_row = nullptr;  // [batch], the position from which rows change
     int64_t first_row_stride = 0;
 };

@@ -458,7 +458,7 @@ TABLE = {
     "transform.Transform": (
         ra.Transform,
         {"scale": np.ones((2, 1, 5)), "shift": np.zeros((2, 1, 5)),
-         "slope": np.zeros((2, 1, 5)), "first_row": 1},
+         "slope": np.zeros((2, 1, 5)), "first_row": 1, "beyond": False},
     ),
     "transform.Transform.from_row": (boost().from_row, {"first_row": np.array([2])}),
     "transform.Transform.reaches": (boost().reaches, {"rows": np.arange(3)}),

@@ -8,7 +8,7 @@ import pytest
 from cases import ACTING
 from reattend import attention, reference
 from reattend.method import Method
-from reattend.methods import ACT, PAI, VAR, VHR
+from reattend.methods import ACT, ADHH, PAI, VAR, VHR
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.session import Session
@@ -386,10 +386,14 @@ def test_report_counts_no_row_of_a_transform_that_changes_nothing(inputs):
 
 
 # What is prepared once
+STEADY = [
+    name for name, each in ACTING.items()
+    if name != "ACT" and (each.steady or type(each).goes_on is not Method.goes_on)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("reorder", [None, [2, 0, 1]], ids=["", "reordered"])
-@pytest.mark.parametrize("name", [name for name, each in ACTING.items() if each.steady])
+@pytest.mark.parametrize("name", STEADY)
 def test_a_steady_method_plans_every_step_as_the_first(name, reorder):
     """What a session repeats is what the method would say again, to the bit; so are reports."""
     inputs, method = sample(0), ACTING[name]
@@ -402,3 +406,21 @@ def test_a_steady_method_plans_every_step_as_the_first(name, reorder):
         np.testing.assert_array_equal(found.changed, wanted.changed)
         np.testing.assert_allclose(found.before.sum(-1), wanted.before.sum(-1), rtol=1e-12)
         np.testing.assert_allclose(found.after.sum(-1), wanted.after.sum(-1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "method", [ADHH({1: (0, 1)}, 0.01, "after_image"), PAI(rows="after_image")]
+)
+def test_steps_of_several_rows_do_not_bind_those_behind_them(method, rng):
+    """Rows are marked one by one where an item has no image: the next step has others."""
+    query, key, value = rng.standard_normal((3, 2, 4, 16, 8), np.float32)
+    image = np.zeros((2, 10), bool)
+    image[0, 2:6] = True
+    outputs = []
+    for each in (method, Recorder(method)):
+        with (session := Session(each, num_layers=3)).generation(image):
+            for start, end in ((0, 10), (10, 12), (12, 13), (13, 16)):
+                out = session.attend(1, query[:, :, start:end], key[:, :, :end], value[:, :, :end])
+                outputs.append(out)
+    for found, wanted in zip(outputs[:4], outputs[4:], strict=True):
+        np.testing.assert_array_equal(found, wanted)

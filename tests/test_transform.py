@@ -246,7 +246,7 @@ def test_nothing_that_happens_later_changes_a_transform(copied, rng):
     before = attention(query, key, value, causal=True, transform=transform)
     slope[...], first[...] = 0, 10**6
     assert np.array_equal(attention(query, key, value, causal=True, transform=transform), before)
-    kept = transform.scale, transform.slope, transform.first_row, *transform.packed
+    kept = transform.scale, transform.slope, transform.first_row, *transform.packed[:3]
     assert not any(each.flags.writeable for each in kept)
     with pytest.raises(AttributeError):
         transform.slope = slope
@@ -257,14 +257,43 @@ def test_nothing_that_happens_later_changes_a_transform(copied, rng):
 def test_the_keys_that_change_are_found(rng):
     slope = np.zeros((3, 2, 6))
     slope[0, 1, 2:4] = slope[2, 0, 5] = 1
-    numbers, bounds, first = Transform(slope=slope, first_row=3).packed
+    numbers, bounds, first, _ = Transform(slope=slope, first_row=3).packed
     assert numbers.shape == (3, 2, 3, 6)
-    assert bounds.tolist() == [[2, 4], [0, 0], [5, 6]]
+    assert bounds.tolist() == [[[0, 0], [2, 4]], [[0, 0]] * 2, [[5, 6], [0, 0]]]
     assert first.tolist() == [3]
     rows = np.array([2, 3])
     assert not Transform(slope=np.zeros((1, 1, 4))).reaches(rows).any()
     assert not Transform(slope=np.ones((1, 1, 0))).reaches(rows).any()
     assert Transform(slope=slope, first_row=3).reaches(rows).tolist() == [[[False, True]]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_numbers_go_on_beyond_the_arrays(shape, rng):
+    """The last key's are those of all keys behind it, however many come; then steps go on."""
+    query, key, value = arrays(shape, rng)
+    scale = rng.uniform(-1, 2, (shape[0], shape[1], min(3, shape[4])))
+    scale[:, 0] = 1  # a head that stays as it is
+    transform = Transform(scale=scale, first_row=shape[4] - 1, beyond=True)
+    for keys in sorted({max(shape[3], shape[4] // 3), shape[4]}):
+        seen = query, key[:, :, :keys], value[:, :, :keys]
+        how = {"causal": True, "transform": transform, "returns": ("column_sums",)}
+        found, right = attention(*seen, **how), reference.attention(*seen, **how)
+        assert np.abs(found.out - right.out).max() < TOLERANCE
+        assert np.abs(found.column_sums - right.column_sums).max() < 5e-5
+    written_out = np.concatenate(
+        [scale, np.repeat(scale[..., -1:], shape[4] - scale.shape[2], axis=2)], axis=2
+    )
+    how["transform"] = Transform(scale=written_out, first_row=shape[4] - 1)
+    assert np.array_equal(attention(*seen, **how).out, found.out)
+    again = pickle.loads(pickle.dumps(transform)).take(np.arange(shape[0]))
+    assert np.array_equal(attention(*seen, causal=True, transform=again), found.out)
+
+
+def test_beyond_needs_a_last_key():
+    with pytest.raises(ValueError, match="beyond needs numbers of a last key"):
+        Transform(shift=np.ones((1, 1, 0)), beyond=True)
+    with pytest.raises(TypeError, match="beyond must be a bool, got 1"):
+        Transform(shift=np.ones((1, 1, 2)), beyond=1)
 
 
 def test_scores_beyond_float32_stay_what_they_are(rng):

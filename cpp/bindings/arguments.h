@@ -420,11 +420,14 @@ private:
         const Array numbers(PyTuple_GET_ITEM(fields, 0)), bounds(PyTuple_GET_ITEM(fields, 1));
         const Array first(PyTuple_GET_ITEM(fields, 2));
         Scores& scores = call.scores;
-        scores.transform = {view<float>(numbers), bounds.data<const int64_t>(), bounds.stride(0),
+        const bool beyond = PyTuple_GET_ITEM(fields, 3) == Py_True;  // then laid out with room
+        const int64_t length = numbers.shape(3);
+        scores.transform = {view<float>(numbers), view<int64_t>(bounds),
                             first.data<const int64_t>(), first.stride(0)};
         return broadcasts(numbers.shape(0), scores.batch) &&
                broadcasts(numbers.shape(1), scores.num_heads) &&
-               numbers.shape(3) <= scores.key_len && broadcasts(first.shape(0), scores.batch);
+               (beyond ? length >= scores.key_len : length <= scores.key_len) &&
+               broadcasts(first.shape(0), scores.batch);
     }
 
     bool read_policies(PyObject* policy, PyObject* where) {

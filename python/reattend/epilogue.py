@@ -76,10 +76,7 @@ class Epilogue:
         """Give new outputs [B, H, N, Dv]; those of other rows than ``where`` stay."""
         changed = outputs * np.asarray(self.scale) + np.asarray(self.shift)
         if changed.shape != outputs.shape:
-            raise ValueError(
-                f"epilogue: scale and shift must broadcast to [B, H, N, Dv] = {outputs.shape}, got "
-                f"{np.shape(self.scale)} and {np.shape(self.shift)}"
-            )
+            _check(self, outputs.shape)
         if where is not None:
             changed = np.where(where[..., None], changed, outputs)
         return np.asarray(changed)
@@ -112,4 +109,47 @@ class Epilogue:
                 np.asarray(each)[indices] if np.ndim(each) == 4 and np.shape(each)[0] > 1 else each
                 for each in both
             )
+        )
+
+
+def for_rows(epilogue: Epilogue, shape: tuple[int, ...], rows: slice) -> Epilogue:
+    """Give the epilogue of some of a call's rows; that of one row serves them all.
+
+    Parameters
+    ----------
+    epilogue : Epilogue
+        Of all rows.
+    shape : tuple of int
+        Of the call's outputs, [B, H, N, Dv].
+    rows : slice
+        Which.
+
+    Raises
+    ------
+    ValueError
+        If the epilogue is not for such outputs.
+
+    Examples
+    --------
+    >>> two = Epilogue(shift=np.array([1.0, 2.0]).reshape(1, 1, 2, 1))
+    >>> for_rows(two, (3, 4, 2, 8), slice(1, 2)).shift.ravel()
+    array([2.])
+    """
+    _check(epilogue, shape)
+
+    def some(given: Any) -> Any:
+        alike = np.ndim(given) == 0 or np.shape(given)[2] == 1
+        return given if alike else np.asarray(given)[:, :, rows]
+
+    scale, shift = some(epilogue.scale), some(epilogue.shift)
+    same = scale is epilogue.scale and shift is epilogue.shift
+    return epilogue if same else Epilogue(scale, shift)
+
+
+def _check(epilogue: Epilogue, shape: tuple[int, ...]) -> None:
+    both = np.shape(epilogue.scale), np.shape(epilogue.shift)
+    if any(size not in (1, full) for each in both for size, full in zip(each, shape, strict=False)):
+        raise ValueError(
+            f"epilogue: scale and shift must broadcast to [B, H, N, Dv] = {shape}, got "
+            f"{both[0]} and {both[1]}"
         )

@@ -15,7 +15,7 @@ from reattend.border.quantized import Quantized
 from reattend.border.request import PassAhead, Request
 from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integers, items, marks, numbers
-from reattend.epilogue import Epilogue
+from reattend.epilogue import Epilogue, for_rows
 from reattend.policy import KEEP, MAX_SEGMENTS, Array, Policy, Reweight, Share
 from reattend.row_scope import check_scope
 from reattend.transform import Transform
@@ -64,10 +64,17 @@ class Composition:
         if self.epilogue is None:
             return
         place = next(i for i, plan in enumerate(self.plans) if plan.epilogue is self.epilogue)
-        where = self.wheres[place]
+        where, epilogue = self.wheres[place], self.epilogue
+        if where is not None and where.ndim and where.shape[-1] == outputs.shape[2] > 1:
+            marked = np.flatnonzero(where.any(tuple(range(where.ndim - 1))))
+            if not len(marked):
+                return
+            some = slice(int(marked[0]), int(marked[-1]) + 1)  # of a prompt often the last alone
+            where, epilogue = where[..., some], for_rows(epilogue, outputs.shape, some)
+            outputs = outputs[:, :, some]
         narrow = outputs.dtype != np.float64
         numbers = to_float32(outputs, dtype) if narrow else outputs
-        changed = self.epilogue(numbers, where)
+        changed = epilogue(numbers, where)
         write(changed.astype(np.float32) if narrow else changed, outputs, dtype)
 
     def request(self, returns: str | tuple[str, ...], out: Array | None = None) -> Request:
@@ -108,6 +115,11 @@ class Composition:
         edits = self.transform, self.null_logit, self.heads_from
         return any(edit is not None for edit in edits)
 
+    @cached_property
+    def beside_policies(self) -> bool:
+        """Whether anything is done beside policies."""
+        return self.edits_scores or self.epilogue is not None
+
     @property
     def goes_beyond(self) -> bool:
         """Whether one call of the core is not all of it."""
@@ -123,7 +135,7 @@ class Composition:
 
         Of a single row behind all that edits begin with it is the same object at every step.
         """
-        if not self.edits_scores and self.epilogue is None:
+        if not self.beside_policies:
             return ()
         if key_len - first_row == 1 and first_row >= self._edits_begin:
             return self._edited_of_step

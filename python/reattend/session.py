@@ -349,7 +349,8 @@ class Session(Recorded, Measuring):
                 )  # fmt: skip
                 self._show(run, call, np.asarray(result))
             edited: tuple[Array | None, ...] = ()
-            if plan.edits_scores:
+            if plan.beside_policies:
+                plan.finish(result, dtype)
                 edited = plan.edited_rows(end - query.shape[2], end)
             tally.add_rows(steady.places, plan, found[1], edited)
         run.seen[layer], run.keys[layer], run.batch = end, key.shape[2], query.shape[0]
@@ -640,11 +641,13 @@ class Session(Recorded, Measuring):
         self, run: _Run, call: Call, plans: list[Plan], places: list[int], states: list[Any]
     ) -> _Steady | None:
         """Give what all steps behind this one do; None where methods are to be asked again."""
+        if call.query.shape[2] != 1:
+            return None  # its rows may be marked one by one; those of one row serve any number
         ways = [
             method.goes_on(call, state) for method, state in zip(self.methods, states, strict=True)
         ]
         composed = run.composed[call.layer] if plans else None
-        if not all(ways) or (composed is not None and composed.goes_beyond):
+        if not all(ways) or (composed is not None and composed.heads_from is not None):
             return None
         followers = [place for place, way in enumerate(ways) if isinstance(way, ColumnRule)]
         if not followers:

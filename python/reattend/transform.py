@@ -11,6 +11,8 @@ import numpy as np
 from reattend.checks import as_array, integers, items
 from reattend.policy import LARGEST, Array, frozen
 
+_LEAST_ROOM = 64  # keys
+
 
 @dataclass(frozen=True, eq=False)
 class Transform:
@@ -21,7 +23,8 @@ class Transform:
         s'_ij = scale_j s_ij + shift_j + slope_j |s_ij|
 
     Scores are those after scale and softcap, before a bias. Keys beyond the arrays stay as they
-    are, so what is made for a prompt serves every decoding step. Arrays are copied.
+    are, so what is made for a prompt serves every decoding step; or with ``beyond`` they change as
+    the last one does. Arrays are copied.
 
     Parameters
     ----------
@@ -30,6 +33,8 @@ class Transform:
     first_row : int, or array of int [B], optional
         The position from which rows change, counted as keys: row i of N stands at M - N + i. All
         rows by default.
+    beyond : bool, optional
+        Whether keys beyond the arrays change as the arrays' last one does.
 
     Examples
     --------
@@ -42,6 +47,7 @@ class Transform:
     shift: Any = 0.0
     slope: Any = 0.0
     first_row: Any = None
+    beyond: bool = False
 
     def __post_init__(self) -> None:
         for name in ("scale", "shift", "slope"):
@@ -58,6 +64,10 @@ class Transform:
             object.__setattr__(self, name, frozen(given) if given.ndim else given.item())
         if all(np.ndim(each) == 0 for each in (self.scale, self.shift, self.slope)):
             raise ValueError("transform: one of scale, shift and slope must be an array")
+        if not isinstance(self.beyond, (bool, np.bool_)):
+            raise TypeError(f"transform: beyond must be a bool, got {self.beyond!r}")
+        if self.beyond and not self.numbers.shape[-1]:
+            raise ValueError("transform: beyond needs numbers of a last key, got arrays of none")
         if self.first_row is not None:
             first = as_array("transform: first_row", self.first_row)
             if first.dtype.kind not in "iu" or first.ndim > 1:
@@ -69,26 +79,29 @@ class Transform:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give how a copy is made, whose arrays are then as safe as these."""
-        return type(self), (self.scale, self.shift, self.slope, self.first_row)
+        return type(self), (self.scale, self.shift, self.slope, self.first_row, self.beyond)
 
     @cached_property
-    def packed(self) -> tuple[Array, Array, Array]:
-        """Give what the core reads: numbers float32, and int64 bounds and first rows.
+    def packed(self) -> tuple[Array, Array, Array, bool]:
+        """Give what the core reads: numbers float32, int64 bounds and first rows, and ``beyond``.
 
-        The bounds [B or 1, 2] are the keys of an item that change, the first rows [B or 1] the
-        positions from which rows do.
+        The bounds [B or 1, H or 1, 2] are the keys of a head that change, the first rows [B or 1]
+        the positions from which rows do.
         """
-        numbers = np.ascontiguousarray(self.numbers, np.float32)
-        changes = (numbers != np.array([1, 0, 0], np.float32)[:, None]).any((1, 2))  # [B or 1, M']
-        bounds = np.zeros((len(numbers), 2), np.int64)
+        return self._packed(0)
+
+    def _packed(self, length: int) -> tuple[Array, Array, Array, bool]:
+        numbers = np.ascontiguousarray(_lengthened(self.numbers, length), np.float32)
+        changes = (numbers != np.array([1, 0, 0], np.float32)[:, None]).any(2)  # [B, H, M']
+        bounds = np.zeros((*changes.shape[:2], 2), np.int64)
         if changes.any():
-            bounds[:, 0] = changes.argmax(-1)
-            bounds[:, 1] = changes.shape[1] - changes[:, ::-1].argmax(-1)
+            bounds[..., 0] = changes.argmax(-1)
+            bounds[..., 1] = changes.shape[2] - changes[..., ::-1].argmax(-1)
             bounds[~changes.any(-1)] = 0
         first = np.array(0 if self.first_row is None else self.first_row, np.int64, ndmin=1)
         for each in (numbers, bounds, first):
             each.flags.writeable = False
-        return numbers, bounds, first
+        return numbers, bounds, first, bool(self.beyond)
 
     @cached_property
     def acts(self) -> bool:
@@ -140,8 +153,9 @@ class Transform:
 
     def __call__(self, scores: Array, rows: Array | None = None) -> Array:
         """Change scores [B, H, N, M], of rows at the given positions [N]; all rows without."""
-        scale, shift, slope = np.moveaxis(self.numbers, 2, 0)[:, :, :, None]  # [B, H, 1, M'] each
         scores = scores.reshape((1,) * (4 - scores.ndim) + scores.shape)
+        numbers = _lengthened(self.numbers, scores.shape[-1] if self.beyond else 0)
+        scale, shift, slope = np.moveaxis(numbers, 2, 0)[:, :, :, None]  # [B, H, 1, M'] each
         size = min(scale.shape[-1], scores.shape[-1])
         some = scores[..., :size]
         with np.errstate(invalid="ignore"):
@@ -174,10 +188,40 @@ class Transform:
             return np.asarray(given)[indices] if whole else given
 
         scale, shift, slope = (take(each, 3) for each in (self.scale, self.shift, self.slope))
-        return Transform(scale, shift, slope, take(self.first_row, 1))
+        return Transform(scale, shift, slope, take(self.first_row, 1), self.beyond)
 
     def _batch(self) -> int | None:
         """Number of items; None where all have the same numbers."""
         shapes = [np.shape(each)[:1] for each in (self.scale, self.shift, self.slope)]
         known = [size for shape in (*shapes, np.shape(self.first_row)) for size in shape]
         return max((size for size in known if size != 1), default=None)
+
+
+def make_room(transform: Transform, key_len: int) -> None:
+    """Lay out numbers for so many keys, and some of the steps to come, where they go on.
+
+    Parameters
+    ----------
+    transform : Transform
+        Whose numbers; without ``beyond`` nothing is done.
+    key_len : int
+        How many keys there are.
+
+    Examples
+    --------
+    >>> halved = Transform(scale=np.full((1, 2, 1), 0.5), beyond=True)
+    >>> make_room(halved, 5)
+    >>> halved.packed[0].shape[3] >= 5
+    True
+    """
+    if transform.beyond and transform.packed[0].shape[3] < key_len:
+        packed = transform._packed(key_len + max(_LEAST_ROOM, key_len // 4))
+        transform.__dict__["packed"] = packed
+
+
+def _lengthened(numbers: Array, length: int) -> Array:
+    """Repeat the last key's numbers [B, H, 3, M'] up to a length."""
+    more = length - numbers.shape[-1]
+    if more <= 0:
+        return numbers
+    return np.concatenate([numbers, np.repeat(numbers[..., -1:], more, axis=-1)], axis=-1)

@@ -115,7 +115,8 @@ def options(rng):
             Transform(shift=np.ones((1, 1, 4)), first_row=np.arange(3)),
             Transform(shift=np.ones((3, 1, 4))), Transform(shift=np.ones((1, 3, 4))),
             Transform(shift=np.ones((1, 1, KEYS + 1))), Transform(shift=np.zeros((1, 1, 4))),
-            Transform(shift=np.ones((2, 1, 0))),
+            Transform(shift=np.ones((2, 1, 0))), Transform(scale=np.ones((1, 4, 1)), beyond=True),
+            Transform(shift=np.ones((1, 1, KEYS + 1)), beyond=True),
         ],
         "null_logit": [
             null, null[0], null[:, :1], null[..., ::-1], null.astype(np.float64), null.tolist(),

@@ -9,6 +9,8 @@ from reattend.epilogue import Epilogue
 from reattend.head_vectors import HeadVectors
 from reattend.method import Method
 from reattend.methods import EAH, ILVAD, HeadSteering, SoftInjection
+from reattend.plan import compose
+from reattend.policy import KEEP
 from reattend.profile import ProfileError
 from reattend.testing import run
 from reattend.testing.laws import TOLERANCE
@@ -64,6 +66,22 @@ def test_outputs_of_16_bits(dtype):
     assert found.dtype == arrays[0].dtype
     assert np.abs(widened(found) - widened(bare) - shift[None, :, None]).max() < 0.04
     assert session.report().prompt_changed[2] == pytest.approx(3 / 4)  # one head's amount is 0
+
+
+def test_an_epilogue_of_other_rows_is_refused_where_few_are_changed(rng):
+    """Of a prompt only the rows from the first to the last that change are touched."""
+    shift = rng.standard_normal((1, 4, 6, 8))
+    where = np.zeros((1, 1, 6), bool)
+    where[..., [1, 3]] = True
+    outputs = rng.standard_normal((2, 4, 6, 8), np.float32)
+    wanted = Epilogue(0.5, shift)(outputs, where)
+    found = outputs.copy()
+    compose([Plan(None, KEEP, where, epilogue=Epilogue(0.5, shift))]).finish(found)
+    assert np.array_equal(found, wanted.astype(np.float32))
+    assert np.array_equal(found[:, :, [0, 2, 4, 5]], outputs[:, :, [0, 2, 4, 5]])
+    other = Plan(None, KEEP, where, epilogue=Epilogue(0.5, shift[:, :, :4]))
+    with pytest.raises(ValueError, match="scale and shift must broadcast"):
+        compose([other]).finish(found)
 
 
 def test_a_gate_is_an_epilogue():

@@ -9,7 +9,7 @@ import numpy as np
 from reattend.border.arguments import Shape, broadcasts, whole_strides
 from reattend.checks import as_array
 from reattend.policy import Array
-from reattend.transform import Transform
+from reattend.transform import Transform, make_room
 
 
 def transform(shape: Shape, given: Any) -> Transform | None:
@@ -18,9 +18,11 @@ def transform(shape: Shape, given: Any) -> Transform | None:
         return None
     if not isinstance(given, Transform):
         raise TypeError(f"transform must be a Transform, got {given!r}")
-    numbers, _, first = given.packed
+    make_room(given, shape.key_len)
+    numbers, _, first, beyond = given.packed
     batch, heads, _, length = numbers.shape
-    if batch not in (1, shape.batch) or heads not in (1, shape.num_heads) or length > shape.key_len:
+    fits = beyond or length <= shape.key_len
+    if batch not in (1, shape.batch) or heads not in (1, shape.num_heads) or not fits:
         raise ValueError(
             f"transform must broadcast to [B, H, M' <= M] = "
             f"{(shape.batch, shape.num_heads, shape.key_len)}, got {(batch, heads, length)}"

@@ -78,13 +78,17 @@ class CAAC(Method):
         found = np.maximum(1, sure + self.most * (1 - sure))
         return np.asarray(np.where(sure > self.threshold, 1, found))
 
+    def goes_on(self, call: Call, state: Any) -> bool:
+        """Say that all steps are alike under a strength; else each has the confidence's."""
+        return self.strength is not None
+
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Multiply the image's scores."""
+        if self.strength is not None and isinstance(state, Plan) and not call.prefill:
+            return state, state
         if call.image is None or not call.image.any():
             return None, None
         if self.strength is not None:
-            if isinstance(state, Plan) and not call.prefill:
-                return state, state
             factor: Any = self.strength
         elif call.confidence is None:
             return None, None

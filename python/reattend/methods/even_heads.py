@@ -40,6 +40,7 @@ class EvenHeads(Method):
 
     edits: ClassVar[str] = "scores"
     statistic: ClassVar[str] = "none"
+    steady: ClassVar[bool] = True
 
     heads: Any = ()  # the ablated heads, a mapping layer -> heads; None: all heads
     epsilon: float = 1e-5  # what multiplies their scores; 1 leaves them
@@ -51,8 +52,10 @@ class EvenHeads(Method):
         check_finite(self, "epsilon")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
-    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
-        """Shrink the scores of the chosen heads, on all keys there are so far."""
+    def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
+        """Shrink the scores of the chosen heads, on all keys."""
+        if state is not None:
+            return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
         if not chosen.any() or self.epsilon == 1:
             return None, None
@@ -62,5 +65,6 @@ class EvenHeads(Method):
                 "scale scores: choose heads of layers without one"
             )
         scale = np.where(chosen, self.epsilon, 1).astype(np.float32)[None, :, None]
-        edit = Transform(scale=np.repeat(scale, call.key_len, axis=2))
-        return Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase), None
+        edit = Transform(scale=scale, beyond=True)
+        plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
+        return plan, plan

@@ -42,6 +42,7 @@ class HeadSteering(Method):
 
     edits: ClassVar[str] = "outputs"
     statistic: ClassVar[str] = "none; vectors are stored"
+    steady: ClassVar[bool] = True
 
     vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
     alpha: float = 1.0  # what multiplies all of them; 0 changes nothing

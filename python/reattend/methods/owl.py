@@ -88,6 +88,10 @@ class OWL(Method):
                 f"{len(self.baseline)}"
             )
 
+    def goes_on(self, call: Call, state: Plan | None) -> bool:
+        """Say that all steps are alike without a baseline; with one each reads its row."""
+        return self.baseline is None
+
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Raise one kind of scores and lower the other."""
         if state is not None and not call.prefill and self.baseline is None:

@@ -40,6 +40,7 @@ class SoftInjection(Method):
 
     edits: ClassVar[str] = "outputs"
     statistic: ClassVar[str] = "none; vectors are stored"
+    steady: ClassVar[bool] = True
 
     vectors: HeadVectors | None = None  # t, and of each head how much; None: nothing is done
     amount: float = 0.5  # c, from 0, which leaves outputs, to 1
