@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cfloat>
+#include <cmath>
 #include <cstdint>
 
 namespace reattend {
@@ -37,7 +38,9 @@ struct Reweight {
 
     SegmentSet to = 0;  // the receivers; none: freed mass is lost
     int num_when = 0;
-    Share when[kMaxWhen];  // all must hold
+    Share when[kMaxWhen];   // all must hold
+    SegmentSet raised = 0;  // they keep weight mass^power, not weight mass
+    double power[kMaxSegments];
 
     /// mass -> factor. False: the row stays as it is. `weight` 1 leaves a segment as it is.
     ///
@@ -45,16 +48,21 @@ struct Reweight {
     bool operator()(const float* weight, const float* mass, int num_segments, float* factor) const {
         for (int i = 0; i < num_when; ++i)
             if (!when[i](mass)) return false;
-        double freed = 0, received = 0;
+        double freed = 0, received = 0, kept[kMaxSegments];
         for (int g = 0; g < num_segments; ++g) {
-            freed += (1 - static_cast<double>(weight[g])) * mass[g];
-            if (to >> g & 1) received += static_cast<double>(weight[g]) * mass[g];
+            kept[g] = weight[g];
+            if (raised >> g & 1 && weight[g] != 0) {
+                if (!(mass[g] >= FLT_MIN)) return false;
+                kept[g] *= std::pow(static_cast<double>(mass[g]), power[g] - 1);
+            }
+            freed += (1 - kept[g]) * mass[g];
+            if (to >> g & 1) received += kept[g] * mass[g];
         }
         // A denormal mass cannot receive. NaN fails the comparison as well.
         if (to && !(received >= FLT_MIN)) return false;
         const double gain = to ? 1 + freed / received : 1;
         for (int g = 0; g < num_segments; ++g) {
-            const double wanted = to >> g & 1 ? weight[g] * gain : weight[g];
+            const double wanted = to >> g & 1 ? kept[g] * gain : kept[g];
             if (wanted > FLT_MAX || wanted < -FLT_MAX) return false;
             factor[g] = static_cast<float>(wanted);
         }

@@ -214,6 +214,8 @@ POLICIES = {
         when=(Share((2, 3), 0.2), Share((3,), 0.5, within=(2, 3))),
     ),
     "per_head": Reweight(weight=np.linspace(0, 2, 16).reshape(1, 4, 4), to=(0,)),
+    "written": Reweight(weight=(0.5, 0.3, 0, 0.2), power=(0, 0, 0, 0)),
+    "raised": Reweight(weight=(1, 1, 0.8, 1), to=(0, 3), power=(1, 0.4, 2, 1)),
     "per_item": Reweight(weight=np.linspace(0, 1, 8).reshape(2, 1, 4), to=(1, 2)),
 }
 

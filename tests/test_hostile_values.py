@@ -414,7 +414,9 @@ TABLE = {
         ra.Plan(None, ra.Reweight((1,)), transform=boost()).edited_rows, {"rows": np.arange(3)}
     ),
     "plan.Plan.take": (ra.Plan(LABELS, POLICY).take, {"indices": np.array([1, 0])}),
-    "policy.Reweight": (ra.Reweight, {"weight": (1, 0.4), "to": (0,), "when": ()}),
+    "policy.Reweight": (
+        ra.Reweight, {"weight": (1, 0.4), "to": (0,), "when": (), "power": (1, 0.5)}
+    ),
     "policy.Share": (ra.Share, {"segments": (0,), "at_least": 0.3, "within": (0, 1)}),
     "session.Session": (
         ra.Session, {"methods": [ra.ACT()], "num_layers": 4, "num_heads": 4}
@@ -474,7 +476,6 @@ ELSEWHERE = (
     "decoding.layers.EarlyLayers",  # models and what generate() calls: tests/decoding
     "method.Method.plan", "method.Method.goes_on",  # a session's calls
     "method.Method.readings", "method.Method.describe",
-    "methods.split_softmax.Raised", "methods.row_edit.Written",  # made by their methods
     "testing.",  # tests/test_laws.py
 )  # fmt: skip
 OF_METHODS = (".plan", ".goes_on", ".readings", ".describe", ".check_model")  # what a session calls

@@ -91,6 +91,12 @@ def test_callables_see_their_own_segments(arrays, rng):
     compare(arrays, [Plan(labels, boost), Plan(labels_of(rng, 2), SINKS), Plan(labels, boost)])
 
 
+def test_powers_are_of_a_segments_whole_mass(arrays, rng):
+    """Not of each part that others cut it into."""
+    raised = Plan(labels_of(rng, 3), Reweight((1, 1, 0.5), to=(0,), power=(1, 0.5, 2)))
+    compare(arrays, [raised, Plan(labels_of(rng, 2), SINKS), raised])
+
+
 def test_weights_by_head_are_spread(arrays, rng):
     by_head = Reweight(rng.random((1, 4, 3)), to=(1,))
     compare(arrays, [Plan(labels_of(rng, 2), SINKS), Plan(labels_of(rng, 3), by_head)])

@@ -117,6 +117,35 @@ def test_compiled_policy_equals_numpy(drawn, seed):
     np.testing.assert_array_equal(compiled, numpy)
 
 
+@settings(max_examples=examples(50))
+@given(masses_and_policies(weights=st.floats(0, 2)), st.data(), st.integers(0, 99))
+def test_powers_keep_what_they_say(drawn, data, seed):
+    """Without receivers exactly w m^p is left; the pass finds what NumPy does."""
+    masses, policy = drawn
+    count = policy.num_segments
+    power = data.draw(st.lists(st.sampled_from([0, 0.5, 1, 2]), min_size=count, max_size=count))
+    lost = Reweight(policy.weight, power=power)
+    changed = (lost(masses) != 1).any(-1)
+    wanted = np.array(policy.weight) * np.where(masses > 0, masses, 1) ** np.array(power, float)
+    wanted = np.where((np.array(power) == 1) & (masses == 0), 0, wanted)
+    np.testing.assert_allclose((lost(masses) * masses)[changed], wanted[changed], rtol=1e-12)
+    policy = Reweight(policy.weight, policy.to, policy.when, power)
+    compiled, numpy, _ = compiled_and_numpy(policy, seed)
+    np.testing.assert_allclose(compiled, numpy, rtol=1e-6)  # two libraries' powers
+    assert pickle.loads(pickle.dumps(policy)) == policy
+
+
+def test_powers_of_1_are_none_and_nothing_is_raised_from_nothing():
+    assert Reweight((1, 0.5), power=(1, 1)) == Reweight((1, 0.5))
+    assert Reweight((1, 0.5), power=(1, 0.5)) != Reweight((1, 0.5))
+    row = np.array([1.0, 0.0])
+    assert Reweight((1, 1), to=(0,), power=(1, 0.5))(row).tolist() == [1, 1]
+    assert Reweight((1, 0), power=(0, 0))(row).tolist() == [1, 0]
+    for power in ((1,), (1, -1), (1, np.inf), (1, np.nan)):
+        with pytest.raises(ValueError, match="power must be a finite number from 0 for each"):
+            Reweight((1, 1), power=power)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_edge_of_receiving_is_one_edge(seed):
     receivers = (0, 1, 2, 12)

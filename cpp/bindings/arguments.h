@@ -112,7 +112,7 @@ SegmentSet segment_set(PyObject* bits) {
     return static_cast<SegmentSet>(set);
 }
 
-/// Reweight.packed: weight [B or 1, H or 1, G], receivers, conditions.
+/// Reweight.packed: weight [B or 1, H or 1, G], receivers, conditions, powers.
 void read_rule(PyObject* packed, PolicyStep& step, Array& weight) {
     weight = Array(PyTuple_GET_ITEM(packed, 0));
     step.weight = {weight.data<const float>(), weight.stride(0), weight.stride(1), 0};
@@ -125,6 +125,11 @@ void read_rule(PyObject* packed, PolicyStep& step, Array& weight) {
             segment_set(PyTuple_GET_ITEM(share, 0)),
             static_cast<float>(PyFloat_AsDouble(PyTuple_GET_ITEM(share, 1))), !is_none(within),
             is_none(within) ? 0 : segment_set(within)};
+    }
+    PyObject* powers = PyTuple_GET_ITEM(packed, 3);
+    for (Py_ssize_t g = 0; !is_none(powers) && g < PyTuple_GET_SIZE(powers); ++g) {
+        step.rule.power[g] = PyFloat_AsDouble(PyTuple_GET_ITEM(powers, g));
+        if (step.rule.power[g] != 1) step.rule.raised |= 1u << g;
     }
 }
 

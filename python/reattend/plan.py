@@ -378,7 +378,7 @@ class Plan:
         """
         indices, policy = items("indices", indices, self._batch()), self.policy
         if isinstance(policy, Reweight) and isinstance(policy.weight, np.ndarray):
-            policy = Reweight(_take(policy.weight, indices), policy.to, policy.when)
+            policy = replace(policy, weight=_take(policy.weight, indices))
         segments = None if self.segments is None else self.segments[indices]
         where, null_logit = (
             None if each is None else _take(each, indices) for each in (self.where, self.null_logit)
@@ -511,10 +511,12 @@ def compose_with_columns(plans: Sequence[Plan], place: int) -> Composition | Non
     segments = None if fixed is None else fixed.segments
     if segments is None and count > 1:
         return None
+    policies = tuple(map(_on_parts, plans, own))
+    if not all(isinstance(policy, Reweight) for policy in policies):
+        return None
     return Composition(
-        segments, tuple(map(_on_parts, plans, own)), tuple(plan.where for plan in plans),
-        tuple(own), tuple(plans),
-    )  # fmt: skip
+        segments, policies, tuple(plan.where for plan in plans), tuple(own), tuple(plans)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -539,6 +541,8 @@ def _on_parts(plan: Plan, own: Array) -> Policy:
         return _OnParts(policy, own, plan.num_segments)
     if np.array_equal(own, np.arange(policy.num_segments)):
         return policy
+    if policy.power is not None:  # of the whole mass, not of each part's
+        return _OnParts(policy, own, plan.num_segments)
 
     def parts(labels: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(part for part, label in enumerate(own) if label in labels)
@@ -587,7 +591,10 @@ def _check_last(plans: Sequence[Plan]) -> None:
     ends = [place for place, plan in enumerate(plans) if plan.epilogue is not None]
     for plan in plans[ends[0] + 1 :] if ends else ():
         policy = plan.policy
-        if not (isinstance(policy, Reweight) and np.all(np.asarray(policy.weight) == 1)):
+        if not (
+            isinstance(policy, Reweight) and policy.power is None
+            and np.all(np.asarray(policy.weight) == 1)
+        ):  # fmt: skip
             raise ValueError(
                 "plans must have no policy behind an epilogue when they are composed: what it adds "
                 "to an output is no attention, so put the method that has it last"

@@ -72,6 +72,11 @@ class Reweight:
         factor_g = weight_g                                                g does not receive
         factor_g = weight_g (1 + freed / sum_{r in to} weight_r mass_r)    g receives
 
+    With ``power`` a segment keeps weight_g mass_g^power_g, so weight_g stands for
+    weight_g mass_g^(power_g - 1): 0 writes weights as shares of the row, below 1 raises what is
+    small. Rows in which such a segment has less than float32's smallest normal number stay as they
+    are, unless its weight is 0.
+
     Rows that fail a condition stay as they are (factors 1), and so do rows in which nobody can
     receive: what the receivers keep is below float32's smallest normal number, 1.2e-38. A row with
     a factor beyond float32's range, 3.4e38, stays as it is too, and of several policies one whose
@@ -85,17 +90,23 @@ class Reweight:
         Labels of the receivers; with none, the freed mass is lost (or a gain, for weights above 1).
     when : Share or tuple of Share, optional
         Conditions a row must meet, all of them.
+    power : sequence of float, optional
+        The power of each segment's mass that is kept, from 0; 1 by default.
 
     Examples
     --------
     >>> halve_the_sink = Reweight(weight=(1, 0.5), to=(0,))
     >>> halve_the_sink(np.array([0.6, 0.4]))
     array([1.33333333, 0.5       ])
+    >>> half_to_each = Reweight(weight=(0.5, 0.5), power=(0, 0))
+    >>> half_to_each(np.array([0.8, 0.2]))
+    array([0.625, 2.5  ])
     """
 
     weight: Any
     to: tuple[int, ...] = ()
     when: tuple[Share, ...] = ()
+    power: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         weight = as_array("weight", self.weight)
@@ -124,6 +135,7 @@ class Reweight:
         if len(when) > MAX_CONDITIONS:
             raise ValueError(f"when must hold at most {MAX_CONDITIONS} Shares, got {len(when)}")
         object.__setattr__(self, "when", when)
+        object.__setattr__(self, "power", _powers(self.power, self.num_segments))
         used = [("to", self.to)]
         used += [("when", share.segments + (share.within or ())) for share in when]
         for name, labels in used:
@@ -135,7 +147,7 @@ class Reweight:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give how a copy is made, whose weights are then as safe as these."""
-        return type(self), (self.weight, self.to, self.when)
+        return type(self), (self.weight, self.to, self.when, self.power)
 
     @property
     def num_segments(self) -> int:
@@ -143,8 +155,8 @@ class Reweight:
         return len(self.weight) if isinstance(self.weight, tuple) else int(self.weight.shape[-1])
 
     @cached_property
-    def packed(self) -> tuple[Array, int, tuple[tuple[int, float, int | None], ...]]:
-        """Give weight [B or 1, H or 1, G], receivers and conditions as the core reads them."""
+    def packed(self) -> tuple[Any, ...]:
+        """Give weight [B or 1, H or 1, G], receivers, conditions and powers to the core."""
         weight = np.asarray(self.weight, dtype=np.float32)
         when = tuple(
             (
@@ -154,17 +166,20 @@ class Reweight:
             )
             for share in self.when
         )
-        return weight.reshape((1,) * (3 - weight.ndim) + weight.shape), _bits(self.to), when
+        weight = weight.reshape((1,) * (3 - weight.ndim) + weight.shape)
+        return weight, _bits(self.to), when, self.power
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reweight):
             return NotImplemented
         mine, theirs = np.asarray(self.weight), np.asarray(other.weight)
         same = mine.shape == theirs.shape and bool((mine == theirs).all())
-        return same and (self.to, self.when) == (other.to, other.when)
+        own, others = (self.to, self.when, self.power), (other.to, other.when, other.power)
+        return same and own == others
 
     def __hash__(self) -> int:
-        return hash((np.asarray(self.weight, np.float64).tobytes(), self.to, self.when))
+        weight = np.asarray(self.weight, np.float64).tobytes()
+        return hash((weight, self.to, self.when, self.power))
 
     def __call__(self, masses: Array) -> Array:
         """Turn masses [B, H, N, G] (or [..., G] with a number per segment) into factors."""
@@ -178,6 +193,12 @@ class Reweight:
         changed = np.ones(masses.shape[:-1], dtype=bool)
         for share in self.when:
             changed &= share(masses)
+        if self.power is not None:
+            raised = (np.array(self.power) != 1) & (factors != 0)
+            known = masses >= SMALLEST_MASS
+            changed &= (known | ~raised).all(-1)
+            safe = np.where(known, masses, 1).astype(np.float64)
+            factors = np.where(raised, factors * safe ** (np.array(self.power) - 1), factors)
         if self.to:
             received = _summed(factors * masses, sorted(self.to))
             freed = _summed((1 - factors) * masses, range(self.num_segments))
@@ -240,6 +261,16 @@ def _labels(name: str, labels: int | Iterable[int]) -> tuple[int, ...]:
     if not all(isinstance(g, (int, np.integer)) and 0 <= g < MAX_SEGMENTS for g in labels):
         raise ValueError(f"{name} must hold labels from 0 to {MAX_SEGMENTS - 1}, got {given!r}")
     return tuple(dict.fromkeys(int(g) for g in labels))
+
+
+def _powers(given: Any, count: int) -> tuple[float, ...] | None:
+    """Give a power for each segment; None where all are 1."""
+    if given is None:
+        return None
+    powers = tuple(float(real("power", each)) for each in listed("power", given, "a number each"))
+    if len(powers) != count or not all(0 <= each <= LARGEST for each in powers):
+        raise ValueError(f"power must be a finite number from 0 for each segment, got {given!r}")
+    return None if set(powers) == {1.0} else powers
 
 
 def _summed(masses: Array, labels: Iterable[int]) -> Array:

@@ -13,25 +13,8 @@ from reattend.checks import finite, listed, spans
 from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method
 from reattend.plan import Plan
-from reattend.policy import MAX_SEGMENTS, SMALLEST_MASS, Array
+from reattend.policy import MAX_SEGMENTS, Reweight
 from reattend.row_scope import check_scope
-
-REST = 0
-
-
-@dataclass(frozen=True)
-class Written:
-    """A policy: segments from 1 on get given shares of the row, the rest what is left."""
-
-    shares: tuple[float, ...]
-
-    def __call__(self, masses: Array) -> Array:
-        """Turn masses [..., G] into factors; a row that cannot be written stays as it is."""
-        wanted = np.array((1 - sum(self.shares), *self.shares))
-        wanted = np.where(np.abs(wanted) < 1e-12, 0, wanted)  # the rest of shares that sum to 1
-        known = ((masses >= SMALLEST_MASS) | (wanted == 0)).all(-1, keepdims=True)
-        safe = np.where(masses >= SMALLEST_MASS, masses, 1)
-        return np.asarray(np.where(known, wanted / safe, 1).astype(masses.dtype))
 
 
 @dataclass(frozen=True)
@@ -46,8 +29,7 @@ class RowEdit(Method):
     Within a span keys keep their proportion; one of a single key is written outright. The paper
     makes four inhibition heads attend to the wrong options at the last position; which heads is
     the model's fact, found by path patching. Rows that have next to nothing where something shall
-    be are left alone. Its policy is a function, so it takes the open road, see
-    `reattend.attention`.
+    be are left alone.
 
     Paper: Circuit Component Reuse Across Tasks in Transformer Language Models (ICLR 2024),
     arXiv 2310.08744.
@@ -105,5 +87,8 @@ class RowEdit(Method):
                 )
             labels[inside] = number
         heads = chosen[None, :, None]
-        plan = Plan(labels[:, None], Written(self.shares), heads, rows=self.rows, phase=self.phase)
+        rest = 1 - sum(self.shares)
+        weight = (rest if rest > 1e-12 else 0, *self.shares)  # shares may sum to 1 but for rounding
+        policy = Reweight(weight, power=(0,) * len(weight))
+        plan = Plan(labels[:, None], policy, heads, rows=self.rows, phase=self.phase)
         return plan, plan

@@ -12,27 +12,10 @@ from reattend.checks import spans
 from reattend.head_set import frozen_heads, heads_of_layer
 from reattend.method import Method, number
 from reattend.plan import Plan
-from reattend.policy import SMALLEST_MASS, Array
+from reattend.policy import Reweight
 from reattend.row_scope import check_scope
 
 REST, SPAN = range(2)
-
-
-@dataclass(frozen=True)
-class Raised:
-    """A policy: the mass m of a segment becomes m^k, and the others share what is left."""
-
-    k: float
-
-    def __call__(self, masses: Array) -> Array:
-        """Turn masses [..., 2] into factors."""
-        span, rest = masses[..., SPAN], masses[..., REST]
-        known = (span >= SMALLEST_MASS) & (rest >= SMALLEST_MASS)
-        raised = np.where(known, span, 1) ** self.k
-        factors = np.ones_like(masses)
-        factors[..., SPAN] = np.where(known, raised / np.where(known, span, 1), 1)
-        factors[..., REST] = np.where(known, (1 - raised) / np.where(known, rest, 1), 1)
-        return factors
 
 
 @dataclass(frozen=True)
@@ -46,8 +29,7 @@ class SplitSoftmax(Method):
         A'_ij = (1 - m^k) / (1 - m) A_ij        j not in S
 
     Focus Directions Make Your Language Models Pay More Attention to Relevant Contexts (2025) uses
-    it on the relevant spans of contextual heads. The policy is a function of its own, so it takes
-    the open road, see `reattend.attention`.
+    it on the relevant spans of contextual heads.
 
     Paper: Measuring and Controlling Instruction (In)Stability in Language Model Dialogs
     (COLM 2024), arXiv 2402.10962.
@@ -85,7 +67,6 @@ class SplitSoftmax(Method):
             return None, None
         length = min(call.key_len, call.num_prompt)
         labels = call.in_spans(self.spans)[:, None, :length].astype(np.uint8)
-        if not labels.any():  # a policy of its own finds its segments by the largest label
-            return None, None
-        plan = Plan(labels, Raised(self.k), chosen[None, :, None], rows=self.rows, phase=self.phase)
+        policy = Reweight(weight=(1, 1), to=(REST,), power=(1, self.k))
+        plan = Plan(labels, policy, chosen[None, :, None], rows=self.rows, phase=self.phase)
         return plan, plan
