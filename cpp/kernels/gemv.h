@@ -26,6 +26,10 @@ constexpr int kMostAdded = 64;  // numbers added one by one: more would cost dig
 constexpr int kVecBlock = kLanes == 16 ? 4 : 2;
 constexpr int kHeld = 4 * kVecBlock;  // sums that registers hold beside factors
 
+/// Numbers of a cache line, which is fetched once.
+template <class T>
+constexpr int kLine = 64 / sizeof(T);
+
 /// How many rows' sums of so many vectors registers hold.
 constexpr int held_rows(int vecs) { return 4 * vecs <= kHeld ? 4 : 2 * vecs <= kHeld ? 2 : 1; }
 
@@ -82,7 +86,7 @@ inline void block(Matrix<const float> a, Matrix<const T> b, Matrix<float> c, int
         Vec factor[vecs];
         for (int v = 0; v < vecs; ++v) {
             const T* from = b.row(k) + v * kLanes;
-            fetch<ahead>(from, by);
+            if (v * kLanes % kLine<T> == 0) fetch<ahead>(from, by);
             factor[v] = partial && v == vecs - 1 ? first_numbers(from, last) : numbers(from);
         }
         for (int r = 0; r < rows; ++r) {
@@ -141,7 +145,7 @@ inline Vec dot_block(Matrix<const float> query, Matrix<const T> keys, int count,
         Vec x[kKeys];
 #pragma GCC unroll 16
         for (int k = 0; k < kKeys; ++k) {
-            fetch<Ahead::kFar>(key[k] + d, by);
+            if (d % kLine<T> == 0) fetch<Ahead::kFar>(key[k] + d, by);
             x[k] = numbers(key[k] + d);
         }
 #pragma GCC unroll 4
