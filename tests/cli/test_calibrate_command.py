@@ -55,7 +55,7 @@ def test_heads_of_the_numpy_model(run, tmp_path, tiny_model):
     tune = ("--scenes", "3", "--out", "found", "--tune", "beta=0.1,0.9", "--search", "halving")
     code, told, errors = run(*tune)
     assert code == 0, errors
-    assert "beta=0.1: made up " in told
+    assert "beta=0.1: hallucinated " in told
     assert ACT.from_profile(path).heads == heads
     assert ACT.from_profile(path).theta != 0.15
     assert run(*tune)[1] == told

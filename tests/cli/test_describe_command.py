@@ -64,6 +64,39 @@ def test_the_packages_own_model_describes(picture, tiny_model, monkeypatch, tmp_
     assert Recording.load(kept).picture.shape == (120, 120, 3)
 
 
+def test_the_packages_own_model_is_asked_what_it_learnt_and_stops_when_it_repeats(
+    picture, tiny_model, monkeypatch, capsys
+):
+    from reattend.cli import describe
+    from reattend.evaluation.datasets.emoji_world import DESCRIBE
+
+    asked = []
+
+    class Repeating:
+        """The tiny model, but for what it says: a door, a door, ... to the limit."""
+
+        def __getattr__(self, name):
+            return getattr(tiny_model, name)
+
+        def prompt(self, text):
+            asked.append(text)
+            return tiny_model.prompt(text)
+
+        def generate(self, session, prompts, pixels, **settings):
+            says = tiny_model.tokenizer.encode(" a door," * 20)
+            for _, token in zip(
+                tiny_model.generate(session, prompts, pixels, **settings), says, strict=False
+            ):
+                yield np.array([token])
+
+    monkeypatch.setattr(describe, "load", lambda: Loaded(Repeating(), None, (3,)))
+    assert main(["describe", f"{picture}"]) == 0
+    shown = capsys.readouterr().out
+    assert asked == [DESCRIBE]
+    assert shown.count("door") == 4  # and once more in the reason
+    assert "stopped, for it keeps saying door" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -64,7 +64,10 @@ def test_demo_of_ones_own_picture(model, tmp_path, rng):
     done = run("demo", *model, *words)
     assert done.returncode == 0, done.stderr
     assert "own.png" in done.stdout
-    assert "made up" in done.stdout.splitlines()[1]
+    shown = " ".join(done.stdout.split())
+    assert shown.startswith("This small model knows 84 nouns")
+    assert "spoon" in shown and "reattend describe" in shown.split("Picture: ")[0]  # noqa: PT018
+    assert "can be marked as made up" in shown
     assert "missed" not in done.stdout
 
 

@@ -273,7 +273,7 @@ def test_descriptions_are_compared_where_as_much_is_said(tmp_path, coco):
     assert against["verdict"] == "no difference shown"  # the second's own: it is sure of all
     for form in ("markdown", "latex", "html"):
         table = write_comparison(found, form)
-        assert "made up at matched recall" in table
+        assert "hallucinated at matched recall" in table
         assert "no difference shown" in table
 
 

@@ -136,7 +136,7 @@ def command(**chosen: Any) -> int:
     """Search the heads in which a method helps a model, or tune its strength, and keep a profile.
 
     The search is ACT's: each head alone, those that help are kept, and pictures that were held out
-    say what they are worth. Strengths are compared by made-up words at equal recall. Every score is
+    say what they are worth. Strengths are compared by hallucinated words at equal recall. Every score is
     kept beside the profile: the same command goes on where it was stopped. In Python:
     ACT.from_profile("NAME.json").
     """
@@ -310,7 +310,7 @@ def _shown(profile: Profile, name: str) -> str:
         for trial in tuned["trials"][1:]:
             values = ", ".join(f"{key}={value}" for key, value in trial["parameters"].items())
             lines.append(
-                f"{values}: made up {interval(*trial['excess'])} at equal recall "
+                f"{values}: hallucinated {interval(*trial['excess'])} at equal recall "
                 f"({trial['samples']} pictures{', finds less' if trial['out'] else ''})"
             )
         best = tuned["best"] and ", ".join(f"{key}={each}" for key, each in tuned["best"].items())

@@ -38,7 +38,7 @@ def command(
 
     FIRST and SECOND are what two runs of reattend evaluate --data wrote as NAME.json, on the same
     data. Each difference comes with a 95% interval, the p value of a paired permutation test, and
-    whether it shows a difference; made-up words also at matched recall and length, and all of it
+    whether it shows a difference; hallucinated words also at matched recall and length, and all of it
     beside two trivial baselines, where a run holds them: image keys raised in all heads (evaluate
     --methods ...,brighten) and plain's words below a probability left out.
     """

@@ -21,6 +21,7 @@ from reattend.cli.arguments import at_least, picture_path
 from reattend.cli.command import Command, Options
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
+from reattend.demo.repeating import repeated
 from reattend.demo.show import Ink, Marker, listing, smaller
 from reattend.demo.small_set import LABELS, METHODS, SmallSet, measure, numbers, show_numbers
 from reattend.demo.tracing import WatchedAnswer
@@ -54,6 +55,10 @@ _WHERE = {
     "bedroom": "in a bedroom", "sea": "at sea", "garden": "in a garden", "weather": "in the sky",
     "clothes": "among clothes",
 }  # fmt: skip
+_OWN_PICTURE = (
+    f"This small model knows {len(NOUNS)} nouns, learnt from drawings, and sees one of them in "
+    "whatever it is shown. A model that knows photos: reattend describe FILE --model NAME."
+)
 _CAPTION = (
     "Attention is the mean over the rows of the answer, as softmax gave it. Blue frames: image "
     "tokens whose state is a sink's (VAR's rule). Heads: the share of each head's attention that "
@@ -94,7 +99,7 @@ _add = click.option
         "reattend demo --seed 3 --difficulty clear --scenes 0",
         "reattend demo --image yours.jpg --out yours.png",
     ),
-    short_help="describe a picture, and show what is made up of it with each method and without",
+    short_help="describe a picture, mark hallucinated objects, and show what each method changes",
 )
 @_add(
     "--image",
@@ -128,7 +133,8 @@ _add = click.option
 def command(**chosen: Any) -> int:
     """Describe a picture with a small vision-language model, without and with VAR, VHR and ACT.
 
-    What it makes up is marked, counted on some scenes, and drawn. A minute and a half on two cores.
+    Hallucinated objects are marked as made up, counted on some scenes, and drawn. A minute and a
+    half on two cores.
     """
     options = Options(**chosen)
     if not options.json:
@@ -158,6 +164,9 @@ def _show(options: Options, found: dict[str, Any]) -> int:
     if seen.scene is not None:
         found["there"] = [NOUNS[noun] for noun in sorted(seen.scene.nouns)]
     side = min(_PIXELS, shutil.get_terminal_size().columns)
+    if seen.scene is None:
+        print(_wrapped(_OWN_PICTURE))
+        print(_wrapped(f"It knows {listing(NOUNS)}."), end="\n\n")
     print(ink.picture(smaller(seen.pixels, side)), end="")
     print(ink.strong(f"Picture: {title}"))
     if seen.scene is None:
@@ -247,7 +256,7 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
     )
     print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
     stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
-    times, text = [], ""
+    times, text, stopped = [], "", []
     steps = model.generate(
         session, [model.prompt(DESCRIBE)], seen.pixels[None], max_new_tokens=_LONGEST
     )
@@ -258,11 +267,15 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
                 piece = "".join(c if c.isprintable() else " " for c in stream.push(int(token)))
                 text += piece
                 print(marker.push(piece), end="", flush=True)
+            if (word := repeated(text)) is not None:
+                stopped.append(f"stopped, for it keeps saying {word}")
+                break
     finally:
+        steps.close()
         rest = stream.flush()
         print(marker.push(rest) + marker.flush(), flush=True)
     text += rest
-    notes = [*_compared(text, seen, plain), *session.describe()]
+    notes = [*stopped, *_compared(text, seen, plain), *session.describe()]
     pace = f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token"
     lines = _wrapped("; ".join([*notes, pace]), _INDENT).splitlines()
     print("\n".join(" " * _INDENT + ink.faint(line) for line in lines), flush=True)

@@ -17,7 +17,8 @@ from reattend.adaptors.transformers import attached
 from reattend.cli.arguments import at_least
 from reattend.cli.command import Command
 from reattend.cli.method_argument import MethodName, make_chosen, method_help
-from reattend.evaluation.datasets.emoji_world.world import NOUNS, SIDE
+from reattend.demo.repeating import repeated
+from reattend.evaluation.datasets.emoji_world import DESCRIBE, NOUNS, SIDE
 from reattend.evaluation.loading import load
 from reattend.method import Method
 from reattend.methods import HeadMask
@@ -150,16 +151,23 @@ class _Shipped:
         session = Session(methods, num_layers=config.num_layers, num_heads=config.num_heads)
         if watched:
             session.record()
-        prompt = [model.prompt(_PROMPT)]
+        prompt = [model.prompt(DESCRIBE)]
         steps = model.generate(session, prompt, self._pixels[None], max_new_tokens=count)
-        tokens = [int(token) for (token,) in steps]
+        tokens: list[int] = []
+        stopped: list[str] = []
+        for (token,) in steps:
+            tokens.append(int(token))
+            if (word := repeated(model.tokenizer.decode(tokens))) is not None:
+                stopped.append(f"stopped, for it keeps saying {word}")
+                break
+        steps.close()
         recording = None
         if watched:
             words = [model.tokenizer.decode([token]) for token in tokens]
             recording = _told(session.recording(), words, self._pixels, None, label)
         said = model.tokenizer.decode([t for t in tokens if t not in model.tokenizer.stop])
         report = session.report()
-        notes = _notes(methods, report, config.num_layers)
+        notes = [*stopped, *_notes(methods, report, config.num_layers)]
         return Described(label, said.strip(), report.to_dict(), notes, recording)
 
 

@@ -39,7 +39,7 @@ _add = click.option
         "\\\n    --kind chair --images val2014 --model llava-1.5-7b-hf --methods var,vhr",
         "reattend evaluate --kind emoji-world-questions --sampling popular --workers 2",
     ),
-    short_help="measure what each method does to made-up words, on many scenes or your own data",
+    short_help="measure what each method does to hallucinated objects, on scenes or your own data",
 )
 @_add(
     "--scenes",
@@ -74,7 +74,7 @@ _add = click.option
 @answer_options
 @_add("--json", is_flag=True, help="print the results as JSON")
 def command(**chosen: Any) -> int:
-    """Measure what each method does to made-up words, on drawn scenes or on data of your own.
+    """Measure what each method does to hallucinated objects, on drawn scenes or data of your own.
 
     Every setting describes the same pictures, or answers the same questions. Finished batches are
     kept beside the results: the same command goes on where it was stopped.

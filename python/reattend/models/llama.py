@@ -12,7 +12,7 @@ own, and OpenMP's, which wait by spinning, take the cores from them (`reattend g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -238,7 +238,7 @@ def generate(
     logits_processor: Callable[[Array, Array], Array] | None = None,
     observe: Callable[[Array], None] | None = None,
     shrink: bool = False,
-) -> Iterator[Array]:
+) -> Generator[Array, None, None]:
     """Yield the tokens that follow a prompt, one step at a time.
 
     Parameters

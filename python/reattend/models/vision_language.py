@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class VisionLanguage:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-    ) -> Iterator[Array]:
+    ) -> Generator[Array, None, None]:
         """Yield the tokens that follow prompts, one step at a time.
 
         If a method of the session needs it, the prompts are read without their pictures first.

@@ -300,4 +300,4 @@ def _so_far(trials: Mapping[int, Trial]) -> str:
     best = min(trials.values(), key=_rank)
     value, low, high = best.excess
     values = ", ".join(f"{name}={value}" for name, value in best.parameters.items())
-    return f"best {values}: made up {value:+.4f} [{low:+.4f}, {high:+.4f}] at equal recall"
+    return f"best {values}: hallucinated {value:+.4f} [{low:+.4f}, {high:+.4f}] at equal recall"

@@ -27,7 +27,7 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
     -------
     str
         A line for each setting; below it how far it is from the baseline, in percentage points or
-        in numbers, and, where that is known, for made-up words at matched recall and length. Of
+        in numbers, and, where that is known, for hallucinated words at matched recall and length. Of
         many measures each has a line, and each setting a column.
 
     Raises
@@ -42,7 +42,7 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
     matched = [
         *dict.fromkeys(what for each in settings.values() for what in each.get("matched", ()))
     ]
-    headings = ["setting", *measures, *(f"made up at matched {what}" for what in matched)]
+    headings = ["setting", *measures, *(f"hallucinated at matched {what}" for what in matched)]
     rows = []
     for name, entry in settings.items():
         levels = [_level(units[each], entry["measures"][each]) for each in measures]
@@ -98,7 +98,7 @@ def write_comparison(comparison: Mapping[str, Any], form: str = "markdown") -> s
         rows[-1] += [_points(units[name], b["measures"][name]["difference"])
                      for b in baselines.values()]  # fmt: skip
     for what, each in comparison["matched"].items():
-        row = [f"made up at matched {what}", _points(100, each["difference"], said=False), "",
+        row = [f"hallucinated at matched {what}", _points(100, each["difference"], said=False), "",
                each["verdict"]]  # fmt: skip
         row += [_points(100, b["matched"][what]["difference"]) if b["matched"] else "-"
                 for b in baselines.values()]  # fmt: skip
