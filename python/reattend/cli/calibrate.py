@@ -136,8 +136,8 @@ def command(**chosen: Any) -> int:
     """Search the heads in which a method helps a model, or tune its strength, and keep a profile.
 
     The search is ACT's: each head alone, those that help are kept, and pictures that were held out
-    say what they are worth. Strengths are compared by hallucinated words at equal recall. Every score is
-    kept beside the profile: the same command goes on where it was stopped. In Python:
+    say what they are worth. Strengths are compared by hallucinated words at equal recall. Every
+    score is kept beside the profile: the same command goes on where it was stopped. In Python:
     ACT.from_profile("NAME.json").
     """
     return _calibrate(Options(**chosen))

@@ -38,9 +38,9 @@ def command(
 
     FIRST and SECOND are what two runs of reattend evaluate --data wrote as NAME.json, on the same
     data. Each difference comes with a 95% interval, the p value of a paired permutation test, and
-    whether it shows a difference; hallucinated words also at matched recall and length, and all of it
-    beside two trivial baselines, where a run holds them: image keys raised in all heads (evaluate
-    --methods ...,brighten) and plain's words below a probability left out.
+    whether it shows a difference; hallucinated words also at matched recall and length, and all of
+    it beside two trivial baselines, where a run holds them: image keys raised in all heads
+    (evaluate --methods ...,brighten) and plain's words below a probability left out.
     """
     runs: list[Any] = []
     for path in (first, second):

@@ -27,8 +27,8 @@ def write_scores(scores: Mapping[str, Any], form: str = "markdown") -> str:
     -------
     str
         A line for each setting; below it how far it is from the baseline, in percentage points or
-        in numbers, and, where that is known, for hallucinated words at matched recall and length. Of
-        many measures each has a line, and each setting a column.
+        in numbers, and, where that is known, for hallucinated words at matched recall and length.
+        Of many measures each has a line, and each setting a column.
 
     Raises
     ------
