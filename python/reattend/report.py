@@ -42,7 +42,8 @@ class Report:
     def __repr__(self) -> str:
         methods = ", ".join(dict.fromkeys(reading.method for reading in self.readings))
         layers = len({reading.layer for reading in self.readings})
-        return f"Report({methods or 'no method'}: {layers} layer{'s' * (layers != 1)}; print it for a table)"
+        counted = f"{layers} layer{'s' * (layers != 1)}"
+        return f"Report({methods or 'no method'}: {counted}; print it for a table)"
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as dictionaries, lists, numbers and text.
