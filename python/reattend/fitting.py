@@ -40,12 +40,15 @@ def fitted(
     ()
     """
     # A class is no sequence either, and is named as what it is.
-    single = isinstance(methods, (Method, type))
+    single = isinstance(methods, (Method, type, str))
     what = "Method instances"
     found = (methods,) if single else listed("methods", methods, what)
     for method in found:
         if not isinstance(method, Method):
-            raise TypeError(f"methods must be Method instances, got {method!r}")
+            hint = ""
+            if isinstance(method, type) and issubclass(method, Method):
+                hint = f"; write {method.__name__}()"
+            raise TypeError(f"methods must be Method instances, got {method!r}{hint}")
         if method.profile is not None:
             method.profile.check_sizes(num_layers, num_heads, hidden_size)
         _check_places(method, num_layers, num_heads)

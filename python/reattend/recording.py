@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -140,7 +141,8 @@ class Recording:
         except FileNotFoundError:
             raise
         except DAMAGED_ARRAYS as error:
-            raise ValueError(f"{path} is not a recording: {error}") from error
+            why = error if is_zipfile(path) else "it is no .npz, as Recording.save writes one"
+            raise ValueError(f"{path} is not a recording: {why}") from error
         if version != VERSION:
             raise ValueError(
                 f"{path} is a recording of version {version}, this reattend reads {VERSION}"

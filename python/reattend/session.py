@@ -146,7 +146,9 @@ class Session(Recorded, Measuring):
         Parameters
         ----------
         image : array of bool [B, P], optional
-            True at the prompt's image tokens, of one or several images. None: no image.
+            True at the prompt's image tokens, of one or several images. None: no image. It has a
+            column for each token of the prompt: in a call that goes on behind them, the rows behind
+            are the answer's.
         prompt_len : int, optional
             Length P of the prompt, where it comes in chunks and there is no image mask to tell.
         text_only : array of bool [B], optional

@@ -374,8 +374,12 @@ def test_importing_the_adaptors_imports_no_framework():
 
 def test_methods_that_do_not_fit_the_model_are_refused_at_once():
     model = LLAVA.load()
-    with pytest.raises(TypeError, match=r"methods must be Method instances, got <class .*VHR"):
+    with pytest.raises(
+        TypeError, match=r"methods must be Method instances, got <class .*; write VHR\(\)"
+    ):
         attached(model, VHR)
+    with pytest.raises(TypeError, match="methods must be Method instances, got 'vhr'"):
+        attached(model, "vhr")
     with pytest.raises(ValueError, match="tau"):
         attached(model, VAR(sink_dims=(1,)))  # 20 is beyond the square root of 64
     with pytest.raises(ValueError, match="heads"):
@@ -386,7 +390,9 @@ def test_a_pipeline_is_taken_for_its_model():
     model = LLAMA.load()
     pipe = hf.TextGenerationPipeline(model=model, tokenizer=_Tokens())
     inputs = LLAMA.inputs()
-    with attached(pipe, EACH_ACT) as session:
+    assert session.model is model
+    assert repr(session) == f"ModelSession({type(model).__name__}, [{EACH_ACT!r}])"
+    assert session._repr_html_().startswith("<table>")
         generate(model, inputs, 2)
     assert session.model is model
     assert session.report().readings

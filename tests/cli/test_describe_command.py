@@ -102,6 +102,7 @@ def test_the_packages_own_model_is_asked_what_it_learnt_and_stops_when_it_repeat
     [
         (["--method", "nothing"], 1, "must be one of act"),
         (["--model", "no/such/folder"], 1, "cannot be read"),
+        (["--model", "./nothing"], 1, "it is no folder"),
         (["--record", "run.txt"], 2, "must end in .npz"),
         (["--report", "run.txt"], 2, "must end in .html"),
         (["--prompt", "What?"], 2, "--prompt needs --model"),

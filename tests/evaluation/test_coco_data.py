@@ -85,7 +85,7 @@ def test_everything_wrong_with_a_file_is_named_with_its_line(tmp_path, coco):
 
 
 def test_a_file_that_is_none_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"nothing.json: cannot be read"):
+    with pytest.raises(DataError, match=r"nothing.json: cannot be read: No such"):
         load_dataset("pope", data=tmp_path / "nothing.json")
     (tmp_path / "empty.json").write_text("")
     with pytest.raises(DataError, match="holds no cases"):

@@ -181,6 +181,8 @@ class _Transformers:
             self._model = hf.AutoModelForImageTextToText.from_pretrained(name).eval()
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
+            if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+                reason = "it is no folder"
             raise CommandError(f"--model {name} cannot be read: {reason}") from error
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         message = [{"role": "user", "content": content}]

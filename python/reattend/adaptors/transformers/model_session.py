@@ -84,6 +84,14 @@ class ModelSession:
         self._warned = False
         self._probe: list[Array] | None = None  # sink dimensions seen, while they are looked for
 
+    def __repr__(self) -> str:
+        methods = ", ".join(map(repr, self.methods))
+        return f"{type(self).__name__}({type(self.model).__name__}, [{methods}])"
+
+    def _repr_html_(self) -> str:
+        """Give the table of the latest generation that a notebook shows."""
+        return self.report()._repr_html_()
+
     def report(self) -> ModelReport:
         """Say what the methods did in the latest generation.
 

@@ -15,7 +15,6 @@ from typing import Any
 from reattend.evaluation.datasets.dataset import (
     Answer,
     Case,
-    DataError,
     Dataset,
     Problem,
     register,
@@ -26,6 +25,7 @@ from reattend.evaluation.datasets.records import (
     read_object,
     read_records,
     settle,
+    unreadable,
 )
 from reattend.evaluation.metrics.amber import (
     GENERATIVE_MEASURES,
@@ -268,7 +268,7 @@ def _lines(path: Path) -> Sequence[str]:
     try:
         return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError([Problem(str(path), None, f"cannot be read: {error}")]) from error
+        raise unreadable(path, error) from error
 
 
 def _check_start(path: Path, problems: list[Problem]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reattend.evaluation.datasets.dataset import Answer, Case, DataError, Dataset, Problem, register
-from reattend.evaluation.datasets.records import Pictures, settle
+from reattend.evaluation.datasets.records import Pictures, settle, unreadable
 from reattend.evaluation.metrics.measures import Combined
 from reattend.evaluation.metrics.pope import check_rule, read_yes_no
 
@@ -138,7 +138,7 @@ def _read(
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError([Problem(str(path), None, f"cannot be read: {error}")]) from error
+        raise unreadable(path, error) from error
     pictures = None
     if images is not None:
         own = Path(images) / name

@@ -21,6 +21,25 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> DataError:
+    """Say why a file is no text, in words; the system's own begin with a number.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    error : OSError or UnicodeDecodeError
+        What went wrong.
+
+    Examples
+    --------
+    >>> print(unreadable(Path("pope.json"), FileNotFoundError(2, "No such file or directory")))
+    pope.json: cannot be read: No such file or directory
+    """
+    why = getattr(error, "strerror", None) or error
+    return DataError([Problem(str(path), None, f"cannot be read: {why}")])
+
+
 def read_records(path: Path, problems: list[Problem]) -> list[Record]:
     """Read a file of JSON objects: one a line, or an array of them.
 
@@ -39,7 +58,7 @@ def read_records(path: Path, problems: list[Problem]) -> list[Record]:
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError([Problem(str(path), None, f"cannot be read: {error}")]) from error
+        raise unreadable(path, error) from error
     found: list[Record] = []
     entries: Iterator[tuple[int, Any]]
     if text.lstrip().startswith("["):
