@@ -390,12 +390,12 @@ def test_a_pipeline_is_taken_for_its_model():
     model = LLAMA.load()
     pipe = hf.TextGenerationPipeline(model=model, tokenizer=_Tokens())
     inputs = LLAMA.inputs()
-    assert session.model is model
-    assert repr(session) == f"ModelSession({type(model).__name__}, [{EACH_ACT!r}])"
-    assert session._repr_html_().startswith("<table>")
+    with attached(pipe, EACH_ACT) as session:
         generate(model, inputs, 2)
     assert session.model is model
     assert session.report().readings
+    assert repr(session) == f"ModelSession({type(model).__name__}, [{EACH_ACT!r}])"
+    assert session._repr_html_().startswith("<table>")
 
 
 class _Tokens(hf.PreTrainedTokenizerBase):
