@@ -80,7 +80,7 @@ def attached(
     """
     demand("torch")
     demand("transformers")
-    one = (Method, type)  # a class is no sequence: it is refused as what it is
+    one = (Method, type, str)  # a class is no sequence: it is refused as what it is
     flat = tuple(m for each in methods for m in ((each,) if isinstance(each, one) else each))
     taken, processor = _model_of(model, processor)
     structure = examined(taken, processor)
