@@ -18,6 +18,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = f"reattend {release}"
+html_show_copyright = False  # LICENSE and NOTICE say it
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 4
