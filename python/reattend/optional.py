@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from types import ModuleType
 
@@ -22,6 +23,9 @@ _EXTRAS = {  # of others: demo
     "spacy": "amber",
     "distributed": "dask",
 }
+
+
+_found: dict[str, ModuleType] = {}  # a layer's step asks four times; importlib takes 0.6 us
 
 
 class MissingPackageError(ImportError):
@@ -46,8 +50,12 @@ def demand(module: str) -> ModuleType:
     >>> demand("json").dumps([1])
     '[1]'
     """
+    found = _found.get(module)
+    if found is not None and sys.modules.get(module) is found:
+        return found
     try:
-        return import_module(module)
+        found = _found[module] = import_module(module)
+        return found
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if error.name != package:  # it is there, but something that it needs is not

@@ -81,7 +81,7 @@ def attend(
     if window is None and dropped:  # Phi-3.5 MoE slides by its masks and its cache alone
         window = window_of(forward.cache, module.layer_idx)
     mask = _chosen(module, mask, options.get("indices"), query, slots, causal)
-    form = _form(forward, mask, padding, window, causal, query, length)
+    form = _form(forward, mask, padding, window, causal, query, length, dropped)
     bias = options.get("position_bias")
     if bias is not None:
         form = form.biased(floats(bias)[..., :length])
@@ -200,12 +200,11 @@ def _form(
     causal: bool,
     query: Tensor,
     length: int,
+    dropped: int,
 ) -> Form:
     """Give the words of a mask; a forward passes the same one to many layers."""
-    batch, _, rows, _ = query.shape
-    dropped = max(0, forward.past + forward.rows - length)
     if mask is None:
-        if dropped and (window is None or rows > 1):
+        if dropped and (window is None or query.shape[2] > 1):
             raise NotImplementedError(
                 f"the cache dropped {dropped} keys and no mask came with those that are left"
             )
@@ -213,6 +212,7 @@ def _form(
     for seen, of, form in forward.forms:
         if seen is mask and of == window:
             return form
+    batch, _, rows, _ = query.shape
     _check_mask(mask, query, length)
     known = None
     if padding is not None and not padding.all():

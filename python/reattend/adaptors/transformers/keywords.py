@@ -15,6 +15,7 @@ _PASSING = {
     "mm_token_type_ids", "num_items_in_batch", "output_hidden_states", "output_router_logits",
     "image_sizes", "position_ids", "return_dict", "seq_idx", "token_type_ids", "use_cache",
 }  # fmt: skip
+_KNOWN = HONOURED | _PASSING | {"dropout", "output_attentions"}  # these are 0, as is checked
 
 
 def refuse_unknown(module: Module, query: Tensor, options: AttentionOptions) -> None:
@@ -51,10 +52,10 @@ def refuse_unknown(module: Module, query: Tensor, options: AttentionOptions) -> 
             "output_attentions needs the attention matrix, which reattend never makes: use eager "
             "attention for it"
         )
+    if options.keys() <= _KNOWN:
+        return
     for name, value in options.items():
-        if name in HONOURED or name in _PASSING or value is None or value is False:
-            continue
-        if name in ("dropout", "output_attentions"):  # 0, as checked above
+        if name in _KNOWN or value is None or value is False:
             continue
         raise NotImplementedError(
             f"{type(module).__name__} passes {name} to its attention, which reattend does not "

@@ -92,13 +92,15 @@ class Check:
 
 
 def _kind(asked: Asked, form: Form) -> Hashable:
-    options, query, value = asked.options, asked.query, asked.value
-    names = ("s_aux", "sinks", "indices", "position_bias")
-    flags = (options.get(name) is not None for name in names)
+    # Each layer of each step asks: written out, for loops and slices of shapes take longer.
+    given, query = asked.options.get, asked.query
+    _, heads, rows, head_dim = query.shape
+    _, kv_heads, _, value_dim = asked.value.shape
     return (
-        type(asked.module), options.get("sliding_window"), options.get("softcap"), *flags,
-        form.causal, form.window, form.dense, form.key_mask is not None,
-        query.shape[2] > 1, query.shape[1::2], value.shape[1::2], query.dtype,
+        type(asked.module), given("sliding_window"), given("softcap"), given("s_aux") is None,
+        given("sinks") is None, given("indices") is None, given("position_bias") is None,
+        form.causal, form.window, form.bias is None, form.key_mask is None,
+        rows > 1, heads, head_dim, kv_heads, value_dim, query.dtype,
     )  # fmt: skip
 
 
