@@ -37,6 +37,8 @@ struct Scores {
     bool causal = false;
     int64_t window = 0;                 // 0: none
     const uint8_t* key_mask = nullptr;  // [batch, key_len]; null: every key
+    const float* products = nullptr;    // [batch, num_heads, query_len, key_len] of few rows: query
+                                        // . key; null: not known
     int num_threads = 1;
 
     int64_t kv_head(int64_t head) const { return head / (num_heads / num_kv_heads); }

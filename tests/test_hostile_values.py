@@ -460,7 +460,8 @@ TABLE = {
     "transform.Transform": (
         ra.Transform,
         {"scale": np.ones((2, 1, 5)), "shift": np.zeros((2, 1, 5)),
-         "slope": np.zeros((2, 1, 5)), "first_row": 1, "beyond": False},
+         "slope": np.zeros((2, 1, 5)), "first_row": 1, "beyond": False,
+         "heads": np.ones((2, 4), bool)},
     ),
     "transform.Transform.from_row": (boost().from_row, {"first_row": np.array([2])}),
     "transform.Transform.reaches": (boost().reaches, {"rows": np.arange(3)}),

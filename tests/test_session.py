@@ -388,7 +388,8 @@ def test_report_counts_no_row_of_a_transform_that_changes_nothing(inputs):
 # What is prepared once
 STEADY = [
     name for name, each in ACTING.items()
-    if name != "ACT" and (each.steady or type(each).goes_on is not Method.goes_on)
+    if name not in ("ACT", "ILVAD")  # whose means are summed otherwise; evidence of other images
+    and (each.steady or type(each).goes_on is not Method.goes_on)
 ]  # fmt: skip
 
 
@@ -400,7 +401,8 @@ def test_a_steady_method_plans_every_step_as_the_first(name, reorder):
     order = None if reorder is None else np.array(reorder)
     sessions = [Session(each, num_layers=5) for each in (method, Recorder(method))]
     repeated, asked = (run((), inputs, session=each, reorder=order) for each in sessions)
-    np.testing.assert_array_equal(repeated, asked)
+    exact = method.steady or name in ("CAAC", "OWL")  # else a row's sums are made otherwise
+    np.testing.assert_allclose(repeated, asked, rtol=0, atol=0 if exact else TOLERANCE)
     for found, wanted in zip(*(each.report().readings for each in sessions), strict=True):
         assert (found.layer, found.rows) == (wanted.layer, wanted.rows)
         np.testing.assert_array_equal(found.changed, wanted.changed)

@@ -8,7 +8,7 @@ import pytest
 from reattend import Plan, Reweight, attention, quantize, reference
 from reattend.border import core_call
 from reattend.plan import compose
-from reattend.transform import Transform
+from reattend.transform import Transform, in_heads, shifted
 
 TOLERANCE = 2e-5  # float32 scores of some tens against float64
 SHAPES = [  # B, H, H_kv, N, M, D
@@ -287,6 +287,44 @@ def test_numbers_go_on_beyond_the_arrays(shape, rng):
     assert np.array_equal(attention(*seen, **how).out, found.out)
     again = pickle.loads(pickle.dumps(transform)).take(np.arange(shape[0]))
     assert np.array_equal(attention(*seen, causal=True, transform=again), found.out)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_chosen_heads_change_alone(shape, rng):
+    query, key, value = arrays(shape, rng)
+    heads = rng.random(shape[:2]) < 0.5
+    numbers = drawn(shape, rng)
+    chosen = Transform(numbers.scale, numbers.shift, numbers.slope, numbers.first_row, heads=heads)
+    how = {"causal": True}
+    found = attention(query, key, value, transform=chosen, **how)
+    right = reference.attention(query, key, value, transform=chosen, **how)
+    assert np.abs(found - right).max() < TOLERANCE
+    assert np.array_equal(
+        attention(query, key, value, transform=in_heads(numbers, heads), **how), found
+    )
+    plain = attention(query, key, value, **how)
+    changed = (found != plain).any((2, 3))
+    assert not changed[~heads].any()
+    again = pickle.loads(pickle.dumps(chosen)).take(np.arange(shape[0])[::-1])
+    assert np.array_equal(again.heads, heads[::-1])
+    assert np.array_equal(in_heads(chosen, ~heads).packed[1], np.zeros((*shape[:2], 2)))
+
+
+def test_shifts_of_some_keys_are_laid_out_alone(rng):
+    query, key, value = arrays(SHAPES[2], rng)
+    bare = Transform(shift=np.zeros((2, 1, 500)), slope=0.25)
+    shift = rng.standard_normal((2, 1, 40)).astype(np.float32)
+    whole = np.zeros((2, 1, 500))
+    whole[..., 30:70] = shift
+    found = shifted(bare, slice(30, 70), shift)
+    assert np.array_equal(found.numbers, Transform(shift=whole, slope=0.25).numbers)
+    outputs = [
+        attention(query, key, value, transform=each)
+        for each in (found, Transform(shift=whole, slope=0.25))
+    ]
+    assert np.array_equal(*outputs)
+    with pytest.raises(ValueError, match="shift must be finite"):
+        shifted(bare, slice(0, 1), np.array([[[np.inf]]]))
 
 
 def test_beyond_needs_a_last_key():

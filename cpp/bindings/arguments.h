@@ -33,6 +33,7 @@ enum RequestField {
     kInstead,
     kColumns,
     kAhead,
+    kProducts,
     kRequestFields
 };
 
@@ -431,6 +432,8 @@ private:
                             first.data<const int64_t>(), first.stride(0)};
         return broadcasts(numbers.shape(0), scores.batch) &&
                broadcasts(numbers.shape(1), scores.num_heads) &&
+               broadcasts(bounds.shape(0), scores.batch) &&
+               broadcasts(bounds.shape(1), scores.num_heads) &&
                (beyond ? length >= scores.key_len : length <= scores.key_len) &&
                broadcasts(first.shape(0), scores.batch);
     }
@@ -529,6 +532,7 @@ private:
             columns.read(given, call);
         }
         read_ahead(field(request, kAhead));
+        read_products(field(request, kProducts));
         return read_heads(field(request, kHeads), call.summed);
     }
 
@@ -558,6 +562,19 @@ private:
         ahead_.masses = masses.data<const float>();
         ahead_.factors = factors.data<const float>();
         call.ahead = &ahead_;
+    }
+
+    /// What a pass before this one multiplied.
+    void read_products(PyObject* given) {
+        if (is_none(given)) return;
+        Scores& scores = call.scores;
+        const Array array(given);
+        const bool fits =
+            array && array.type() == Numpy::NPY_FLOAT32_ && array.contiguous() &&
+            scores.query_len <= kDecodeRows &&
+            array.is({scores.batch, scores.num_heads, scores.query_len, scores.key_len});
+        if (!fits) throw std::invalid_argument("products: not of this call");
+        scores.products = array.data<const float>();
     }
 
     /// What an earlier pass without policies gave.

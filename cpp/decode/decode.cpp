@@ -259,6 +259,15 @@ private:
     void read_keys(int64_t key, int count) {
         const Tensor& keys = scores_.key;
         const int dim = static_cast<int>(scores_.head_dim);
+        if (scores_.products) {
+            for (int r = 0; r < size_; ++r) {
+                const int64_t row =
+                    scores_.row_index(group_.item(r), group_.head(r), group_.row(r));
+                std::memcpy(weights_.row(r), scores_.products + row * scores_.key_len + key,
+                            count * sizeof(float));
+            }
+            return;
+        }
         if (pairs_)
             return kernels().dot_pairs(narrow_query(),
                                        keys.bits(group_.first_item, group_.kv_head, key), weights_,

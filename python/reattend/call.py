@@ -14,6 +14,7 @@ from reattend.border.dtypes import to_float32
 from reattend.border.prefixed import keys_between
 from reattend.border.request import NO_MASK, MaskSpec, Request
 from reattend.border.results import AttentionResult
+from reattend.border.row_products import around, products_of, scores_of
 from reattend.checks import as_array, count, integer, marks, numbers, pairs
 from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array
@@ -26,7 +27,7 @@ _ONE = np.broadcast_to(np.int64(1), ())  # read-only, and so is what is made of 
 _SUMMED = Request(returns=("logsumexp", "column_sums"))
 _AHEAD = ("masses", "factors", "changed", "logsumexp", "column_sums")
 _UNSUMMED = Request(returns=("logsumexp",))
-_TOLD = Request(returns=("logsumexp", "column_sums", "score_sums"), num_segments=2)
+_TOLD = Request(returns=("logsumexp", "score_sums"), num_segments=2)
 _FEW_ROWS = 256  # whose visible keys are counted at once: memory stays small beside the mask
 
 
@@ -103,12 +104,6 @@ def _zeros(batch: int) -> Array:
     return zeros
 
 
-def _around(marked: Array) -> slice:
-    """Give the keys from the first to the last that is marked in any item [B, M]."""
-    places = np.flatnonzero(marked.any(0))
-    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
-
-
 def _outputs(given: Any) -> dict[int, Array]:
     if not isinstance(given, Mapping):
         raise TypeError(f"text_outputs must map layers to [B, H, Dv], got {type(given).__name__}")
@@ -140,6 +135,11 @@ class Computed:
     plain: AttentionResult | None = None  # attention without any policy
     plans: Sequence[Plan] = ()  # of the methods before the one that is asked
     ahead: Ahead | None = None  # what these made of it, where a method asked for column sums
+    products: Array | None = None  # query . key of a single row, [B, H, 1, M]
+
+    def known_to(self, request: Request) -> Request:
+        """Tell a pass over all keys what is known of it: it then reads values alone."""
+        return request if self.products is None else request._replace(products=self.products)
 
 
 @dataclass(frozen=True, init=False)
@@ -337,11 +337,22 @@ class Call:
             last = self.first_row + self.last_rows[:, None]
             seen = seen & (np.arange(self.key_len) > last - self._window)
         scores = np.zeros((self.batch, self.num_heads, self.key_len), np.float32)
-        near = _around(seen)
-        query = self.query[np.arange(self.batch), :, self.last_rows, None]  # [B, H, 1, D]
-        found = self._told("scores", query, near)[:, :, 0]
+        near = around(seen)
+        if self.query.shape[2] == 1:
+            found = self._scores_of_step(near)
+        else:
+            query = self.query[np.arange(self.batch), :, self.last_rows, None]  # [B, H, 1, D]
+            found = self._told("scores", query, near)[:, :, 0]
         np.copyto(scores[..., near], found, where=seen[:, None, near])
         return scores
+
+    def _scores_of_step(self, keys: slice) -> Array:
+        """Give a single row's scores [B, H, keys], of products that no later pass makes again."""
+        if self.computed.products is None:
+            found = products_of(self.query, self.key, self.mask, self.num_threads)
+            self.computed.products = found
+        products = self.computed.products[:, :, 0, keys]
+        return scores_of(products, self.mask, self.query.shape[3])
 
     def _told(self, name: str, query: Array, keys: slice, segments: Array | None = None) -> Array:
         """Give what some rows tell of keys that they all see, before a bias."""
@@ -505,7 +516,7 @@ class Call:
             some = slice(None) if window is None else slice(i, i + 1)
             if window is not None:
                 seen = seen & (np.arange(self.key_len) > positions[i] - window)  # ever fewer
-            near = _around(seen)
+            near = around(seen)
             labels = seen[:, None, near].astype(np.uint8)
             found = self._told("score_sums", self.query[:, :, rows][:, :, some], near, labels)
             sums[:, :, some] = found[..., 1]
@@ -551,8 +562,15 @@ class Call:
         if image is None:
             return None
         if image.shape[1] < self.key_len:
-            return np.pad(image, ((0, 0), (0, self.key_len - image.shape[1])))
+            found = np.zeros((len(image), self.key_len), bool)  # np.pad takes ten times as long
+            found[:, : image.shape[1]] = image
+            return found
         return image[:, : self.key_len]
+
+    @cached_property
+    def image_span(self) -> slice:
+        """Keys from the first to the last of an image in any item."""
+        return slice(0, 0) if self.image is None else around(self.image)
 
     @cached_property
     def image_end(self) -> Array:
@@ -659,6 +677,7 @@ class Call:
         if heads is not None or self.out is not None:
             heads = None if heads is None else heads[None].repeat(self.batch, axis=0)
             request = request._replace(out=self.out, heads=heads)
+        request = self.computed.known_to(request)
         found: AttentionResult = attend(
             self.query, self.key, self.value, self.mask, request, self.num_threads
         )

@@ -1,4 +1,4 @@
-"""Steps whose sinks the core finds by what keys received: how a method says so, what is kept."""
+"""Steps that go on by a rule: how a method says so, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from reattend.border.request import FollowedColumns, MaskSpec, Request
-from reattend.plan import Composition
+from reattend.border.row_products import around, scores_of
+from reattend.plan import Composition, Plan, compose
 from reattend.policy import Array, Reweight
+from reattend.transform import Transform
 
-__all__ = ["ColumnRule", "FollowedSteps"]
+__all__ = ["ColumnRule", "FollowedSteps", "ReadSteps", "RowRule"]
 
 _LEAST_ROOM = 64  # keys
+_EVERY = (np.ones((1, 1, 1), bool),)  # rows of heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,3 +84,56 @@ class FollowedSteps:
     def state(self) -> Any:
         """Give the method's state as it is now."""
         return self.rule.state(np.ascontiguousarray(self.received))
+
+
+@dataclass(frozen=True, eq=False)
+class RowRule:
+    """How steps go on whose edits follow from the scores of their row on keys of the prompt."""
+
+    keys: Array  # bool [B, P], the keys; the same in all steps
+    policy: Reweight  # of all keys as one segment
+    # Of scores [B, H, K], 0 where no key is marked, on the keys from the first to the last that is
+    # in any item, which come with them: as `Call.row_scores` gives them. What comes back are rows
+    # [B, H, 1] of the policy and a transform of the row, or None for either.
+    edits: Callable[[Array, slice], tuple[Array | None, Transform | None]]
+
+
+class ReadSteps:
+    """The steps of one layer under a rule: products of the row with keys, then the rest.
+
+    Parameters
+    ----------
+    rule : RowRule
+        The rule.
+    """
+
+    def __init__(self, rule: RowRule) -> None:
+        self._rule, self._near = rule, around(rule.keys)
+        self._marked = rule.keys[:, None, self._near]
+        self._all = bool(self._marked.all())
+        self._plan = compose([Plan(None, rule.policy)])
+
+    def serves(self, rows: int, mask: MaskSpec) -> bool:
+        """Whether a call is such a step: of one row that sees all keys of the rule."""
+        if rows != 1 or mask.window is not None:
+            return False
+        seen = mask.key_mask
+        return seen is None or bool((seen[:, None, self._near] | ~self._marked).all())
+
+    def planned(
+        self, products: Array, mask: MaskSpec, head_dim: int
+    ) -> tuple[Composition, Transform | None, tuple[Array, ...]]:
+        """Give what is done with a row of these products [B, H, 1, M].
+
+        Its policy with its rows, its transform, and which rows of which heads that edits.
+        """
+        scores = scores_of(products[:, :, 0, self._near], mask, head_dim)
+        if not self._all:
+            scores = np.where(self._marked, scores, np.float32(0))
+        where, transform = self._rule.edits(scores, self._near)
+        plan = self._plan
+        if where is not None:
+            plan = Composition(None, plan.policies, (where,), plan.labels, plan.plans)
+        if transform is None:
+            return plan, None, ()
+        return plan, transform, _EVERY if transform.heads is None else (transform.heads[..., None],)

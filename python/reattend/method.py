@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.following import ColumnRule
+from reattend.following import ColumnRule, RowRule
 from reattend.plan import Plan
 from reattend.profile import Profile
 from reattend.reading import Reading, changed_share
@@ -109,7 +109,7 @@ class Method:
         """
         raise NotImplementedError(f"{type(self).__name__} must define plan(call, state)")
 
-    def goes_on(self, call: Call, state: Any) -> bool | ColumnRule:
+    def goes_on(self, call: Call, state: Any) -> bool | ColumnRule | RowRule:
         """Say whether steps go on without asking: the plan of this one stays, or follows a rule.
 
         Parameters
@@ -121,7 +121,7 @@ class Method:
 
         Returns
         -------
-        bool or ColumnRule
+        bool, ColumnRule or RowRule
             `steady`, where a method does not say more.
 
         Examples

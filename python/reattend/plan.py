@@ -150,7 +150,7 @@ class Composition:
     @cached_property
     def _edited_of_step(self) -> tuple[Array | None, ...]:
         row = np.array([self._edits_begin])
-        return tuple(plan.edited_rows(row) for plan in self.plans)
+        return tuple(plan._edited(row) for plan in self.plans)
 
     @cached_property
     def of_step(self) -> Request:
@@ -296,7 +296,9 @@ class Plan:
         >>> plan.edited_rows(np.array([4, 5])).tolist()
         [[[False, True]]]
         """
-        rows = integers("rows", rows, "[N]")
+        return self._edited(integers("rows", rows, "[N]"))
+
+    def _edited(self, rows: Array) -> Array | None:
         edited = None if self.transform is None else self.transform.reaches(rows)
         if self.null_logit is not None:
             joined = np.asarray(self.null_logit) > -np.inf
@@ -435,6 +437,12 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
+    if len(plans) == 1 and known is not None and plans[0].everywhere and known.serves(plans):
+        plan = plans[0]
+        return Composition(
+            known.segments, known.policies, (plan.where,), known.labels, (plan,), plan.transform,
+            plan.null_logit, plan.heads_from, plan.epilogue,
+        )  # fmt: skip
     if not all(plan.everywhere for plan in plans):
         raise ValueError(
             "plans must be for the rows of one call, got rows and phase that a session brings to "

@@ -13,10 +13,11 @@ from reattend.border.arguments import DTYPES, array_or_stored, scalars
 from reattend.border.core_call import attend
 from reattend.border.request import CAUSAL, PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult
+from reattend.border.row_products import products_of
 from reattend.call import Call, Prompt
 from reattend.checks import as_array, count, integer, items, layer_count, numbers
 from reattend.fitting import cross_layers_of, fitted, warn_without_image
-from reattend.following import ColumnRule, FollowedSteps
+from reattend.following import ColumnRule, FollowedSteps, ReadSteps, RowRule
 from reattend.measuring import Measuring
 from reattend.method import Method
 from reattend.one_thread import OneThread, alone
@@ -38,6 +39,7 @@ class _Steady(NamedTuple):
     followed: FollowedSteps | None = None  # where the core finds the sinks of one of these
     follower: int = 0  # its place
     tally: Tally | None = None  # to which its rows are added
+    read: ReadSteps | None = None  # where each step's plan follows from scores of its row
 
 
 _PLAIN = _Steady()
@@ -336,7 +338,17 @@ class Session(Recorded, Measuring):
             )  # fmt: skip
             return self._asked(run, call, end, asked)
         plan, tally = steady.plan, steady.tally
-        if plan is None or tally is None:
+        edited: tuple[Array | None, ...]
+        if steady.read is not None and tally is not None:
+            products = products_of(query, key, mask, num_threads)
+            plan, transform, edited = steady.read.planned(products, mask, query.shape[3])
+            request = Request(
+                None, plan.policies, plan.wheres, transform, None, "masses", out, products=products
+            )
+            found = attend(query, key, value, mask, request, num_threads)
+            result = found[0]
+            tally.add_rows(steady.places, plan, found[1], edited)
+        elif plan is None or tally is None:
             result = attend(query, key, value, mask, asked, num_threads)
         else:
             followed = steady.followed
@@ -350,7 +362,7 @@ class Session(Recorded, Measuring):
                     num_threads, out, confidence=run.confidence,
                 )  # fmt: skip
                 self._show(run, call, np.asarray(result))
-            edited: tuple[Array | None, ...] = ()
+            edited = ()
             if plan.beside_policies:
                 plan.finish(result, dtype)
                 edited = plan.edited_rows(end - query.shape[2], end)
@@ -612,7 +624,16 @@ class Session(Recorded, Measuring):
             return None if self._watched else _PLAIN
         steady = run.steady.get(layer)
         if steady is None or steady.followed is None:
-            return None if self._watched else steady
+            if self._watched:
+                return None
+            if (
+                steady is not None
+                and steady.read is not None
+                and not steady.read.serves(rows, mask)
+            ):
+                del run.steady[layer]
+                return None
+            return steady
         serves = steady.followed.serves(rows, key_len, mask)
         if self._observed or not serves:
             _keep_followed(run, layer)
@@ -629,6 +650,7 @@ class Session(Recorded, Measuring):
         elif call.computed.plain is not None:
             result = call.computed.plain.out
         else:
+            asked = call.computed.known_to(asked)
             result = attend(call.query, call.key, call.value, call.mask, asked, call.num_threads)
         out: Array = np.asarray(result)
         self._keep(run, call, states, end, out)
@@ -651,6 +673,15 @@ class Session(Recorded, Measuring):
         composed = run.composed[call.layer] if plans else None
         if not all(ways) or (composed is not None and composed.heads_from is not None):
             return None
+        readers = [place for place, way in enumerate(ways) if isinstance(way, RowRule)]
+        if readers:
+            if len(readers) > 1 or not set(places) <= set(readers):
+                return None
+            rule = ways[readers[0]]
+            assert isinstance(rule, RowRule)
+            read = ReadSteps(rule)
+            tally = run.tallies.setdefault(call.layer, Tally())
+            return _Steady(None, tuple(readers), tally=tally, read=read)
         followers = [place for place, way in enumerate(ways) if isinstance(way, ColumnRule)]
         if not followers:
             return _PLAIN if composed is None else _Steady(composed, tuple(places))
@@ -704,6 +735,8 @@ class Session(Recorded, Measuring):
             request = plan.request(returns, call.out)
         else:
             request = plan.of_step
+        if request.plain is None and plan.heads_from is None:
+            request = call.computed.known_to(request)
         arrays = call.query, call.key, call.value
         if plan.heads_from is not None:
             if call.mask.bias is not None and np.ndim(call.mask.bias) > 2:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from reattend.checks import as_array, integers, items
+from reattend.checks import as_array, integers, items, marks
 from reattend.policy import LARGEST, Array, frozen
 
 _LEAST_ROOM = 64  # keys
+_NOTHING = np.array([[1], [0], [0]], np.float32)  # the numbers of a key that stays as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Transform:
         rows by default.
     beyond : bool, optional
         Whether keys beyond the arrays change as the arrays' last one does.
+    heads : array of bool [B or 1, H], optional
+        The heads whose scores change; all by default.
 
     Examples
     --------
@@ -48,26 +51,22 @@ class Transform:
     slope: Any = 0.0
     first_row: Any = None
     beyond: bool = False
+    heads: Array | None = None
 
     def __post_init__(self) -> None:
         for name in ("scale", "shift", "slope"):
-            given = as_array(f"transform: {name}", getattr(self, name))
-            if given.dtype.kind not in "fiu":
-                raise TypeError(f"transform: {name} must hold numbers, got {given.dtype}")
-            if given.ndim not in (0, 3):
-                raise ValueError(
-                    f"transform: {name} must be a number or [B, 1 or H, M'], got shape "
-                    f"{given.shape}"
-                )
-            if not (np.abs(given) <= LARGEST).all():
-                raise ValueError(f"transform: {name} must be finite in float32")
-            object.__setattr__(self, name, frozen(given) if given.ndim else given.item())
+            number = getattr(self, name)
+            if type(number) is not float or not abs(number) <= LARGEST:
+                object.__setattr__(self, name, _checked(name, number))
         if all(np.ndim(each) == 0 for each in (self.scale, self.shift, self.slope)):
             raise ValueError("transform: one of scale, shift and slope must be an array")
         if not isinstance(self.beyond, (bool, np.bool_)):
             raise TypeError(f"transform: beyond must be a bool, got {self.beyond!r}")
         if self.beyond and not self.numbers.shape[-1]:
             raise ValueError("transform: beyond needs numbers of a last key, got arrays of none")
+        if self.heads is not None:
+            heads = frozen(marks("transform: heads", self.heads, "[B or 1, H]"))
+            object.__setattr__(self, "heads", heads)
         if self.first_row is not None:
             first = as_array("transform: first_row", self.first_row)
             if first.dtype.kind not in "iu" or first.ndim > 1:
@@ -79,7 +78,9 @@ class Transform:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give how a copy is made, whose arrays are then as safe as these."""
-        return type(self), (self.scale, self.shift, self.slope, self.first_row, self.beyond)
+        return type(self), (
+            self.scale, self.shift, self.slope, self.first_row, self.beyond, self.heads,
+        )  # fmt: skip
 
     @cached_property
     def packed(self) -> tuple[Array, Array, Array, bool]:
@@ -92,12 +93,14 @@ class Transform:
 
     def _packed(self, length: int) -> tuple[Array, Array, Array, bool]:
         numbers = np.ascontiguousarray(_lengthened(self.numbers, length), np.float32)
-        changes = (numbers != np.array([1, 0, 0], np.float32)[:, None]).any(2)  # [B, H, M']
+        changes = (numbers != _NOTHING).any(2)  # [B, H, M']
         bounds = np.zeros((*changes.shape[:2], 2), np.int64)
         if changes.any():
             bounds[..., 0] = changes.argmax(-1)
             bounds[..., 1] = changes.shape[2] - changes[..., ::-1].argmax(-1)
             bounds[~changes.any(-1)] = 0
+        if self.heads is not None:
+            bounds = np.where(self.heads[..., None], bounds, 0)
         first = np.array(0 if self.first_row is None else self.first_row, np.int64, ndmin=1)
         for each in (numbers, bounds, first):
             each.flags.writeable = False
@@ -111,10 +114,15 @@ class Transform:
     @property
     def numbers(self) -> Array:
         """Scale, shift and slope of each key, float [B or 1, H or 1, 3, M']."""
-        return np.stack(np.broadcast_arrays(self.scale, self.shift, self.slope), axis=2)
+        each = self.scale, self.shift, self.slope
+        batch, heads, length = np.broadcast_shapes(*(np.shape(one) for one in each))
+        numbers = np.empty((batch, heads, 3, length), np.result_type(*each))
+        for place, one in enumerate(each):
+            numbers[:, :, place] = one
+        return numbers
 
     def reaches(self, rows: Array) -> Array:
-        """Say which rows it changes, bool [B or 1, 1, N].
+        """Say which rows it changes, bool [B or 1, 1 or H, N].
 
         Parameters
         ----------
@@ -129,9 +137,10 @@ class Transform:
         rows = integers("rows", rows, "[N]")
         acts = self.acts
         if self.first_row is None or not acts:
-            return np.full((1, 1, len(rows)), acts)
-        reached: Array = rows >= np.reshape(self.first_row, (-1, 1, 1))
-        return reached
+            reached = np.full((1, 1, len(rows)), acts)
+        else:
+            reached = rows >= np.reshape(self.first_row, (-1, 1, 1))
+        return reached if self.heads is None else reached & self.heads[..., None]
 
     def from_row(self, first_row: Array) -> Transform:
         """Give the same for no rows before some, nor before its own first one.
@@ -164,6 +173,8 @@ class Transform:
         if self.first_row is not None and rows is not None:
             first = np.reshape(self.first_row, (-1, 1, 1, 1))
             changed = np.where(rows[:, None] >= first, changed, some)
+        if self.heads is not None:
+            changed = np.where(self.heads[..., None, None], changed, some)
         rest = np.broadcast_to(scores[..., size:], (*changed.shape[:-1], scores.shape[-1] - size))
         return np.concatenate([changed, rest], axis=-1)
 
@@ -188,11 +199,14 @@ class Transform:
             return np.asarray(given)[indices] if whole else given
 
         scale, shift, slope = (take(each, 3) for each in (self.scale, self.shift, self.slope))
-        return Transform(scale, shift, slope, take(self.first_row, 1), self.beyond)
+        first, heads = take(self.first_row, 1), take(self.heads, 2)
+        return Transform(scale, shift, slope, first, self.beyond, heads)
 
     def _batch(self) -> int | None:
         """Number of items; None where all have the same numbers."""
         shapes = [np.shape(each)[:1] for each in (self.scale, self.shift, self.slope)]
+        if self.heads is not None:
+            shapes.append(self.heads.shape[:1])
         known = [size for shape in (*shapes, np.shape(self.first_row)) for size in shape]
         return max((size for size in known if size != 1), default=None)
 
@@ -217,6 +231,89 @@ def make_room(transform: Transform, key_len: int) -> None:
     if transform.beyond and transform.packed[0].shape[3] < key_len:
         packed = transform._packed(key_len + max(_LEAST_ROOM, key_len // 4))
         transform.__dict__["packed"] = packed
+
+
+def in_heads(transform: Transform, heads: Array) -> Transform:
+    """Give the same for some heads alone; what the core reads of keys is laid out once.
+
+    Parameters
+    ----------
+    transform : Transform
+        Of these heads and perhaps others.
+    heads : array of bool [B or 1, H]
+        Which.
+
+    Examples
+    --------
+    >>> halved = Transform(scale=np.full((1, 1, 3), 0.5))
+    >>> one = in_heads(halved, np.array([[True, False]]))
+    >>> one(np.ones((2, 1, 3)))[0, :, 0, 0].tolist()
+    [0.5, 1.0]
+    """
+    if transform.heads is not None:
+        heads = transform.heads & heads
+    numbers, bounds, first, beyond = transform.packed
+    bounds = np.where(heads[..., None], bounds, 0)
+    return _remade(transform, (numbers, bounds, first, beyond), heads=heads)
+
+
+def shifted(transform: Transform, keys: slice, shift: Array) -> Transform:
+    """Give the same with other shifts of some keys; nothing else is laid out anew.
+
+    Parameters
+    ----------
+    transform : Transform
+        Which has numbers for these keys.
+    keys : slice
+        Which, K of them.
+    shift : array that broadcasts to [B, 1 or H, K]
+        As the transform does.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite.
+
+    Examples
+    --------
+    >>> more = shifted(Transform(shift=np.zeros((1, 1, 3))), slice(1, 2), np.array([[[2.0]]]))
+    >>> more(np.zeros(3)).tolist()
+    [[[[0.0, 2.0, 0.0]]]]
+    """
+    if not (np.abs(shift) <= LARGEST).all():
+        raise ValueError("transform: shift must be finite in float32")
+    numbers, bounds, first, beyond = transform.packed
+    numbers, bounds = numbers.copy(), bounds.copy()
+    numbers[:, :, 1, keys] = shift
+    bounds[..., 0] = np.minimum(bounds[..., 0], keys.start)
+    bounds[..., 1] = np.maximum(bounds[..., 1], keys.stop)
+    return _remade(transform, (numbers, bounds, first, beyond), shift=numbers[:, :, 1])
+
+
+def _remade(
+    transform: Transform, packed: tuple[Array, Array, Array, bool], **fields: Any
+) -> Transform:
+    """Give a transform whose arrays are laid out already."""
+    for each in packed[:3]:
+        each.flags.writeable = False
+    found: Transform = object.__new__(type(transform))
+    found.__dict__.update(transform.__dict__, packed=packed, **fields)
+    found.__dict__.pop("acts", None)
+    return found
+
+
+def _checked(name: str, given: Any) -> Any:
+    """Take a number, or an array that nobody writes to."""
+    given = as_array(f"transform: {name}", given)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"transform: {name} must hold numbers, got {given.dtype}")
+    if given.ndim not in (0, 3):
+        raise ValueError(
+            f"transform: {name} must be a number or [B, 1 or H, M'], got shape {given.shape}"
+        )
+    if not (np.abs(given) <= LARGEST).all():
+        raise ValueError(f"transform: {name} must be finite in float32")
+    return frozen(given) if given.ndim else given.item()
 
 
 def _lengthened(numbers: Array, length: int) -> Array:

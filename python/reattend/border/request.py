@@ -70,6 +70,7 @@ class Request(NamedTuple):
     instead: str | None = None  # of the output: "partials" [B, H, N, G, Dv], or "nothing"
     columns: FollowedColumns | None = None  # of a step; then policies see each segment in two
     ahead: PassAhead | None = None  # beside `plain`: `out` holds what its policies made of that
+    products: Array | None = None  # float32 [B, H, N, M] of few rows: query . key, if known
 
 
 NO_MASK, CAUSAL = MaskSpec(), MaskSpec(causal=True)  # most calls have one of both

@@ -19,8 +19,9 @@ def transform(shape: Shape, given: Any) -> Transform | None:
     if not isinstance(given, Transform):
         raise TypeError(f"transform must be a Transform, got {given!r}")
     make_room(given, shape.key_len)
-    numbers, _, first, beyond = given.packed
-    batch, heads, _, length = numbers.shape
+    numbers, bounds, first, beyond = given.packed
+    batch, heads = np.maximum(numbers.shape[:2], bounds.shape[:2]).tolist()
+    length = numbers.shape[3]
     fits = beyond or length <= shape.key_len
     if batch not in (1, shape.batch) or heads not in (1, shape.num_heads) or not fits:
         raise ValueError(

@@ -64,7 +64,7 @@ class EvenHeads(Method):
                 f"layer {call.layer}: EvenHeads scales queries, which under a softcap is not to "
                 "scale scores: choose heads of layers without one"
             )
-        scale = np.where(chosen, self.epsilon, 1).astype(np.float32)[None, :, None]
-        edit = Transform(scale=scale, beyond=True)
+        scale = np.full((1, 1, 1), self.epsilon)
+        edit = Transform(scale=scale, beyond=True, heads=chosen[None])
         plan = Plan(None, KEEP, transform=edit, rows=self.rows, phase=self.phase)
         return plan, plan

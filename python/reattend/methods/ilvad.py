@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from reattend.call import Call
 from reattend.checks import finite, listed
+from reattend.following import RowRule
 from reattend.method import Method, check_finite, check_shares
 from reattend.plan import Plan
-from reattend.policy import KEEP, Array
+from reattend.policy import KEEP, LARGEST, Array
 from reattend.row_scope import check_scope
-from reattend.transform import Transform
+from reattend.transform import Transform, in_heads
+
+
+class _Evidence(NamedTuple):
+    """What ILVAD remembers of a prompt."""
+
+    saliency: Array  # S of each key of the prompt, [B, P]
+    plan: Plan  # of all heads
 
 
 @dataclass(frozen=True)
@@ -55,31 +63,60 @@ class ILVAD(Method):
         check_shares(self, "share")
         object.__setattr__(self, "saliency", _saliency(self.saliency))
 
-    def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
+    def plan(self, call: Call, state: _Evidence | None) -> tuple[Plan | None, _Evidence | None]:
         """Raise the evidence in the row's heads that look at it."""
         if call.image is None or not self.saliency or not self.alpha:
             return None, None
         if not call.in_scope("last", self.phase).any() or not call.image.any():
-            return None, None
+            return None, state
         if call.answer_row is None:
+            return None, state
+        if state is None or call.prefill:
+            state = self._find(call)
+        if state is None:
             return None, None
-        image = call.image
-        evidence = self._on_keys(image[:, : call.num_prompt])  # [B, P]
-        if evidence is None:
-            return None, None
-        scores = np.where(image[:, None], call.row_scores(image), -np.inf)  # [B, H, M]
-        largest = scores.max(-1, keepdims=True)
-        weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
+        near = call.image_span
+        scores = call.row_scores(call.image)[..., near]
+        chosen = self._chosen(scores, call.image[:, near], state.saliency[:, near])
+        if not chosen.any():
+            return None, state
+        assert state.plan.transform is not None
+        return replace(state.plan, transform=in_heads(state.plan.transform, chosen)), state
+
+    def goes_on(self, call: Call, state: _Evidence | None) -> bool | RowRule:
+        """Say that steps differ in nothing but their row's scores on the image."""
+        if state is None or call.image is None or not int(self.share * call.num_heads):
+            return True
+        if not call.in_scope("last", self.phase).any():
+            return True
+        image, raised = call.image[:, : call.num_prompt], state.plan.transform
+        assert raised is not None
+
+        def edits(scores: Array, near: slice) -> tuple[None, Transform]:
+            chosen = self._chosen(scores, image[:, near], state.saliency[:, near])
+            return None, in_heads(raised, chosen)
+
+        return RowRule(image, KEEP, edits)
+
+    def _chosen(self, scores: Array, image: Array, saliency: Array) -> Array:
+        """Say which heads look at the evidence: scores [B, H, K] of a row -> bool [B, H]."""
+        if not image.all():
+            scores = np.where(image[:, None], scores, -np.inf)
+        largest = np.maximum(scores.max(-1, keepdims=True), -LARGEST)  # no image: all are -inf
+        weights = np.exp(scores - largest)
         seen = weights.sum(-1)
-        ratio = (weights[..., : evidence.shape[1]] * evidence[:, None]).sum(-1)
-        ratio = ratio / np.where(seen > 0, seen, 1)  # [B, H]
+        ratio = np.einsum("bhk,bk->bh", weights, saliency) / np.where(seen > 0, seen, 1)
         rank = np.argsort(np.argsort(-ratio, axis=1, kind="stable"), axis=1, kind="stable")
-        chosen = rank < int(self.share * call.num_heads)
-        shift = self.alpha * np.where(chosen[..., None], evidence[:, None], 0)  # [B, H, P]
-        if not shift.any():
-            return None, None
-        edit = Transform(shift=shift)
-        return Plan(None, KEEP, transform=edit, rows="last", phase=self.phase), None
+        return np.asarray(rank < int(self.share * ratio.shape[1]))
+
+    def _find(self, call: Call) -> _Evidence | None:
+        """Put the saliency on the prompt's keys, and say what is done in all heads."""
+        assert call.image is not None
+        evidence = self._on_keys(call.image[:, : call.num_prompt])  # [B, P]
+        if evidence is None:
+            return None
+        edit = Transform(shift=self.alpha * evidence[:, None])
+        return _Evidence(evidence, Plan(None, KEEP, transform=edit, rows="last", phase=self.phase))
 
     def _on_keys(self, image: Array) -> Array | None:
         """Put each item's saliency on its image keys [B, P]; items of one prompt follow others."""
@@ -101,7 +138,7 @@ class ILVAD(Method):
                     f"{item}, got {len(some)}"
                 )
             found[item, keys] = some
-        return found if found.any() else None
+        return found.astype(np.float32) if found.any() else None
 
 
 def _saliency(given: Any) -> tuple[tuple[float, ...], ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from reattend.call import Call
+from reattend.following import RowRule
 from reattend.method import Method, check_finite, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight
@@ -23,8 +25,8 @@ class SPIN(Method):
         x_h  = sum_{j in I} s_hj                          scores before the softmax
         O'_h = O_h of the int(r H) heads of the largest x_h, gamma O_h of the others
 
-    The rows are the prompt's last and those of the answer, each with its own heads. In a step the
-    sum is read off the pass whose output is scaled, so no score is computed twice. The published
+    The rows are the prompt's last and those of the answer, each with its own heads. In a step no
+    product is computed twice: the pass goes on from those that the sums are of. The published
     code takes all keys where there is no image; here such items are left alone.
 
     Paper: Mitigating Hallucinations in Vision-Language Models through Image-Guided Head Suppression
@@ -57,9 +59,33 @@ class SPIN(Method):
         rows: Array = np.asarray(scope.any(0))
         if not rows.any():
             return None, None
-        scores = call.score_sums(call.image, rows)  # [B, H, R]
-        rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
         has_image: Array = np.asarray(call.image.any(-1))
+        if len(rows) == 1:  # as the steps behind it do
+            of_image = call.row_scores(call.image)[..., call.image_span]
+            scores: Array = np.asarray(of_image.sum(-1, keepdims=True))
+        else:
+            scores = call.score_sums(call.image, rows)  # [B, H, R]
         where = np.zeros(call.query.shape[:3], bool)
-        where[:, :, rows] = has_image[:, None, None] & (rank >= int(self.r * call.num_heads))
-        return Plan(None, Reweight(weight=(self.gamma,)), where & scope[:, None]), None
+        where[:, :, rows] = self._suppressed(scores) & has_image[:, None, None]
+        return Plan(None, self._policy, where & scope[:, None]), None
+
+    def goes_on(self, call: Call, state: Any) -> bool | RowRule:
+        """Say that steps differ in nothing but their row's scores on the image."""
+        if call.image is None or not call.in_scope("last", self.phase).any():
+            return True
+        image = call.image[:, : call.num_prompt]
+        has_image = np.asarray(image.any(-1))[:, None, None]
+
+        def edits(scores: Array, near: slice) -> tuple[Array, None]:
+            return self._suppressed(scores.sum(-1, keepdims=True)) & has_image, None
+
+        return RowRule(image, self._policy, edits)
+
+    def _suppressed(self, scores: Array) -> Array:
+        """Say which heads look at the image least: sums of scores [B, H, R] -> bool [B, H, R]."""
+        rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
+        return np.asarray(rank >= int(self.r * scores.shape[1]))
+
+    @cached_property
+    def _policy(self) -> Reweight:
+        return Reweight(weight=(self.gamma,))
