@@ -177,6 +177,7 @@ def _instructions(call: str, times: int) -> int:
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={file}", sys.executable,
              __file__, "--call", call, "--times", str(times)],
             env={**os.environ, "REATTEND_MAX_ISA": "v3", "OPENBLAS_CORETYPE": "Haswell",
+                 "OPENBLAS_NUM_THREADS": "1",  # threads that wait for work would be counted too
                  "PYTHONHASHSEED": "0"},
             check=True, capture_output=True,
         )  # fmt: skip
