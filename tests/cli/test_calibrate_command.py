@@ -32,6 +32,7 @@ def test_heads_of_the_numpy_model(run, tmp_path, tiny_model):
     assert code == 0, progress
     assert "of 4 heads" in told
     assert "act: 4 of 4" in progress
+    assert "found.json, found.act.heads.jsonl (the scores)" in progress.splitlines()[-1]
     path = tmp_path / "found.json"
     found = Profile.load(path)
     assert found.model == fingerprint(tiny_model)

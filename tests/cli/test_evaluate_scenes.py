@@ -40,6 +40,8 @@ def test_scenes_are_described_resumed_and_another_run_is_refused(run, tmp_path):
     code, told, progress = run(*some)
     assert code == 0, progress
     assert "evaluation: 8 of 8" in progress
+    written = "Written: evaluation.json, evaluation.md, evaluation.jsonl (the answers)"
+    assert progress.splitlines()[-1] == written
     results = json.loads((tmp_path / "evaluation.json").read_text())
     assert results["data"] == "emoji-world"
     assert results["settings"].keys() == {"plain", "vhr", "vhr-one-pass", "brighten", "unsure"}

@@ -126,8 +126,8 @@ Answerer = TransformersAnswerer | VisionLanguageAnswerer
     type=Path,
     default=Path("profile"),
     metavar="NAME",
-    help="writes NAME.json, its arrays, and NAME.METHOD.jsonl, from which it goes on; a profile of "
-    "this model that is there is added to",
+    help="writes NAME.json, its arrays, and NAME.METHOD.heads.jsonl or .tune.jsonl, from which it "
+    "goes on; a profile of this model that is there is added to",
 )
 @model_options
 @data_options
@@ -174,7 +174,8 @@ def _calibrate(options: Options) -> int:
     profile = found if before is None else before.joined(found)
     profile.save(path)
     print(path.read_text("utf-8") if options.json else _shown(profile, method.__name__), end="")
-    print(f"Written: {path}", file=sys.stderr)
+    journal = _journal(out, options, "tune" if grid else "heads")
+    print(f"Written: {path}, {journal} (the scores)", file=sys.stderr)
     return 0
 
 

@@ -90,13 +90,14 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     CommandError
         If files have problems, or methods are not there.
     """
+    journal = _beside(options.out, ".jsonl")
     try:
         data = chosen_dataset(options)
         answerer, settings = _answering(options, data)
         with _executor(options) as executor:
             found = evaluate(
-                data, answerer, settings, _beside(options.out, ".jsonl"), batch=options.batch,
-                executor=executor, progress=progress,
+                data, answerer, settings, journal, batch=options.batch, executor=executor,
+                progress=progress,
             )  # fmt: skip
     except ValueError as error:  # files with problems, a method that does not fit the model
         raise CommandError(str(error)) from error
@@ -115,7 +116,8 @@ def evaluate_data(options: Options, progress: Progress) -> int:
     for problem in data.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(text if options.json else table, end="")
-    print(f"Written: {', '.join(map(str, written))}", file=sys.stderr)
+    files = ", ".join(map(str, (*written, journal)))
+    print(f"Written: {files} (the answers)", file=sys.stderr)
     return 0
 
 
