@@ -117,7 +117,7 @@ def test_answer_goes_to_one_stream_and_speed_to_the_other(model):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
     assert "tokens/s" in done.stderr
-    again = run("generate", "-", "--model", model, "--max-new-tokens", 8, input="the in 12")
+    again = run("generate", "-", "--model", model, "--max-new-tokens", 8, input="the in 12\n")
     assert again.stdout == done.stdout
     quiet = run("generate", "the in 12", "--model", model, "--max-new-tokens", 8, "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")

@@ -232,7 +232,11 @@ def _load(path: Path, *, quiet: bool) -> tuple[models.Llama | models.Llava, mode
 def _tokens(
     options: Options, model: models.Llama | models.Llava, tokenizer: models.Tokenizer
 ) -> list[int]:
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = options.prompt
+    if prompt == "-":
+        prompt = sys.stdin.read()
+        if not options.plain:  # the end of the last line is the shell's, and changes answers
+            prompt = prompt.removesuffix("\n").removesuffix("\r")
     if not prompt.strip():
         raise CommandError("the prompt is empty")
     if options.picture is not None and isinstance(model, models.Llava):

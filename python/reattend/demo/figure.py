@@ -14,6 +14,7 @@ from reattend.evaluation.datasets.emoji_world.sentences import mentioned
 from reattend.evaluation.datasets.emoji_world.world import NOUNS, Scene
 from reattend.optional import demand
 from reattend.plot import write_figure
+from reattend.plot.style import CHANGE
 from reattend.policy import Array
 
 _TOKEN = re.compile(r"\S+\s*")
@@ -189,7 +190,7 @@ def _draw_heads(figure: Any, at: Any, described: Description, column: int) -> No
     values = change if column else described.watched.before
     reach = max(float(np.abs(values).max()), 0.01)
     image = at.imshow(
-        values, cmap="RdBu_r" if column else "inferno", vmin=-reach if column else 0, vmax=reach,
+        values, cmap=CHANGE if column else "inferno", vmin=-reach if column else 0, vmax=reach,
         aspect="auto", interpolation="nearest",
     )  # fmt: skip
     at.set_title(f"What {described.label} changes" if column else "Each head's share for the image",

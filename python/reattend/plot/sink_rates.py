@@ -15,6 +15,7 @@ from reattend.observer import Observer, States
 from reattend.optional import demand
 from reattend.plot.figure_file import write_figure
 from reattend.plot.lettering import broken
+from reattend.plot.style import CHANGE
 from reattend.policy import Array
 from reattend.sinks import column_sinks
 
@@ -140,7 +141,7 @@ def _figure(shares: SinkShares, title: str, caption: str) -> Any:
     if changed:
         panels += [
             ("after", shares.after, "magma"),
-            ("after - before", shares.after - shares.before, "RdBu_r"),
+            ("after - before", shares.after - shares.before, CHANGE),
         ]
     num_layers, num_heads = shares.before.shape[:2]
     names = ("the first key", "later sinks")
