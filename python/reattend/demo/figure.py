@@ -14,7 +14,6 @@ from reattend.evaluation.datasets.emoji_world.sentences import mentioned
 from reattend.evaluation.datasets.emoji_world.world import NOUNS, Scene
 from reattend.optional import demand
 from reattend.plot import write_figure
-from reattend.plot.style import CHANGE
 from reattend.policy import Array
 
 _TOKEN = re.compile(r"\S+\s*")
@@ -189,8 +188,9 @@ def _draw_heads(figure: Any, at: Any, described: Description, column: int) -> No
     change = described.watched.after - described.watched.before
     values = change if column else described.watched.before
     reach = max(float(np.abs(values).max()), 0.01)
+    # Of a change as `reattend.plot.change` has it: dark is less, light is more, also in grey.
     image = at.imshow(
-        values, cmap=CHANGE if column else "inferno", vmin=-reach if column else 0, vmax=reach,
+        values, cmap="cividis" if column else "inferno", vmin=-reach if column else 0, vmax=reach,
         aspect="auto", interpolation="nearest",
     )  # fmt: skip
     at.set_title(f"What {described.label} changes" if column else "Each head's share for the image",
