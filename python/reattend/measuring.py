@@ -11,6 +11,7 @@ import numpy as np
 from reattend.border.dtypes import to_float32
 from reattend.call import Call
 from reattend.checks import listed
+from reattend.one_thread import UsedByOneThread, alone
 from reattend.policy import Array
 
 Measure = Callable[[Array, Call], Array]  # weights [B, H, M] of a row, and its call -> [B, ...]
@@ -224,11 +225,12 @@ class Gatherer:
         return order[::-1]
 
 
-class Measuring:
+class Measuring(UsedByOneThread):
     """What a session can gather along a generation."""
 
     _gatherer: Gatherer | None = None
 
+    @alone
     def measure(self, measures: Sequence[str | Measure]) -> None:
         """Gather measures in each generation from now on, of the rows that choose words.
 
@@ -265,6 +267,7 @@ class Measuring:
         what = "a sequence of names and functions"
         self._gatherer = Gatherer(listed("measures", measures, what))
 
+    @alone
     def measured(self) -> Mapping[str, Measured]:
         """Give what was gathered along the latest generation, by name.
 

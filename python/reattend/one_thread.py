@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy, deepcopy
 from functools import wraps
 from threading import RLock
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -44,13 +45,7 @@ class OneThread:
         return type(self), (self._name,)
 
 
-class Used(Protocol):
-    """What has a `OneThread` as ``_use``."""
-
-    _use: OneThread
-
-
-User = TypeVar("User", bound=Used)
+User = TypeVar("User", bound="UsedByOneThread")
 
 
 def alone(
@@ -60,7 +55,7 @@ def alone(
 
     Examples
     --------
-    >>> class Counter:
+    >>> class Counter(UsedByOneThread):
     ...     _use = OneThread("Counter")
     ...     @alone
     ...     def add(self):
@@ -78,3 +73,23 @@ def alone(
             leave()
 
     return inside
+
+
+class UsedByOneThread:
+    """What has methods that are `alone`. It is not copied while a thread is in one of them.
+
+    Examples
+    --------
+    >>> class Counter(UsedByOneThread):
+    ...     _use = OneThread("Counter")
+    >>> deepcopy(Counter()) is not None
+    True
+    """
+
+    _use: OneThread
+
+    @alone
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        other = copy(self)
+        vars(other).update(deepcopy(vars(self), memo))
+        return other

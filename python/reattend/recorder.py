@@ -10,6 +10,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.method import Method
+from reattend.one_thread import UsedByOneThread, alone
 from reattend.policy import Array
 from reattend.recording import Recording
 from reattend.report import Report
@@ -90,7 +91,7 @@ class Recorder:
         return np.asarray(call.weights_of_row(last)[self.item])
 
 
-class Recorded:
+class Recorded(UsedByOneThread):
     """What a session can keep of an answer, for pictures and for the page."""
 
     num_layers: int
@@ -102,6 +103,7 @@ class Recorded:
     def report(self) -> Report:
         """Say what the methods did."""
 
+    @alone
     def record(self, item: int = 0) -> None:
         """Note from now on where the rows of an answer attend; call it before `generation`.
 
@@ -140,6 +142,7 @@ class Recorded:
             )
         self._recorder = Recorder(self.num_layers, item)
 
+    @alone
     def recording(self) -> Recording:
         """Give what was noted since `record`, with what the methods did.
 
@@ -169,4 +172,9 @@ class Recorded:
         if recorder is None:
             return None
         settings = {"methods": [repr(method) for method in self.methods]}
-        return lambda: recorder.recording(self.report().to_dict(), settings)
+
+        def noted() -> Recording:
+            with self._use:
+                return recorder.recording(self.report().to_dict(), settings)
+
+        return noted

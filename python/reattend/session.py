@@ -449,6 +449,7 @@ class Session(Recorded, Measuring):
             prompt.length, *taken((prompt.image, prompt.text_only, prompt.text_outputs), indices)
         )
 
+    @alone
     def report(self) -> Report:
         """Say what the methods did in the open generation, or in the last one.
 
@@ -506,6 +507,7 @@ class Session(Recorded, Measuring):
             )
         ]
 
+    @alone
     def _open(self, run: _Run) -> None:
         if self._run is not None:
             raise RuntimeError("a generation is open already: end it before another one begins")

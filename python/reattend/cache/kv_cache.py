@@ -11,14 +11,14 @@ from reattend.border.prefixed import Prefixed
 from reattend.border.quantized import Quantized, quantize
 from reattend.cache.storage import Layer
 from reattend.checks import as_array, count, integers, items, layer_count, place
-from reattend.one_thread import OneThread, alone
+from reattend.one_thread import OneThread, UsedByOneThread, alone
 from reattend.optional import demand
 from reattend.policy import Array
 
 _DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
-class KVCache:
+class KVCache(UsedByOneThread):
     """Keys and values of each layer; reading them copies nothing.
 
     A cache and its forks share storage: each holds the first so many keys of the same arrays. The
@@ -319,7 +319,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Memory that the storage takes, in bytes; what forks share counts in each of them."""
-        rooms = [held.room for held in (*self._layers, *(self._prefix or ())) if held.room]
+        rooms = [room for held in (*self._layers, *(self._prefix or ())) if (room := held.room)]
         return sum(array.nbytes for room in rooms for array in room.arrays)
 
     def __repr__(self) -> str:

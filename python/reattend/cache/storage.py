@@ -13,7 +13,7 @@ from reattend.border.dtypes import write
 from reattend.policy import Array
 
 _GROWTH = 1.5
-_CLAIM = Lock()  # caches that share storage may run in threads of their own
+_ROOMS = Lock()  # who may write what: caches that share a room may run in threads of their own
 
 
 class Layer:
@@ -57,8 +57,7 @@ class Layer:
         """Hold no more than some first keys; hand back the room that was this cache's alone."""
         if self.room is None or length >= self.length:
             return
-        if self.length > self.room.shared:
-            self.room.filled = max(length, self.room.shared)
+        self.room.hand_back(self.length, length)
         self.length = length
         self.equal = np.minimum(self.equal, length)
 
@@ -107,7 +106,7 @@ class Layer:
     def fork(self) -> Layer:
         """Give a second layer of the same room; from now on nobody writes what both hold."""
         if self.room is not None:
-            self.room.shared = max(self.length, self.room.shared)
+            self.room.share(self.length)
         return copy(self)
 
 
@@ -140,11 +139,22 @@ class Room:
 
     def claim(self, start: int, end: int) -> bool:
         """Take the room from ``start``, if it is nobody's and large enough."""
-        with _CLAIM:
+        with _ROOMS:
             if start != self.filled or end > self.arrays[0].shape[2]:
                 return False
             self.filled = end
             return True
+
+    def hand_back(self, end: int, length: int) -> None:
+        """Leave what lies between two lengths to who claims it, if it was one cache's alone."""
+        with _ROOMS:
+            if end > self.shared:
+                self.filled = max(length, self.shared)
+
+    def share(self, length: int) -> None:
+        """Have nobody write so many first keys any more."""
+        with _ROOMS:
+            self.shared = max(length, self.shared)
 
     def narrow(self, batch: int) -> Room:
         """Give a room in the first items of this one, which nobody is to write any more."""
