@@ -197,22 +197,35 @@ def test_a_cache_that_two_threads_use_raises():
         lambda: cache.crop(1),
         lambda: cache.reorder(np.array([0])),
         lambda: cache.fork(),
+        lambda: deepcopy(cache),
     ):
         with pytest.raises(RuntimeError, match="this KVCache is in use by another thread"):
             use_at_once(lambda *events: cache.append(0, Slow(step, *events), step), second)
-    assert len(cache) == 8  # what the first thread added is there
+    assert len(cache) == 10  # what the first thread added is there
     branch, copy = cache.fork(), deepcopy(cache)
     branch.append(0, step, step)
     copy.append(0, step, step)
-    assert (len(cache), len(branch), len(copy)) == (8, 10, 10)
+    assert (len(cache), len(branch), len(copy)) == (10, 12, 12)
 
 
 def test_a_session_that_two_threads_use_raises():
     session, query = Session(ACT(), num_layers=2), np.ones((1, 1, 3, 4), np.float32)
+    session.record()
+    session.measure(["entropy"])
+    recording = session.report().recorded
     with session.generation():
         for second in (
             lambda: session.attend(0, query, query, query),
             lambda: session.reorder(np.array([0])),
+            lambda: session.report(),
+            lambda: session.describe(),
+            lambda: session.record(),
+            lambda: session.recording(),
+            lambda: session.measure(["entropy"]),
+            lambda: session.measured(),
+            lambda: deepcopy(session),
+            lambda: session.generation().__enter__(),
+            recording,
         ):
             with pytest.raises(RuntimeError, match="this Session is in use by another thread"):
                 use_at_once(lambda *events: hold(session, *events), second)

@@ -3,6 +3,7 @@
 What may be copied is told by what shares memory, and by marks written through views.
 """
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from reattend import KVCache, Quantized
 from reattend.border.dtypes import to_float32
+from reattend.cache.storage import Room
 from test_cache import DTYPES, rounded, step
 
 
@@ -244,6 +246,39 @@ def test_forks_in_threads_do_not_write_over_one_another(rng):
         found = list(pool.map(lambda fork, new: fork.append(0, *new)[1], forks, steps))
     for values, (_, new) in zip(found, steps, strict=True):
         np.testing.assert_array_equal(values[:, :, 5:], new)
+
+
+class SlowRoom(Room):
+    """A room that lets other threads run where it is looked at how much is shared."""
+
+    @property
+    def shared(self):
+        found = Room.shared.__get__(self)
+        time.sleep(0.05 if threading.current_thread().name == "slow" else 0)
+        return found
+
+    @shared.setter
+    def shared(self, value):
+        Room.shared.__set__(self, value)
+
+
+def test_forks_in_threads_do_not_forget_what_is_shared(rng):
+    """One marks as shared what it holds, the other more; the more it is that holds."""
+    short = KVCache(1, capacity=20)
+    short.append(0, *step(rng, 5))
+    room = SlowRoom(short._layers[0].room.arrays, 2, 20, 5)
+    short._layers[0].room = room
+    long = short.fork()
+    long.append(0, *step(rng, 5))
+    slow = threading.Thread(target=short.fork, name="slow")
+    slow.start()
+    time.sleep(0.02)
+    fork = long.fork()
+    slow.join()
+    shown = fork.append(0, *step(rng, 0))[0].copy()
+    long.crop(7)
+    long.append(0, *step(rng, 3))  # not where the fork still looks
+    np.testing.assert_array_equal(fork.append(0, *step(rng, 0))[0], shown)
 
 
 def test_forks_of_many_lengths(rng):

@@ -5,6 +5,7 @@ Every result must be, byte by byte, what one thread alone was given.
 
 import argparse
 import random
+import sys
 import threading
 import time
 import warnings
@@ -49,4 +50,6 @@ if __name__ == "__main__":
     parser.add_argument("seconds", type=float)
     seconds = parser.parse_args().seconds
     warnings.simplefilter("ignore")
-    print(f"{run(seconds)} calls in {THREADS} threads, {seconds:.0f} s")
+    calls = run(seconds)
+    gil = "on" if getattr(sys, "_is_gil_enabled", lambda: True)() else "off"
+    print(f"{calls} calls in {THREADS} threads, {seconds:.0f} s, the GIL {gil}")
