@@ -214,8 +214,8 @@ def test_a_session_that_two_threads_use_raises():
     session, query = Session(ACT(), num_layers=2), np.ones((1, 1, 3, 4), np.float32)
     session.record()
     session.measure(["entropy"])
-    recording = session.report().recorded
     with session.generation():
+        recording = session.report().recorded
         for second in (
             lambda: session.attend(0, query, query, query),
             lambda: session.reorder(np.array([0])),
