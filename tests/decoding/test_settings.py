@@ -52,7 +52,7 @@ FORMULAS = {  # setting: (branches, what a row gives)
 }
 
 
-@pytest.mark.parametrize(("setting", "formula"), FORMULAS.items(), ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("setting", "formula"), FORMULAS.items(), ids=[*map(str, FORMULAS)])
 def test_settings_equal_their_formulas(setting, formula):
     branches, row = formula
     others = (OTHER, THIRD)[:branches]

@@ -1,11 +1,14 @@
 """Random calls of the public functions: shapes, strides, types, masks, segments, policies, threads.
 
 `PYTHONPATH=tests python tests/fuzz/draws.py 1000000` makes so many calls, each held
-against the reference; `--seed` begins elsewhere. A call that fails is
-printed by its number: `--only NUMBER` repeats it.
+against the reference; `--seed` and `--first` begin elsewhere. A call that fails is
+printed by its number: `1 --first NUMBER` repeats it.
 """
 
 import argparse
+import contextlib
+import functools
+import multiprocessing
 import time
 
 import numpy as np
@@ -27,6 +30,7 @@ ROADS = (
 )
 # Rounding of inputs to float16 is the same in both; results are stored with 11 bits.
 HALF = 2e-3
+PART = 5_000  # calls between two lines of progress
 EDITED = 1e-4  # a receiver of little mass has a factor with the relative error of that mass
 
 
@@ -143,20 +147,35 @@ def run_refused(rng, sizes, arrays, mask, how, labels):
 RUNS = {name: globals()[f"run_{name}"] for name in ROADS}
 
 
+def calls(seed, numbers):
+    for number in numbers:
+        try:
+            call(number, seed)
+        except BaseException:
+            print(f"call {number} of seed {seed} fails", flush=True)
+            raise
+    return len(numbers)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("calls", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    start = time.perf_counter()
-    for number in range(options.calls) if options.only is None else [options.only]:
-        try:
-            call(number, options.seed)
-        except BaseException:
-            print(f"call {number} of seed {options.seed} fails")
-            raise
-    print(f"{options.calls} calls of seed {options.seed}, {time.perf_counter() - start:.0f} s")
+    start, end = options.first, options.first + options.calls
+    parts = [range(at, min(at + PART, end)) for at in range(start, end, PART)]
+    began, done, make = time.perf_counter(), 0, functools.partial(calls, options.seed)
+    with contextlib.ExitStack() as stack:
+        made_in = map  # this process, the one whose CPU .ci/old_cpu plays
+        if options.processes > 1:
+            pool = multiprocessing.get_context("spawn").Pool(options.processes)
+            made_in = stack.enter_context(pool).imap
+        for made in made_in(make, parts):
+            done += made
+            took = time.perf_counter() - began
+            print(f"{done} calls of seed {options.seed} from {start}, {took:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
