@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reattend.models import gguf_structure
+from reattend.models import gguf_file
 from reattend.models.llama import Config, Layer, Llama
 from reattend.optional import demand
 from reattend.policy import Array
@@ -53,16 +52,11 @@ class ModelFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file; --model takes a GGUF file's path")
-        gguf = demand("gguf")
-        state = self.path.stat()
-        blocks = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+        blocks = {int(kind): sizes for kind, sizes in demand("gguf").GGML_QUANT_SIZES.items()}
         try:
-            gguf_structure.check(self.path, blocks)
-            read = _read(self.path.absolute(), state.st_mtime_ns, state.st_size)
-        except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
+            self._fields, self.tensors = gguf_file.read(self.path, blocks)
+        except gguf_file.StructureError as error:
             raise ModelFileError(f"{self.path} cannot be read as GGUF: {error}") from error
-        self._fields = read.fields
-        self.tensors = {tensor.name: tensor for tensor in read.tensors}
 
     def get(self, key: str, default: Any = None) -> Any:
         """Give a value of the metadata.
@@ -79,8 +73,7 @@ class ModelFile:
         >>> ModelFile(find_smollm2()).get("llama.block_count")
         30
         """
-        field = self._fields.get(key)
-        return default if field is None else field.contents()
+        return self._fields.get(key, default)
 
     def require(self, key: str) -> Any:
         """Give a value of the metadata that must be there.
@@ -127,12 +120,6 @@ class ModelFile:
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise ModelFileError(f"{self.path}: {key} must be a list of texts, got {value!r:.60}")
         return value
-
-
-@lru_cache(maxsize=1)
-def _read(path: Path, changed: int, size: int) -> Any:
-    """Read a file, or give what was read if it is the same: 100,000 tokens take seconds."""
-    return demand("gguf").GGUFReader(path)
 
 
 def find_smollm2() -> Path:
@@ -316,18 +303,17 @@ def _rows(file: ModelFile, name: str, shape: tuple[int, ...]) -> Iterator[tuple[
     tensor = file.tensors.get(name)
     if tensor is None:
         raise ModelFileError(f"{file.path} has no tensor {name!r}")
-    found = tuple(int(n) for n in reversed(tensor.shape))
-    if found != shape:
-        raise ModelFileError(f"{file.path}: {name} must have the shape {shape}, got {found}")
+    if tensor.shape != shape:
+        raise ModelFileError(f"{file.path}: {name} must have the shape {shape}, got {tensor.shape}")
+    kind = demand("gguf").GGMLQuantizationType(tensor.kind)
     dequantize = demand("gguf.quants").dequantize
-    data = np.asarray(tensor.data)  # the package cuts it up, and a memmap's pieces cost twice that
-    step = _ROWS_AT_ONCE if len(shape) > 1 else len(data)
-    for first in range(0, len(data), step):
+    step = _ROWS_AT_ONCE if len(shape) > 1 else len(tensor.data)
+    for first in range(0, len(tensor.data), step):
         try:
-            block = dequantize(data[first : first + step], tensor.tensor_type)
+            block = dequantize(tensor.data[first : first + step], kind)
         except NotImplementedError as error:
             raise ModelFileError(
-                f"{file.path}: {name} is of type {tensor.tensor_type.name}, which the installed "
+                f"{file.path}: {name} is of type {kind.name}, which the installed "
                 "package gguf cannot read"
             ) from error
         block = block.astype(np.float32, copy=False)
