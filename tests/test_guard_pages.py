@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from patience import HANGS
 
 if sys.platform.startswith("linux"):
     from guarded import guarded
@@ -75,7 +76,7 @@ def main(road, side):
 @pytest.mark.parametrize("road", ROADS)
 def test_nothing_beyond_is_touched(road, side):
     run = subprocess.run(
-        [sys.executable, __file__, road, side], capture_output=True, text=True, timeout=240
+        [sys.executable, __file__, road, side], capture_output=True, text=True, timeout=HANGS
     )
     assert run.returncode == 0, run.stderr or f"ended by signal {-run.returncode}"
 

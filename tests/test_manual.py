@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import reattend as ra
+from patience import HANGS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
@@ -96,7 +97,7 @@ def manual(tmp_path_factory):
     pytest.importorskip("myst_parser")
     out = tmp_path_factory.mktemp("manual")
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-b", "html", DOCS, out]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     return {path: Page(path.read_text("utf-8")) for path in out.rglob("*.html")}
 

@@ -10,6 +10,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from patience import HANGS, within
 from reattend import KVCache, Session, attention, column_sums
 from reattend.methods import ACT
 
@@ -49,7 +50,7 @@ def test_a_fork_after_a_call_with_threads(imports, between):
         pytest.importorskip("torch")
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK.format(imports=imports, between=between)],
-        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert run.stdout == "ok\n", run.stderr
 
@@ -81,7 +82,7 @@ print(len(wrong))
 """
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert run.stdout == "0\n", run.stderr
 
@@ -120,12 +121,15 @@ def test_a_signal_ends_a_long_call(rng, alarm, road, num_threads):
     if road == "decode":
         work = lambda: [attention(query, key, key, num_threads=num_threads) for _ in range(50)]  # noqa: E731
     rang = 0.3
-    alarm(rang)
-    start = time.perf_counter()
-    with pytest.raises(Alarm):
-        work()
-    late = time.perf_counter() - start - rang
-    assert late < 1.0  # 0.2 s on a machine that is not shared; the whole call takes many seconds
+
+    def late(_):
+        start = time.perf_counter()
+        alarm(rang)
+        with pytest.raises(Alarm):
+            work()
+        return time.perf_counter() - start - rang
+
+    assert within(late, 1.0)  # 0.2 s on a machine that is not shared; the whole takes many seconds
     np.testing.assert_array_equal(  # the next call is as any other
         attention(query[:, :, :9], key[:, :, :9], key[:, :, :9]), small
     )
@@ -140,12 +144,12 @@ query = np.ones((1, 1, 600, 64), np.float32)  # whole tiles: oneDNN multiplies t
 expected = reattend.attention(query, query, query, num_threads=1)
 signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
 end = time.monotonic() + 1
-while time.monotonic() < end:
+while time.monotonic() < end or len(came) <= 20:
     np.testing.assert_array_equal(
         reattend.attention(query, query, query, num_threads=1), expected
     )
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(len(came) > 20)
+print(True)
 """
 
 
@@ -153,7 +157,10 @@ print(len(came) > 20)
 def test_signals_in_a_call_spoil_nothing():
     # oneDNN 3.2 keeps its stack pointer in the heap in deep products: a handler wrote there.
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SIGNALS], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", SIGNALS],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
     )
     assert run.stdout == "True\n", run.stderr or f"ended by signal {-run.returncode}"
 

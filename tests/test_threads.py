@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from patience import HANGS
 from reattend import Reweight, attention, reference
 from reattend.border import config
 from reattend.border.cpus import usable_cpus
@@ -23,7 +24,7 @@ def python(code, **environment):
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         env={**os.environ, "OMP_NUM_THREADS": "2", **environment},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return run.stdout.split()

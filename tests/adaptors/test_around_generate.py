@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from patience import HANGS
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
@@ -64,7 +65,7 @@ def test_inference_mode():
 
 def test_a_streamer_in_a_thread():
     model, inputs, tokenizer = LLAVA.load(), LLAVA.inputs((0,)), processor().tokenizer
-    streamer = hf.TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
+    streamer = hf.TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=HANGS)
     with attached(model, method("VHR"), method("ACT")) as session:
         (expected,) = tokens(model, inputs, 5)
         how = {**inputs, "max_new_tokens": 5, "do_sample": False, "streamer": streamer}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import reattend
 import tiny_llama as tiny
+from patience import HANGS
 from reattend.cli import entry as cli
 from reattend.cli import generate, group
 from reattend.cli.command import _repeated
@@ -31,7 +32,7 @@ def run(*words, **options):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=HANGS,
         **options,
     )
 
@@ -246,7 +247,7 @@ def test_ctrl_c_ends_cleanly(rng, tmp_path):
     ) as process:
         process.stdout.read(1)  # it has begun to answer
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "tokens/s" in errors
@@ -256,5 +257,5 @@ def test_ctrl_c_ends_cleanly(rng, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="pipes are closed as on POSIX systems")
 def test_a_reader_that_leaves_is_no_error(model):
     command = f'"{sys.executable}" -m reattend generate "the in" --model "{model}" --quiet | true'
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=HANGS)
     assert done.stderr == ""

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from patience import HANGS
 from reattend import cli
 from reattend.evaluation.loading import SHIPPED_WEIGHTS
 
@@ -18,7 +19,7 @@ pytest.importorskip("matplotlib")
 def run(*words, **options):
     return subprocess.run(
         [sys.executable, "-m", "reattend", *map(str, words)],
-        capture_output=True, text=True, encoding="utf-8", timeout=300, **options,
+        capture_output=True, text=True, encoding="utf-8", timeout=HANGS, **options,
     )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def test_ctrl_c_ends_cleanly(model, tmp_path):
             if line.startswith("Drawn"):  # it measures now
                 break
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert "Traceback" not in errors
 

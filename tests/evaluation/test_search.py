@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import HANGS, within
 
 pytest.importorskip("scipy")
 
@@ -258,7 +259,7 @@ def test_ten_kills_and_the_same_profile(tmp_path):
     assert 3 < known < len(told)
     assert not (folder / "found.json").exists()
     process = start(folder)
-    process.communicate(timeout=120)
+    process.communicate(timeout=HANGS)
     assert process.returncode == 0
     ours, theirs = (Profile.load(each / "found.json") for each in (folder, whole))
     assert ours.methods == theirs.methods
@@ -272,19 +273,25 @@ def test_ten_kills_and_the_same_profile(tmp_path):
 
 
 def test_ctrl_c_ends_within_a_second_and_leaves_a_journal(tmp_path):
-    process = start(tmp_path)
-    process.stdout.readline()
-    began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    for line in process.stdout:
-        if line == "interrupted\n":
-            break
-    assert time.monotonic() - began < 1
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    lines = (tmp_path / "run.jsonl").read_text().splitlines()
-    assert [*map(json.loads, lines)]
-    assert len(Journal(tmp_path / "run.jsonl")) == len(lines) - 1 > 0
+    def attempt(number):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = start(folder)
+        process.stdout.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        for line in process.stdout:
+            if line == "interrupted\n":
+                break
+        took = time.monotonic() - began
+        process.communicate(timeout=HANGS)
+        assert process.returncode == 130
+        lines = (folder / "run.jsonl").read_text().splitlines()
+        assert [*map(json.loads, lines)]
+        assert len(Journal(folder / "run.jsonl")) == len(lines) - 1 > 0
+        return took
+
+    assert within(attempt, 1)
 
 
 def test_layers_run_one_by_one_are_the_model(rng):

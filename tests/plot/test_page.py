@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import HANGS, within
 from reattend.plot.page import write_page
 from reattend.recording import Recording
 
@@ -105,7 +106,7 @@ def test_keys_and_hover_work_without_errors(browser, tmp_path, width, scheme):
     assert ask("document.querySelectorAll('[aria-pressed=true]').length") == 1
     actions = pytest.importorskip("selenium.webdriver").ActionChains(browser)
     actions.move_to_element(browser.find_element("id", "mass")).perform()
-    end = time.monotonic() + 5
+    end = time.monotonic() + HANGS
     while "layer" not in (told := ask("document.querySelector('#mass .hoverlayer').textContent")):
         assert time.monotonic() < end, f"hover says {told!r}"
     assert re.search(r"layer \d, head \d: 0\.\d+", told)
@@ -120,10 +121,16 @@ def test_a_large_run_opens_in_two_seconds(browser, tmp_path):
     path = tmp_path / "large.html"
     write_page(made(64, 32, 32, (24, 24)), path)
 
-    def seconds():
-        begun = time.perf_counter()
+    def process_time():  # of the page's process: a CPU's seconds, not the clock's
+        metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(each["value"] for each in metrics if each["name"] == "ProcessTime")
+
+    def seconds(_):
+        browser.get("about:blank")
+        begun = process_time()
         browser.get(path.as_uri())
         assert browser.execute_script("return document.getElementById('map').data.length") == 1
-        return time.perf_counter() - begun
+        return process_time() - begun
 
-    assert any(seconds() < 2 for _ in range(4))  # a busy machine is no bug
+    browser.execute_cdp_cmd("Performance.enable", {})
+    assert within(seconds, 2)
