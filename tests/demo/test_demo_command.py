@@ -29,9 +29,9 @@ def model(tiny_files):
     return ["--weights", weights, "--model", language]
 
 
-def check_demo(done, folder):
+def check_demo(done, folder, numbers=("POPE random, accuracy", "CHAIR_i", "time")):
     assert done.returncode == 0, done.stderr
-    for name in ("plain", "VAR", "VHR", "ACT", "POPE random, accuracy", "CHAIR_i", "time"):
+    for name in ("plain", "VAR", "VHR", "ACT", *numbers):
         assert f"\n{name}" in done.stdout, name
     assert "\033" not in done.stdout  # it is no terminal
     assert done.stderr == ""
@@ -118,7 +118,7 @@ def test_missing_packages_are_one_sentence(monkeypatch, capsys):
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX systems")
 def test_ctrl_c_ends_cleanly(model, tmp_path):
     with subprocess.Popen(
-        [sys.executable, "-m", "reattend", "demo", *map(str, model), "--scenes", "2000"],
+        [sys.executable, "-m", "reattend", "demo", *map(str, model), "--scenes", "200"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
     ) as process:  # fmt: skip
@@ -133,6 +133,6 @@ def test_ctrl_c_ends_cleanly(model, tmp_path):
 
 @pytest.mark.skipif(not SHIPPED_WEIGHTS.is_file(), reason="needs the package's weights")
 def test_demo_as_it_is_shipped(tmp_path):
-    done = run("demo", "--scenes", 1, cwd=tmp_path)
-    check_demo(done, tmp_path)
+    done = run("demo", "--scenes", 0, cwd=tmp_path)
+    check_demo(done, tmp_path, numbers=())
     assert "plain  The picture shows" in done.stdout
