@@ -1,6 +1,14 @@
 """What every test may ask for, and which examples property tests draw."""
 
+import os
 import signal
+
+# Workers share the CPUs: threads of BLAS that wait by spinning took most of the time of some tests.
+# Before NumPy is loaded, and for processes that tests start.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    share = max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(share))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
