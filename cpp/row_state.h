@@ -21,7 +21,8 @@ namespace reattend {
 
 constexpr float kNoKey = -std::numeric_limits<float>::infinity();
 
-/// A view of one row's state. Segment g's partial lies at partial + g * partial_stride.
+/// A view of one row's state. Segment g's partial lies at partial + g * partial_stride; with stride
+/// 0 all segments have one together, for rows that weigh none apart.
 struct RowState {
     float* max;
     float* sum;  // [num_segments]
@@ -29,6 +30,11 @@ struct RowState {
     int64_t partial_stride;
 
     float* partial_of(int segment) const { return partial + segment * partial_stride; }
+    bool joined() const { return partial_stride == 0; }
+    /// The segments whose partials are all there are of those that are present.
+    SegmentSet with_partial(SegmentSet present) const {
+        return joined() ? present & (~present + 1) : present;
+    }
 
     /// The empty state. Partials are made when their segment appears: see open().
     void clear(int num_segments) const {
@@ -48,10 +54,12 @@ inline void merge(const RowState& into, const RowState& from, SegmentSet present
     const float base = larger == kNoKey ? 0 : larger;
     const float keep = std::exp(*into.max - base), add = std::exp(*from.max - base);
     *into.max = larger;
+    const SegmentSet mixed = from.joined() && present ? 1 : present;
     for (int g = 0; g < num_segments; ++g) {
         into.sum[g] *= keep;
-        if (present >> g & 1) {
-            into.sum[g] += add * from.sum[g];
+        if (present >> g & 1) into.sum[g] += add * from.sum[g];
+        if (g && into.joined()) continue;
+        if (mixed >> g & 1) {
             kernels().mix(from.partial_of(g), add, into.partial_of(g), keep, value_dim);
         } else if (keep != 1) {
             kernels().scaled(into.partial_of(g), keep, into.partial_of(g), value_dim);

@@ -410,3 +410,23 @@ def test_a_window_beyond_all_keys_hides_none(rng, window, causal):
     np.testing.assert_array_equal(
         reference.attention(*arrays, causal=causal, window=window), expected
     )
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_masses_of_a_step_are_those_of_heads_that_are_not_weighed(rows, rng):
+    """Heads that no policy is for have one partial for all segments, in any number of chunks."""
+    query = rng.standard_normal((2, 6, rows, 16), np.float32)
+    key, value = rng.standard_normal((2, 2, 3, 1500, 16), np.float32)
+    labels = rng.integers(0, 3, (2, 1, 1300), np.uint8)
+    labels[:, :, 100:700] = 1
+    where = np.arange(6)[:, None] < 2  # the first key head's
+    plain = attention(query, key, value, causal=True)
+    how = {"segments": labels, "causal": True, "returns": ("masses", "logsumexp")}
+    told = attention(query, key, value, **how)
+    right = reference.attention(query, key, value, **how)
+    np.testing.assert_allclose(told.out, plain, rtol=4e-7, atol=1e-12)  # but for the sums' order
+    assert np.abs(told.masses - right.masses).max() < 1e-6
+    weighed = attention(query, key, value, policy=Reweight((1, 0.5, 2)), where=where, **how)
+    assert np.array_equal(weighed.out[:, 2:], told.out[:, 2:])
+    assert np.array_equal(weighed.masses[:, 2:], told.masses[:, 2:])
+    assert not np.array_equal(weighed.out[:, :2], plain[:, :2])

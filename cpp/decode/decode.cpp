@@ -46,6 +46,7 @@ struct States {
     float* memory;
     int segments;
     int64_t value_dim;
+    bool joined = false;  // all segments have one partial together
 
     int64_t partial_ld() const { return padded(value_dim); }
     int64_t row_size() const { return padded(1 + segments) + segments * partial_ld(); }
@@ -55,7 +56,7 @@ struct States {
     }
     RowState row(int r) const {
         float* begin = memory + r * row_size();
-        return {begin, begin + 1, begin + padded(1 + segments), partial_ld()};
+        return {begin, begin + 1, begin + padded(1 + segments), joined ? 0 : partial_ld()};
     }
 };
 
@@ -163,11 +164,20 @@ private:
         }
         if (states_.segments == 1 && !scores_.key_mask)
             add_run(0, {0, count}, key, 0, size_);
+        else if (states_.joined)
+            add_joined(key, count);
         else if (runs_of_tile_)
             add_split(*runs_of_tile_++, key, 0, size_);
         else
             add_by_labels(key, count);
         ++tile_;
+    }
+
+    /// Adds a tile whose segments have sums of their own, and one partial.
+    void add_joined(int64_t key, int count) {
+        add_by_labels(key, count);
+        if (call_.reads_values())
+            read_values({0, count}, key, 0, size_, {states_.row(0).partial, states_.row_size()});
     }
 
     /// Adds a tile to rows that share their labels at a time: those of an item, or of a head, and
@@ -203,13 +213,15 @@ private:
         for (int g = 0; g < states_.segments; ++g) {
             if (!(present_ >> g & 1)) continue;
             state.sum[g] *= keep_[r];
-            kernels().scaled(state.partial_of(g), keep_[r], state.partial_of(g), call_.value_dim);
+            if (state.with_partial(present_) >> g & 1)
+                kernels().scaled(state.partial_of(g), keep_[r], state.partial_of(g),
+                                 call_.value_dim);
         }
     }
 
     /// Adds a tile to rows [first, first + rows), which share their labels.
     void add_labels(const uint8_t* labels, int64_t key, int count, int first, int rows) {
-        if (states_.segments > 1 && runs_ == Runs::kAcross)
+        if (states_.segments > 1 && runs_ == Runs::kAcross && !states_.joined)
             return add_split({labels, count, kShortRun}, key, first, rows);
         for (int begin = 0, end; begin < count; begin = end) {
             const uint8_t label = labels[begin];
@@ -251,7 +263,7 @@ private:
         kernels().sum_rows(weights_.at(first), rows, columns,
                            {state.sum + segment, states_.row_size()});
         // Rows that do not see a key have weight 0 there.
-        if (call_.reads_values())
+        if (call_.reads_values() && !states_.joined)
             read_values(columns, key, first, rows, {state.partial_of(segment), states_.row_size()});
     }
 
@@ -322,8 +334,10 @@ private:
 
     void open(int segment) {
         if (present_ >> segment & 1) return;
+        const bool has_partial = states_.joined && present_;
         present_ |= 1u << segment;
-        for (int r = 0; r < size_; ++r) states_.row(r).open(segment, call_.value_dim);
+        for (int r = 0; r < size_ && !has_partial; ++r)
+            states_.row(r).open(segment, call_.value_dim);
     }
 
     /// In the place of query_.
@@ -505,7 +519,7 @@ void finish_row(const Attention& call, const Group& group, int r, const States& 
     state.sum = sum;
     if (call.wanted)
         call.tell(group.item(r), group.head(r), group.row(r), state, told + r * call.num_segments);
-    call.finish(group.item(r), group.head(r), group.row(r), state, present);
+    call.finish(group.item(r), group.head(r), group.row(r), state, state.with_partial(present));
 }
 
 }  // namespace
@@ -551,12 +565,15 @@ void decode(const Attention& call) {
                      group_heads, 0,     scores.query_len, shared};
     };
     std::vector<int> segments(num_groups, 1);
+    std::vector<uint8_t> apart(num_groups);  // whether rows weigh segments apart
     int most_segments = 1;
     for (int64_t i = 0; i < num_groups; ++i) {
         const int64_t item = i / scores.num_kv_heads, first = i % scores.num_kv_heads * group_heads;
-        for (int64_t head = first; head < first + group_heads; ++head)
+        for (int64_t head = first; head < first + group_heads; ++head) {
             if (call.segmented(item, head, 0, scores.query_len).size())
                 segments[i] = most_segments = call.num_segments;
+            apart[i] |= call.followed || call.apart(item, head, 0, scores.query_len).size() > 0;
+        }
     }
     if (units.blocks) std::fill(segments.begin(), segments.end(), most_segments);
 
@@ -567,8 +584,9 @@ void decode(const Attention& call) {
         call.followed ? scores.batch * scores.num_heads * scores.key_len + Kernels::kPad : 0;
     float* memory = Scratch::of_call().floats(num_slots * state_size + weights);
     const auto states_of = [&](int64_t slot, int64_t item, int64_t kv_head) {
-        return States{memory + slot * state_size, segments[item * scores.num_kv_heads + kv_head],
-                      call.value_dim};
+        const int64_t i = item * scores.num_kv_heads + kv_head;
+        return States{memory + slot * state_size, segments[i], call.value_dim,
+                      segments[i] > 1 && !apart[i] && !units.blocks};
     };
 
     std::vector<int64_t> first_tile;
@@ -596,7 +614,8 @@ void decode(const Attention& call) {
         }
         for (int r = 0; r < rows; ++r) {
             const RowState state = states.row(r);
-            for (int g = 0; g < states.segments; ++g)
+            const bool opened = state.joined() && present[first];
+            for (int g = 0; g < states.segments && !opened; ++g)
                 if (count > 1 && !(present[first] >> g & 1)) state.open(g, call.value_dim);
             for (int64_t piece = 1; piece < count; ++piece) {
                 const int64_t slot = units.slot(item, kv_head, piece);
