@@ -5,9 +5,10 @@ python benchmarks/method_costs.py --json FILE     and the figures in a file, whi
 python benchmarks/method_costs.py --rounds 5      quicker and less sure
 
 One thread, and its CPU time: what other processes take is not counted, though they may take the
-caches. Candidates have their turn in every round, plain attention in several; a ratio is that of
-the least times. A prefill's clock covers the opening of a generation and the search for sinks; not
-VHR's run of the prompt without its image, which is a pass of the whole model.
+caches and the memory's bandwidth. So candidates have their turn in every round, plain attention in
+several; a ratio is to plain attention of the same round, the median of all rounds. A prefill's
+clock covers the opening of a generation and the search for sinks; not VHR's run of the prompt
+without its image, which is a pass of the whole model.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CASES = {
 }
 NUM_LAYERS, LAYER = 32, 10
 PLAIN, PLAIN_TURNS = "plain", 4  # of each round: all ratios hang on it
+ROUNDS_IN_PLACE = 5  # then arrays are made anew: where they lie in memory changes steps by 5%
 CALLS = {"prefill": 1, "step": 10}  # of a turn
 SPANS = ((5, 25), (40, 60))
 HEADS = {LAYER: tuple(range(0, 32, 4))}  # where a method is for some heads
@@ -63,35 +65,46 @@ def main() -> None:
 
 def measured(kind: str, case: Case, rounds: int, only: list[str] | None) -> dict[str, Any]:
     """Time all candidates of a case in turns; the least and the median, in ms."""
-    arrays = make(case)
-    calls = {**fields(case, arrays), **methods(kind, case, arrays)}
-    calls = {name: call for name, call in calls.items() if not only or name in (PLAIN, *only)}
-    plain = np.array(calls[PLAIN]())
     registry = settings()
-    acts = {
-        name: name not in registry or not np.array_equal(outcome(call()), plain)
-        for name, call in calls.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    others = [name for name in calls if name != PLAIN]
+    times: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {PLAIN: [1.0]}
     for number in range(rounds):
         print(f"{case.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        if number % ROUNDS_IN_PLACE == 0:
+            calls = named_calls(kind, case, only)
+            plain = np.array(calls[PLAIN]())
+            acts = {
+                name: name not in registry or not np.array_equal(outcome(call()), plain)
+                for name, call in calls.items()
+            }
+            others = [name for name in calls if name != PLAIN]
+        beside: list[float] = []
         for place, name in enumerate(others):
             if place % (len(others) // PLAIN_TURNS + 1) == 0:
-                times[PLAIN].append(turn(calls[PLAIN], CALLS[kind]))
-            times[name].append(turn(calls[name], CALLS[kind]))
-    least, usual = min(times[PLAIN]), median(times[PLAIN])
+                beside.append(turn(calls[PLAIN], CALLS[kind]))
+            times.setdefault(name, []).append(turn(calls[name], CALLS[kind]))
+        times.setdefault(PLAIN, []).extend(beside)
+        for name in others:
+            ratios.setdefault(name, []).append(times[name][-1] / median(beside))
     return {
         "name": case.name,
         "results": {
             name: {
-                "least, ms": round(min(own), 4), "median, ms": round(median(own), 4),
-                "ratio": round(min(own) / least, 4), "of medians": round(median(own) / usual, 4),
+                "least, ms": round(min(times[name]), 4),
+                "median, ms": round(median(times[name]), 4),
+                "ratio": round(median(ratios[name]), 4),
                 "acts": acts[name],
             }
-            for name, own in times.items()
+            for name in calls
         },
-    }  # fmt: skip
+    }
+
+
+def named_calls(kind: str, case: Case, only: list[str] | None) -> Calls:
+    """Give the candidates, with arrays of their own."""
+    arrays = make(case)
+    calls = {**fields(case, arrays), **methods(kind, case, arrays)}
+    return {name: call for name, call in calls.items() if not only or name in (PLAIN, *only)}
 
 
 def turn(call: Callable[[], Any], times: int) -> float:
