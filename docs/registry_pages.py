@@ -91,8 +91,8 @@ class MethodCost(SphinxDirective):
         text = (
             f"Times plain attention: **{prompt}** of a prompt of 640 tokens, **{step}** of a step "
             "with 1,024 keys (a dash: nothing is changed there). One layer of LLaVA-1.5-7B's "
-            f"attention in float32, one thread of {run['cpu']}, {run['instruction set']}; the "
-            f"least of {run['rounds']} turns in one run of ``python benchmarks/method_costs.py``, "
+            f"attention in float32, one thread of {run['cpu']}, {run['instruction set']}; "
+            f"median of {run['rounds']} rounds of one ``python benchmarks/method_costs.py``, "
             "with settings that make the method act, while other processes had "
             f"{run['others']:.0%} of the CPUs."
         )

@@ -53,7 +53,9 @@ def policy_of(rng):
     if rng.random() < 0.3:
         weight = rng.random((1, 1, 4))
     to = tuple(int(g) for g in np.flatnonzero(rng.random(4) < 0.4))
-    power = rng.choice([0, 0.5, 1, 1, 1.5], 4) if rng.random() < 0.2 else None
+    power = None
+    if rng.random() < 0.2:  # less than the row in all: what is left for receivers is not rounding
+        weight, power = rng.random(4) / 4, rng.choice([0, 0.5, 1, 1, 1.5], 4)
     return ra.Reweight(weight, to, power=power)
 
 
