@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 from examples import NIGHTLY
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
+
+# It draws constants of whichever modules are loaded by then: by who ran before in this worker.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 def pytest_configure(config):
