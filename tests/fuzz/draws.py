@@ -48,8 +48,9 @@ def sizes_of(rng):
     )  # fmt: skip
 
 
-def policy_of(rng):
-    weight = rng.choice([0, 0.3, 1, 1, 2], 4)
+def policy_of(rng, *, last=True):
+    # Where segments gain, receivers may keep exactly nothing: which the next policy cannot undo.
+    weight = rng.choice([0, 0.3, 1, 1, 2 if last else 1], 4)
     if rng.random() < 0.3:
         weight = rng.random((1, 1, 4))
     to = tuple(int(g) for g in np.flatnonzero(rng.random(4) < 0.4))
@@ -77,7 +78,9 @@ def call(number, seed=0):
 def run_attention(rng, sizes, arrays, mask, how, labels):
     edit = {}
     if rng.random() < 0.7:
-        edit = {"segments": labels, "policy": [policy_of(rng) for _ in range(rng.integers(1, 3))]}
+        count = int(rng.integers(1, 3))
+        policies = [policy_of(rng, last=place == count - 1) for place in range(count)]
+        edit = {"segments": labels, "policy": policies}
         if rng.random() < 0.5:
             where = rng.random((sizes.batch, 1, sizes.query_len)) < 0.7
             edit["where"] = [where] * len(edit["policy"])
