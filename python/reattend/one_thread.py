@@ -82,7 +82,10 @@ class UsedByOneThread:
     --------
     >>> class Counter(UsedByOneThread):
     ...     _use = OneThread("Counter")
-    >>> deepcopy(Counter()) is not None
+    >>> counter = Counter()
+    >>> counter.itself = counter
+    >>> other = deepcopy(counter)
+    >>> other.itself is other
     True
     """
 
@@ -90,6 +93,6 @@ class UsedByOneThread:
 
     @alone
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        other = copy(self)
+        other = memo[id(self)] = copy(self)
         vars(other).update(deepcopy(vars(self), memo))
         return other
