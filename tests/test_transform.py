@@ -310,6 +310,12 @@ def test_chosen_heads_change_alone(shape, rng):
     assert np.array_equal(in_heads(chosen, ~heads).packed[1], np.zeros((*shape[:2], 2)))
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (3, 4)], ids=str)
+def test_heads_that_the_numbers_do_not_have_are_refused(shape):
+    with pytest.raises(ValueError, match=r"transform: heads must broadcast to .* = \(2, 4\)"):
+        Transform(scale=np.ones((2, 4, 5)), heads=np.ones(shape, bool))
+
+
 def test_shifts_of_some_keys_are_laid_out_alone(rng):
     query, key, value = arrays(SHAPES[2], rng)
     bare = Transform(shift=np.zeros((2, 1, 500)), slope=0.25)

@@ -66,6 +66,12 @@ class Transform:
             raise ValueError("transform: beyond needs numbers of a last key, got arrays of none")
         if self.heads is not None:
             heads = frozen(marks("transform: heads", self.heads, "[B or 1, H]"))
+            of_numbers, of_heads = self.numbers.shape[:2], heads.shape
+            if any(1 < a != b > 1 for a, b in zip(of_numbers, of_heads, strict=True)):
+                raise ValueError(
+                    f"transform: heads must broadcast to [B or 1, H] = {of_numbers} of the "
+                    f"numbers, got shape {of_heads}"
+                )
             object.__setattr__(self, "heads", heads)
         if self.first_row is not None:
             first = as_array("transform: first_row", self.first_row)
