@@ -21,7 +21,7 @@ from reattend.cli.arguments import at_least, picture_path
 from reattend.cli.command import Command, Options
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
-from reattend.demo.repeating import repeated
+from reattend.demo.repeating import stop_reason
 from reattend.demo.show import Ink, Marker, listing, smaller
 from reattend.demo.small_set import LABELS, METHODS, SmallSet, measure, numbers, show_numbers
 from reattend.demo.tracing import WatchedAnswer
@@ -256,7 +256,7 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
     )
     print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
     stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
-    times, text, stopped = [], "", []
+    times, text, stopped = [], "", None
     steps = model.generate(
         session, [model.prompt(DESCRIBE)], seen.pixels[None], max_new_tokens=_LONGEST
     )
@@ -267,15 +267,14 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
                 piece = "".join(c if c.isprintable() else " " for c in stream.push(int(token)))
                 text += piece
                 print(marker.push(piece), end="", flush=True)
-            if (word := repeated(text)) is not None:
-                stopped.append(f"stopped, for it keeps saying {word}")
+            if stopped := stop_reason(text):
                 break
     finally:
         steps.close()
         rest = stream.flush()
         print(marker.push(rest) + marker.flush(), flush=True)
     text += rest
-    notes = [*stopped, *_compared(text, seen, plain), *session.describe()]
+    notes = [*([stopped] if stopped else ()), *_compared(text, seen, plain), *session.describe()]
     pace = f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token"
     lines = _wrapped("; ".join([*notes, pace]), _INDENT).splitlines()
     print("\n".join(" " * _INDENT + ink.faint(line) for line in lines), flush=True)

@@ -17,7 +17,7 @@ from reattend.adaptors.transformers import attached
 from reattend.cli.arguments import at_least
 from reattend.cli.command import Command
 from reattend.cli.method_argument import MethodName, make_chosen, method_help
-from reattend.demo.repeating import repeated
+from reattend.demo.repeating import stop_reason
 from reattend.evaluation.datasets.emoji_world import DESCRIBE, NOUNS, SIDE
 from reattend.evaluation.loading import load
 from reattend.method import Method
@@ -154,11 +154,10 @@ class _Shipped:
         prompt = [model.prompt(DESCRIBE)]
         steps = model.generate(session, prompt, self._pixels[None], max_new_tokens=count)
         tokens: list[int] = []
-        stopped: list[str] = []
+        stopped = None
         for (token,) in steps:
             tokens.append(int(token))
-            if (word := repeated(model.tokenizer.decode(tokens))) is not None:
-                stopped.append(f"stopped, for it keeps saying {word}")
+            if stopped := stop_reason(model.tokenizer.decode(tokens)):
                 break
         steps.close()
         recording = None
@@ -167,7 +166,7 @@ class _Shipped:
             recording = _told(session.recording(), words, self._pixels, None, label)
         said = model.tokenizer.decode([t for t in tokens if t not in model.tokenizer.stop])
         report = session.report()
-        notes = [*stopped, *_notes(methods, report, config.num_layers)]
+        notes = [*([stopped] if stopped else ()), *_notes(methods, report, config.num_layers)]
         return Described(label, said.strip(), report.to_dict(), notes, recording)
 
 

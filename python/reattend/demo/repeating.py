@@ -11,8 +11,8 @@ _OFTEN = 3  # times that a thing is named
 _RUN = 6  # times that one word comes in a row
 
 
-def repeated(text: str) -> str | None:
-    """Give the word that a description keeps saying, or None while it says new things.
+def stop_reason(text: str) -> str | None:
+    """Say why a description is to be stopped, or None while it says new things.
 
     A picture of what the model has not learnt makes it list the same things up to the limit.
 
@@ -24,18 +24,19 @@ def repeated(text: str) -> str | None:
     Returns
     -------
     str or None
-        A noun that is said for the third time, or a word that stands six times in a row.
+        That a noun is said for the third time, or a word stands six times in a row.
 
     Examples
     --------
-    >>> repeated("a door, a book, a door and a door"), repeated("a door, a book, a door, a door,")
-    (None, 'door')
-    >>> repeated("a shoe, a, a, a, a, a, a,")
-    'a'
+    >>> stop_reason("a door, a book, a door and a door")
+    >>> stop_reason("a door, a book, a door, a door,")
+    'stopped, for it keeps saying door'
+    >>> stop_reason("a shoe, a, a, a, a, a, a,")
+    'stopped, for it keeps saying a'
     """
     complete = re.sub(r"[A-Za-z]+$", "", text)
-    for noun, times in Counter(mentioned(complete)).items():
-        if times >= _OFTEN:
-            return NOUNS[noun]
+    often = [NOUNS[noun] for noun, n in Counter(mentioned(complete)).items() if n >= _OFTEN]
     last = re.findall("[A-Za-z]+", complete)[-_RUN:]
-    return last[0] if len(last) == _RUN and len({*last}) == 1 else None
+    if len(last) == _RUN and len({*last}) == 1:
+        often.append(last[0])
+    return f"stopped, for it keeps saying {often[0]}" if often else None
