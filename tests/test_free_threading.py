@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from patience import HANGS
 from reattend import ACT, VAR, KVCache, Session
 from tensors import same_bytes
 
@@ -32,7 +33,10 @@ print("as it was")
 def test_the_gil_stays_as_it_is():
     """CPython turns it on again, with a warning, for modules that do not say they need none."""
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORTED], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", IMPORTED],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
     )
     assert run.stdout == "as it was\n", run.stderr
 
@@ -52,7 +56,7 @@ def at_once(*works):
 
     def run(work):
         try:
-            barrier.wait(60)
+            barrier.wait(HANGS)
             work()
         except BaseException as error:
             failures.append(error)
@@ -61,7 +65,8 @@ def at_once(*works):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANGS)
+        assert not thread.is_alive(), "a thread hangs"
     if failures:
         raise failures[0]
 
@@ -144,12 +149,12 @@ def test_one_of_two_threads_opens_a_generation():
             try:
                 with session.generation():
                     opened.append(True)
-                    both.wait(30)
+                    both.wait(HANGS)
             except RuntimeError as error:
                 if "open already" not in str(error) and not str(error).endswith(IN_USE):
                     raise
                 opened.append(False)
-                both.wait(30)
+                both.wait(HANGS)
 
         at_once(open_one, open_one)
         assert sorted(opened) == [False, True]
