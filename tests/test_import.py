@@ -43,10 +43,11 @@ def test_needs_numpy_only():
 
 
 def test_is_quick():
-    # Of a CPU, not of the clock.
+    # Of a CPU, not of the clock; with bytecode, as an installed package has it.
     timed = "import numpy, time; begin = time.process_time(); import reattend; "
     timed += "print(time.process_time() - begin)"
-    assert within(lambda _: float(python("-c", timed).stdout), LONGEST)
+    timed_run = lambda _: float(python("-c", timed, PYTHONDONTWRITEBYTECODE=None).stdout)  # noqa: E731
+    assert within(timed_run, LONGEST, times=5)
 
 
 UNCHANGED = """
