@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from full_matrix import holds as holds_on_weights
-from reattend.methods import ContextEmphasis, RowEdit
+from reattend.methods import PASTA, ContextEmphasis, RowEdit
 from reattend.testing import run
 from reattend.testing.sample import sample
 
@@ -47,6 +47,12 @@ def test_row_edit(shares, phase):
     ("make", "message"),
     [
         (lambda: ContextEmphasis(factor=0), "factor must be a number above 0, got 0"),
+        (lambda: PASTA(alpha=1e-40), "alpha must leave weights from 1e-37 to 1e\\+37, got 1e-40"),
+        (
+            lambda: PASTA(tuple((i, i + 1) for i in range(19)), as_published=True),
+            "got 0.01 for 19 spans as published",
+        ),
+        (lambda: PASTA(((1, 2),) * 900, alpha=1e30, as_published=True), "for 900 spans as"),
         (lambda: ContextEmphasis(((5, 2),)), "spans must be"),
         (lambda: RowEdit(((1, 2),), (0.5, 0.5)), "shares must be numbers from 0, one for each of"),
         (lambda: RowEdit(((1, 2), (4, 5)), (0.7, 0.5)), "and together at most 1"),

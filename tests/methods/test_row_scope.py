@@ -10,7 +10,18 @@ from reattend import KVCache, Plan, Reweight, Session, Transform
 from reattend.border.request import MaskSpec
 from reattend.call import Call, Prompt
 from reattend.method import Method
-from reattend.methods import ADHH, CAAC, ILVAD, OWL, PAI, SPIN, HeadSteering, MiddleLayers, RowEdit
+from reattend.methods import (
+    ADHH,
+    CAAC,
+    ILVAD,
+    OWL,
+    PAI,
+    SPIN,
+    FarSight,
+    HeadSteering,
+    MiddleLayers,
+    RowEdit,
+)  # fmt: skip
 from reattend.plan import compose
 from reattend.row_scope import PHASES, ROWS
 from reattend.testing import run
@@ -150,6 +161,41 @@ def test_the_last_row_is_each_items_own(name):
         )
         assert np.abs(got - alone).max() <= PARTS, item
     assert changed >= 2, "the last rows of prompts must change, or nothing is tested"
+
+
+@pytest.mark.parametrize("name", [*SCOPED])
+def test_a_prompt_in_chunks_is_what_it_is_at_once(name):
+    """A chunk has its rows edited, though the image or a span begins behind it."""
+    method = SCOPED[name]
+    inputs = INPUTS.take(np.array([0, 2])) if name == "ILVAD" else INPUTS  # images of one size
+    cuts = int(inputs.image.argmax(-1).max()), int(inputs.image.argmax(-1).max()) + 1, P - 1
+    for rows, phase in words_of(method):
+        worded = with_words(method, rows, phase)
+        whole = run(worded, inputs)
+        for cut in cuts:
+            assert np.abs(run(worded, inputs, chunks=(cut,)) - whole).max() <= PARTS, (rows, cut)
+
+
+@pytest.mark.parametrize("name", [*SCOPED])
+def test_items_that_change_places_behind_the_prompt_keep_what_is_theirs(name):
+    inputs, order = INPUTS.take(np.array([0, 2])), np.array([1, 0])
+    method = with_words(SCOPED[name], "last", "decode")
+    if name == "ILVAD":
+        evidence = np.random.default_rng(0).random((2, int(inputs.image[0].sum())))
+        method = dataclasses.replace(method, saliency=evidence.tolist())
+    found = run(method, inputs, reorder=order)[..., P:, :]
+    assert np.abs(found - run(method, inputs)[:, order][..., P:, :]).max() <= PARTS
+
+
+def test_padding_at_the_right_is_no_place_of_farsight():
+    drop = (0, 3, 9)
+    padded = right_padded(INPUTS, drop)
+    out = run(FarSight(), padded)
+    for item, less in enumerate(drop):
+        alone = run(FarSight(), cut_right(INPUTS, item, less))[..., : P - less, :]
+        assert np.abs(out[:, item : item + 1, :, : P - less] - alone).max() <= PARTS, item
+    with pytest.raises(ValueError, match="must be read in one call"):
+        run(FarSight(), right_padded(INPUTS, (0, 3, 3)), chunks=(P - 4,))
 
 
 def test_a_last_row_in_an_earlier_chunk_is_refused():

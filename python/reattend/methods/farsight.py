@@ -25,8 +25,8 @@ class FarSight(Method):
 
     That is a null key of the score log R_i, so rows sum to less than 1. The last row has no future
     places: **it is not changed, and neither is any decoding step** of a model with a cache; the
-    published code runs without one. Padding at the right would count as future places; here there
-    is none.
+    published code runs without one. Padding is no place, at either side; a prompt that is padded
+    at its right is read in one call.
 
     Paper: Seeing Far and Clearly: Mitigating Hallucinations in MLLMs with Attention Causal Decoding
     (CVPR 2025).
@@ -52,8 +52,15 @@ class FarSight(Method):
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Give each row of the prompt its null key."""
+        if not call.prefill:
+            return None, None
         start = call.first_key[:, None, None]  # [B, 1, 1]
-        length = call.num_prompt - start  # L, without padding
+        length = call.last_prompt_row[:, None, None] + 1 - start  # L, without padding
+        if call.last_chunk and call.first_row and (length != call.num_prompt - start).any():
+            raise ValueError(
+                f"layer {call.layer}: a prompt that is padded at its right must be read in one "
+                "call: rows of earlier chunks have counted padding as future places"
+            )
         place = call.rows - start  # [B, 1, N]
         future = np.clip(length - 1 - place, 0, None)
         if not future.any():

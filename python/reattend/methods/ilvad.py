@@ -67,14 +67,14 @@ class ILVAD(Method):
         """Raise the evidence in the row's heads that look at it."""
         if call.image is None or not self.saliency or not self.alpha:
             return None, None
-        if not call.in_scope("last", self.phase).any() or not call.image.any():
+        if not call.image.any():
+            return None, state
+        if call.last_chunk:  # whatever the phase: items may change places before the first step
+            state = self._find(call)
+        if state is None or not call.in_scope("last", self.phase).any():
             return None, state
         if call.answer_row is None:
             return None, state
-        if state is None or call.prefill:
-            state = self._find(call)
-        if state is None:
-            return None, None
         near = call.image_span
         scores = call.row_scores(call.image)[..., near]
         chosen = self._chosen(scores, call.image[:, near], state.saliency[:, near])

@@ -96,10 +96,11 @@ class OWL(Method):
         """Raise one kind of scores and lower the other."""
         if state is not None and not call.prefill and self.baseline is None:
             return state, state
-        if call.image is None or not call.image.any():
+        whole = call.prompt.image  # a chunk that has not reached it has text of its prompt
+        if whole is None or not whole.any():
             return None, None
-        image = call.image[:, : call.num_prompt]
-        text = ~image & image.any(-1, keepdims=True)
+        image = whole[:, : call.key_len]
+        text = ~image & whole.any(-1, keepdims=True)
         raised, lowered = self._strengths(call, image, text)
         sign = 1 if self.path == "visual" else -1
         slope = sign * (np.where(image, raised, 0) - np.where(text, lowered, 0))

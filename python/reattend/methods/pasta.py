@@ -16,6 +16,7 @@ from reattend.policy import Reweight
 from reattend.row_scope import check_scope
 
 REST, OUTSIDE, INSIDE = range(3)
+LEAST = 1e-37  # what receivers must keep to be told from none, in float32
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,20 @@ class PASTA(Method):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
         object.__setattr__(self, "spans", spans("spans", self.spans))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
+        lowest, highest = sorted((self._outside, 1))
+        if not (lowest >= LEAST and highest <= 1 / LEAST):  # rows would stay as they are
+            raise ValueError(
+                f"alpha must leave weights from {LEAST} to {1 / LEAST:.0e}, got {self.alpha!r}"
+                + (f" for {len(self.spans)} spans as published" if self.as_published else "")
+            )
+
+    @property
+    def _outside(self) -> float:
+        """What a weight outside the spans is multiplied by; inside one power less."""
+        try:
+            return float(self.alpha ** (len(self.spans) if self.as_published else 1))
+        except OverflowError:
+            return np.inf
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
         """Label the prompt, and weigh what lies outside the spans."""
@@ -68,8 +83,7 @@ class PASTA(Method):
         length = min(call.key_len, call.num_prompt)
         inside = call.in_spans(self.spans)[:, None, :length]
         labels = np.where(inside, INSIDE, OUTSIDE).astype(np.uint8)
-        times = len(self.spans) if self.as_published else 1
-        weight = (1, self.alpha**times, self.alpha ** (times - 1))
+        weight = (1, self._outside, self._outside / self.alpha)
         policy = Reweight(weight=weight, to=(REST, OUTSIDE, INSIDE))
         plan = Plan(labels, policy, chosen[None, :, None], rows=self.rows, phase=self.phase)
         return plan, plan

@@ -71,16 +71,16 @@ class RowEdit(Method):
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def plan(self, call: Call, state: Plan | None) -> tuple[Plan | None, Plan | None]:
-        """Label the spans, for the prompt's last row."""
+        """Label the spans; what is missing of them is known when the prompt ends."""
         if state is not None and not call.prefill:
             return state, state
         chosen = heads_of_layer(self.heads, call.layer, call.num_heads)
-        if not self.spans or not chosen.any() or not call.last_chunk:
+        if not self.spans or not chosen.any():
             return None, None
-        labels = np.zeros((call.batch, call.num_prompt), np.uint8)
+        labels = np.zeros((call.batch, min(call.key_len, call.num_prompt)), np.uint8)
         for number, span in enumerate(self.spans, 1):
             inside = call.in_spans((span,))[:, : call.num_prompt]
-            if not inside.any(-1).all():
+            if call.last_chunk and not inside.any(-1).all():
                 raise ValueError(
                     f"spans must lie in the prompt of each item, got {span} for prompts of "
                     f"{(call.num_prompt - call.first_key).tolist()} tokens"

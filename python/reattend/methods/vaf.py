@@ -77,12 +77,13 @@ class VAF(Method):
         """Multiply the scores of the image and of what lies before it."""
         if state is not None and not call.prefill:
             return state, state
-        if call.image is None or call.layer not in self.changed(call.num_layers):
+        whole = call.prompt.image  # a chunk that has not reached it lies before it
+        if whole is None or call.layer not in self.changed(call.num_layers):
             return None, None
-        if not call.image.any() or (self.enhance, self.suppress) == (1, 1):
+        if not whole.any() or (self.enhance, self.suppress) == (1, 1):
             return None, None
-        image = call.image[:, : call.num_prompt]
-        first = np.where(image.any(-1), image.argmax(-1), 0)  # without an image nothing is before
+        image = whole[:, : call.key_len]
+        first = np.where(whole.any(-1), whole.argmax(-1), 0)  # without an image nothing is before
         before = np.arange(image.shape[1]) < first[:, None]
         scale = np.where(image, self.enhance, np.where(before, self.suppress, 1))
         edit = Transform(scale=scale[:, None])
