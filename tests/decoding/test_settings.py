@@ -249,3 +249,26 @@ def test_faint_tokens_equal_their_formula():
     assert np.array_equal(faint_tokens(weights, image, lamb=100), image)
     with pytest.raises(ValueError, match="at least one key"):
         faint_tokens(weights, np.zeros(20, bool))
+
+
+@pytest.mark.parametrize("weight", [0.0, np.zeros((ROWS, 1))])
+def test_a_branch_of_weight_0_is_left_out_whatever_it_says(weight):
+    other = np.where(np.arange(V) % 3, OTHER, -np.inf)
+    assert np.array_equal(mix(Z, [other], own=1, weights=[weight]), Z)
+    assert np.array_equal(M3ID(beta=0)(Z, other, step=0), Z)
+    assert np.array_equal(VCD(alpha=0, beta=0)(Z, other), Z)
+    np.testing.assert_allclose(Guidance(gamma=1, beta=0)(Z, other), [log_p(z) for z in Z])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_strengths_beyond_the_type_give_numbers_or_a_sentence(dtype):
+    z, other = np.array([20.0, 15.0], dtype), np.array([18.0, 17.0], dtype)
+    strength = np.expm1(0.02 * 500)
+    found = M3ID(beta=0)(z, other, step=500)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(
+        found, (1 + strength) * z.astype(float) - strength * other, rtol=np.finfo(dtype).eps
+    )
+    message = f"logits must be of a type that holds what comes out, .* got {dtype.__name__}"
+    with pytest.raises(ValueError, match=message):
+        mix(z, [other], own=1e39, weights=[-1e39])

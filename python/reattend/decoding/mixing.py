@@ -47,7 +47,7 @@ def mix(
     Raises
     ------
     ValueError
-        If shapes or counts differ.
+        If shapes or counts differ, or the type of ``logits`` does not hold what comes out.
 
     Examples
     --------
@@ -72,10 +72,12 @@ def mix(
                 f"{name} must be a number or broadcast to [..., 1] of logits, {logits.shape}, got "
                 f"shape {np.shape(each)}"
             )
-    with np.errstate(invalid="ignore"):  # a token that both branches rule out: inf - inf
-        mixed = own * logits
+    # In float64: strengths grow along an answer beyond what 16 bits hold.
+    with np.errstate(invalid="ignore", over="ignore"):  # both branches rule a token out: inf - inf
+        mixed = own * logits.astype(np.float64)
         for other, weight in zip(others, weights, strict=True):
-            mixed = mixed + weight * np.asarray(other)
+            part = weight * np.asarray(other, np.float64)
+            mixed = mixed + np.where(np.equal(weight, 0), 0, part)  # 0 leaves it out: 0 * -inf
     kept = logits != -np.inf
     if keep is not None:
         keep = marks("keep", keep, "[..., V]")
@@ -84,7 +86,16 @@ def mix(
                 f"keep must broadcast to logits, {logits.shape}, got shape {keep.shape}"
             )
         kept = kept & keep
-    return np.asarray(np.where(kept, mixed, -np.inf).astype(logits.dtype, copy=False))
+    mixed = np.where(kept, mixed, -np.inf)
+    with np.errstate(over="ignore"):
+        found = np.asarray(mixed.astype(logits.dtype, copy=False))
+    lost = np.isinf(found) & np.isfinite(mixed)
+    if lost.any():
+        raise ValueError(
+            f"logits must be of a type that holds what comes out, {mixed[lost][0]:.3g}, got "
+            f"{logits.dtype}"
+        )
+    return found
 
 
 def plausible(logits: Array, beta: float) -> Array:
