@@ -364,8 +364,16 @@ def registered() -> dict[str, type[Method]]:
     return dict(sorted(ours.items()))
 
 
+def _venue(source: str) -> str:
+    """Give where a paper is found: its conference, else its number at arXiv, else its year."""
+    found = re.search(r"\(([^()]*\d{4})\)(?:, (arXiv [\d.]+\d))?", source)
+    if found is None:
+        return source.rstrip(".")
+    return found[2] if found[1].isdigit() and found[2] else found[1]
+
+
 def method_table(costs: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Write the table of methods in Markdown, as the README shows it.
+    """Write the table of methods in Markdown, as the README shows it; each page has the rest.
 
     Parameters
     ----------
@@ -384,7 +392,7 @@ def method_table(costs: Mapping[str, Sequence[str]] | None = None) -> str:
     for name, method in registered().items():
         sentence = (method.__doc__ or "").strip().splitlines()[0].rstrip(".")
         cost = costs.get(name, ("", "")) if costs else ()
-        source = paper(method).rstrip(".")
-        rows.append([f"`{name}`", sentence, method.edits, method.statistic, source, *cost])
+        page = f"[`{name}`](docs/methods/{name.lower()}.rst)"
+        rows.append([page, sentence, method.edits, method.statistic, _venue(paper(method)), *cost])
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     return "\n".join(lines)
