@@ -48,19 +48,22 @@ struct Reweight {
     bool operator()(const float* weight, const float* mass, int num_segments, float* factor) const {
         for (int i = 0; i < num_when; ++i)
             if (!when[i](mass)) return false;
-        double freed = 0, received = 0, kept[kMaxSegments];
+        // What receivers have in the end, theirs and what others lose, and what they keep of
+        // theirs. Summed so, and not as 1 + freed / received, no digit is lost where weights are
+        // large.
+        double given = 0, received = 0, kept[kMaxSegments];
         for (int g = 0; g < num_segments; ++g) {
             kept[g] = weight[g];
             if (raised >> g & 1 && weight[g] != 0) {
                 if (!(mass[g] >= FLT_MIN)) return false;
                 kept[g] *= std::pow(static_cast<double>(mass[g]), power[g] - 1);
             }
-            freed += (1 - kept[g]) * mass[g];
+            given += to >> g & 1 ? mass[g] : (1 - kept[g]) * mass[g];
             if (to >> g & 1) received += kept[g] * mass[g];
         }
         // A denormal mass cannot receive. NaN fails the comparison as well.
         if (to && !(received >= FLT_MIN)) return false;
-        const double gain = to ? 1 + freed / received : 1;
+        const double gain = to ? given / received : 1;
         for (int g = 0; g < num_segments; ++g) {
             const double wanted = to >> g & 1 ? kept[g] * gain : kept[g];
             if (wanted > FLT_MAX || wanted < -FLT_MAX) return false;

@@ -200,11 +200,16 @@ class Reweight:
             safe = np.where(known, masses, 1).astype(np.float64)
             factors = np.where(raised, factors * safe ** (np.array(self.power) - 1), factors)
         if self.to:
+            # What receivers have in the end, and what they keep of theirs; 1 + freed / received
+            # is the same, but for the digits that it loses where weights are large.
+            receives = np.isin(np.arange(self.num_segments), self.to)
+            given = np.where(receives, masses, (1 - factors) * masses)
             received = _summed(factors * masses, sorted(self.to))
-            freed = _summed((1 - factors) * masses, range(self.num_segments))
             changed &= received >= SMALLEST_MASS
             received = np.where(changed, received, 1)
-            factors[..., list(self.to)] *= (1 + freed / received)[..., None]
+            factors[..., list(self.to)] *= (_summed(given, range(self.num_segments)) / received)[
+                ..., None
+            ]
         changed &= ~(np.abs(factors) > LARGEST).any(-1)
         return np.where(changed[..., None], factors, 1).astype(masses.dtype)
 

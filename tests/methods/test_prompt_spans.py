@@ -15,7 +15,7 @@ holds = partial(holds_on_weights, INPUTS)
 HEADS = {0: (1, 2), 4: (0,)}
 
 
-@pytest.mark.parametrize("factor", [4.0, 0.1])
+@pytest.mark.parametrize("factor", [4.0, 0.1, 1e12, 1e30])
 def test_context_emphasis(factor):
     def edit(weights, layer, item):
         for head in HEADS.get(layer, ()):
