@@ -1,4 +1,4 @@
-"""What ten methods, and three settings at the logits, do to made-up words in the package's model.
+"""What ten methods, and three settings at the logits, do to hallucination in the package's model.
 
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/ten_methods.py --out ten_methods
 

@@ -1,1 +1,1 @@
-"""What methods do to made-up words: the tables and the picture, from the journals of a run."""
+"""What methods do to hallucination: the tables and the picture, from the journals of a run."""

@@ -86,8 +86,19 @@ def draw_all(rng, made):
             [[0.8, 0.75, 0.85], [0.7, 0.6, 0.8]], [[0.3, 0.2, 0.4], [0.2, 0.1, 0.3]],
             ["plain", "VAR"],
         ),
+        "differences": plot.differences(
+            {"dim": [[1, -1, 3], [-2, -3, -1]], "hard": [[0, -1, 2], [np.nan] * 3]}, ["VAR", "ACT"]
+        ),
         "changed_words": plot.changed_words(
             ["A", "cat", "and", "a", "dog."], ["A", "cat", "on", "a", "sofa"], hallucinated={"dog"}
+        ),
+        "answers": plot.answers_by_setting(
+            {"plain": ["A", "cat", "and", "a", "dog."], "VAR": ["A", "cat", "on", "a", "sofa"]},
+            notes={"VAR": "(1 sink)"}, hallucinated={"dog"},
+        ),
+        "objects": plot.objects_on_picture(
+            made.picture // 8 + 200, ["cat", "dog"], [[4, 2, 20, 20], [30, 12, 50, 44]],
+            named=[True, False],
         ),
         "head_search": plot.head_search(searched(rng)),
         "strengths": plot.strengths(tuned(rng)),
@@ -101,6 +112,10 @@ def draw_all(rng, made):
         "views": plot.attention_on_picture(
             rng.dirichlet(np.ones(4 + 6 * 4)), made.picture,
             views=[plot.View((2, 2)), *plot.tiles(2, 3, (2, 2))], title="overview and tiles",
+        ),
+        "on_keys": plot.attention_on_keys(
+            rng.dirichlet(np.ones(40) / 9, 6), spans={"image": (5, 35), "question": (35, 40)},
+            percent=True,
         ),
     }  # fmt: skip
 
@@ -127,6 +142,9 @@ def test_other_numbers_are_another_picture(rng, made):
         "by_word",
         "frontier",
         "changed_words",
+        "answers",
+        "objects",
+        "differences",
     }:  # not of rng
         assert (pixels(first[name]) != pixels(other[name])).any(), name
 
@@ -190,6 +208,54 @@ def test_changed_words_are_marked():
     assert len(ax.patches) == 1, "one is framed"
 
 
+def test_answers_are_compared_with_the_first():
+    ax = plot.answers_by_setting(
+        {"plain": ["a", "cat"], "VAR": ["a", "cat."], "ACT": ["a", "dog"]},
+        notes={"ACT": "(2 sinks)"}, hallucinated={"dog"},
+    )  # fmt: skip
+    assert len(ax.lines) == 1, "one word is not in the first"
+    assert len(ax.patches) == 1, "the same is hallucinated"
+    assert ax.get_ylim() == (3, 0), "a line for each"
+    assert [text.get_text() for text in ax.texts][-2:] == ["(2", "sinks)"]
+    long = plot.answers_by_setting({"plain": ["word"] * 60})
+    assert long.get_ylim()[0] > 3
+    width = long.figure.bbox.x1
+    assert all(text.get_window_extent().x1 <= width for text in long.texts)
+
+
+def test_answers_fit_the_axes_that_they_are_given():
+    """Also those of a subfigure, and those that a layout will widen."""
+    figure = pytest.importorskip("matplotlib.figure").Figure((8, 2), layout="constrained")
+    part = figure.add_subfigure(figure.add_gridspec(1, 2)[0])
+    ax = plot.answers_by_setting({"plain": ["word"] * 25}, ax=part.add_subplot())
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent().x1 <= 4 * figure.dpi for text in ax.texts)
+    assert ax.get_ylim()[0] > 2
+
+
+def test_keys_and_objects_are_what_is_drawn(made):
+    weights = np.arange(12.0).reshape(3, 4) / 20
+    ax = plot.attention_on_keys(weights, spans={"image": (1, 3), "question": (3, 4)})
+    np.testing.assert_array_equal(ax.images[0].get_array(), weights)
+    assert sorted(line.get_xdata()[0] for line in ax.lines) == [0.5, 2.5, 2.5]
+    boxes = [[4, 0, 20, 20], [30, 12, 50, 44]]
+    ax = plot.objects_on_picture(made.picture, ["cat", "dog"], boxes, named=[False, True])
+    assert [patch.get_bbox().extents.tolist() for patch in ax.patches] == [
+        [x0 - 0.5, y0 - 0.5, x1 - 0.5, y1 - 0.5] for x0, y0, x1, y1 in boxes
+    ]
+    assert [patch.get_linestyle() for patch in ax.patches] == ["--", "-"]
+    assert [text.get_verticalalignment() for text in ax.texts] == ["top", "bottom"]
+    assert plot.objects_on_picture(made.picture, [], []).patches == []
+
+
+def test_maps_can_be_compared_and_read_in_percent():
+    ax = plot.head_map(np.eye(2) / 4, high=1.0, percent=True)
+    assert ax.images[0].get_clim() == (0, 1)
+    ax.figure.draw_without_rendering()
+    labels = [text.get_text() for text in ax.figure.axes[1].get_yticklabels()]
+    assert "100%" in labels
+
+
 def test_maps_rise_in_grey():
     """A larger number is lighter, for who prints without colours or sees some of them alike."""
     colours = pytest.importorskip("matplotlib").colormaps
@@ -211,6 +277,7 @@ def test_the_map_holds_the_numbers(made):
     before, after = np.zeros((2, 3)), np.arange(6.0).reshape(2, 3) - 3
     np.testing.assert_allclose(plot.change(before, after).images[0].get_array(), after)
     assert plot.change(before, before).get_title() == "nothing changed"
+    assert plot.change(before, before, title="VAR").get_title() == "VAR\nnothing changed"
 
 
 @pytest.mark.parametrize(
@@ -234,9 +301,17 @@ def test_the_map_holds_the_numbers(made):
             lambda: plot.attention_on_picture(np.zeros(1), views=[plot.View((1, 1))], sinks=[0]),
             "pass sinks or views",
         ),
+        (lambda: plot.answers_by_setting({}), "answers must have at least one setting"),
+        (lambda: plot.answers_by_setting({"a": ["b"]}, notes={"c": ""}), "notes must be of"),
+        (lambda: plot.attention_on_keys([[0.5, -1]]), "weights must be 0 or more, got -1"),
+        (
+            lambda: plot.objects_on_picture(np.zeros((3, 3, 3), np.uint8), ["a"], [[1, 2]]),
+            "boxes must be",
+        ),
         (lambda: plot.masses_by_layer(np.zeros((2, 3)), ["a"]), "segments must name 3"),
         (lambda: plot.divergence_along([1, 2], ["a"]), "words and made_up must have the length"),
         (lambda: plot.frontier(np.zeros((2, 3)), np.zeros((2, 3)), ["a"]), "with S = 1 labels"),
+        (lambda: plot.differences({"dim": np.zeros((1, 3))}, ["a", "b"]), "with S = 2 labels"),
         (lambda: plot.scaling({"ours": [(1, 0)]}), "numbers above 0"),
         (lambda: plot.roofline([]), "points must be calls"),
         (lambda: plot.strengths(tuned(np.random.default_rng(0)), "beta"), "one of alpha, k"),

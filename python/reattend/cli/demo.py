@@ -60,10 +60,11 @@ _OWN_PICTURE = (
     "whatever it is shown. A model that knows photos: reattend describe FILE --model NAME."
 )
 _CAPTION = (
-    "Attention is the mean over the rows of the answer, as softmax gave it. Blue frames: image "
-    "tokens whose state is a sink's (VAR's rule). Heads: the share of each head's attention that "
-    "is on the image, and\nhow far a method moves it; heads that VHR reinforces count with its "
-    "factor. Pictures of things: OpenMoji, CC BY-SA 4.0."
+    "Attention is the mean over the rows of the answer, as softmax gave it. Framed image tokens: "
+    "their state is a sink's (VAR's rule). Framed words: hallucinated objects; underlined ones are "
+    "not\nin the plain answer. Heads: the share of each head's attention that is on the image, and "
+    "how far a method moves it; heads that VHR reinforces count with its factor. Pictures of "
+    "things:\nOpenMoji, CC BY-SA 4.0."
 )
 
 

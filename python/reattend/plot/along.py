@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reattend.plot.style import COLOURS, axes, checked
+from reattend.plot.style import COLOURS, axes, checked, name_spans
 
 
 def column_profile(
@@ -51,12 +51,11 @@ def column_profile(
                         linewidth=0)  # fmt: skip
         ax.legend(frameon=False, fontsize=8)
     ax.set_yscale("log")
-    for index, (name, (start, stop)) in enumerate((spans or {}).items()):
+    for index, (start, stop) in enumerate((spans or {}).values()):
         hatch = "/" * (index % 2)
         ax.axvspan(start - 0.5, stop - 0.5, facecolor="0.92", edgecolor="0.5", hatch=hatch,
                    linewidth=0.5, zorder=0)  # fmt: skip
-        ax.text((start + stop - 1) / 2, 1.01, name, transform=ax.get_xaxis_transform(),
-                ha="center", va="bottom", fontsize=8)  # fmt: skip
+    name_spans(ax, spans or {})
     ax.set(xlabel="key", ylabel="attention received")
     ax.set_title(title, pad=16 if spans else 6)
     return ax

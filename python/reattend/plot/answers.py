@@ -1,8 +1,8 @@
-"""Two answers to one prompt, word by word: what a method left out, and what it says instead."""
+"""Answers to one prompt, word by word: what a method left out, and what it says instead."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
@@ -12,13 +12,17 @@ from reattend.plot.style import COLOURS, axes
 _SIZE, _LINE = 10.0, 1.6  # points, and a line's height in em
 _ADVANCE = 0.602  # em, of each letter of DejaVu Sans Mono, which comes with matplotlib
 _PUNCTUATION = ".,;:!?\"'()"
-_LEFT_OUT, _NEW, _HALLUCINATED = COLOURS[0], COLOURS[1], COLOURS[2]
+_LEAST = 24  # letters of an answer in a line
+_LEFT_OUT, _NEW = "left out", "new"
+_COLOUR = {"": "0.25", _LEFT_OUT: COLOURS[0], _NEW: COLOURS[1]}
+_HALLUCINATED = COLOURS[2]
 
 
 class _Word(NamedTuple):
     text: str
-    changed: bool
-    hallucinated: bool
+    change: str = ""  # _LEFT_OUT, _NEW
+    hallucinated: bool = False
+    note: bool = False
 
 
 def changed_words(
@@ -59,36 +63,99 @@ def changed_words(
     >>> [text.get_text() for text in ax.texts]
     ['plain', 'a', 'cat', 'and', 'a', 'dog', 'with the method', 'a', 'cat']
     """
-    for name, words in (("before", before), ("after", after)):
-        if isinstance(words, str):
-            raise TypeError(f"{name} must be a sequence of words, got one text: use split()")
-    first, second = [word.strip() for word in before], [word.strip() for word in after]
-    bare = [[word.strip(_PUNCTUATION).lower() or word for word in said] for said in (first, second)]
-    same = SequenceMatcher(None, bare[0], bare[1], autojunk=False).get_matching_blocks()
-    kept = [{start + i for start, i in _each(same, side)} for side in (0, 1)]
-    new = ax is None
-    ax = axes(ax, 7.0, 1.0)
-    width = ax.figure.get_figwidth() * (1 if new else ax.get_position().width) - 0.4  # inches
-    room = max(12, int(width * 72 / (_SIZE * _ADVANCE)))
-    lines: list[tuple[str, list[_Word]]] = []
-    for label, words, names, common in zip(labels, (first, second), bare, kept, strict=True):
-        marked = [
-            _Word(word, place not in common, name in hallucinated)
-            for place, (word, name) in enumerate(zip(words, names, strict=True))
-        ]
-        lines += [(label if not i else "", line) for i, line in enumerate(_broken(marked, room))]
-    if new:
-        rows = len(lines) + len(labels)
-        ax.figure.set_figheight(rows * _SIZE * _LINE / 72 + (0.55 if title else 0.3))
-    _write(ax, lines, room)
-    ax.set_title(title)
-    return ax
+    first, second = _words("before", before), _words("after", after)
+    kept = _same(first, second)
+    rows = [
+        (label, _marked(words, common, change, hallucinated))
+        for label, words, common, change in zip(
+            labels, (first, second), kept, (_LEFT_OUT, _NEW), strict=True
+        )
+    ]
+    return _draw(rows, title, ax)
 
 
-def _each(blocks: Sequence[Any], side: int) -> Iterator[tuple[int, int]]:
-    """Give start and offset of each word that both answers have."""
-    for block in blocks:
-        yield from ((block[side], i) for i in range(block.size))
+def answers_by_setting(
+    answers: Mapping[str, Sequence[str]], *, notes: Mapping[str, str] | None = None,
+    hallucinated: Collection[str] = (), title: str = "", ax: Any = None,
+) -> Any:  # fmt: skip
+    """Draw what several settings answer, one below the other.
+
+    Words that the first does not have are underlined; hallucinated ones stand in a frame.
+
+    Parameters
+    ----------
+    answers : mapping from str to sequence of str
+        The words, or tokens, of each setting's answer; the first is what the others are compared
+        with, such as plain attention.
+    notes : mapping from str to str, optional
+        What else there is to say of a setting, after its answer.
+    hallucinated : collection of str, optional
+        Words that name what is not there, without blanks and punctuation, in lower case.
+    title : str, optional
+        Above.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; new ones by default. What is written has a fixed size: these axes must be
+        0.22 inches high for each line, of which there are ``ax.get_ylim()[0]``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    TypeError
+        If an answer is one text instead of its words.
+    ValueError
+        If there is no answer, or a note of none.
+
+    Examples
+    --------
+    >>> ax = answers_by_setting({"plain": ["a", "cat"], "VAR": ["a", "dog"]},
+    ...                         notes={"VAR": "(1 sink)"}, hallucinated={"cat"})
+    >>> [text.get_text() for text in ax.texts]
+    ['plain', 'a', 'cat', 'VAR', 'a', 'dog', '(1', 'sink)']
+    """
+    if not answers:
+        raise ValueError("answers must have at least one setting, got none")
+    if unknown := set(notes or {}) - set(answers):
+        raise ValueError(f"notes must be of settings in answers, got {', '.join(sorted(unknown))}")
+    said = {label: _words(f"answers[{label!r}]", each) for label, each in answers.items()}
+    first, *_ = said.values()
+    rows = []
+    for label, words in said.items():
+        row = _marked(words, _same(first, words)[1], _NEW, hallucinated)
+        note = (notes or {}).get(label, "").split()
+        rows.append((label, row + [_Word(word, note=True) for word in note]))
+    return _draw(rows, title, ax)
+
+
+def _words(name: str, words: Sequence[str]) -> list[str]:
+    if isinstance(words, str):
+        raise TypeError(f"{name} must be a sequence of words, got one text: use split()")
+    return [word.strip() for word in words]
+
+
+def _bare(words: Sequence[str]) -> list[str]:
+    return [word.strip(_PUNCTUATION).lower() or word for word in words]
+
+
+def _same(first: Sequence[str], second: Sequence[str]) -> tuple[set[int], set[int]]:
+    """Give the places of the words that two answers share, in each of them."""
+    blocks = SequenceMatcher(None, _bare(first), _bare(second), autojunk=False)
+    places: tuple[set[int], set[int]] = (set(), set())
+    for block in blocks.get_matching_blocks():
+        for side in (0, 1):
+            places[side].update(range(block[side], block[side] + block.size))
+    return places
+
+
+def _marked(
+    words: Sequence[str], common: Collection[int], change: str, hallucinated: Collection[str]
+) -> list[_Word]:
+    return [
+        _Word(word, "" if place in common else change, name in hallucinated)
+        for place, (word, name) in enumerate(zip(words, _bare(words), strict=True))
+    ]
 
 
 def _broken(words: Sequence[_Word], room: int) -> list[list[_Word]]:
@@ -104,30 +171,52 @@ def _broken(words: Sequence[_Word], room: int) -> list[list[_Word]]:
     return lines
 
 
-def _write(ax: Any, lines: Sequence[tuple[str, Sequence[_Word]]], room: int) -> None:
-    """Write the lines, each answer below its label, in letters of one width."""
-    rectangle = demand("matplotlib.patches").Rectangle
-    rows = len(lines) + sum(bool(label) for label, _ in lines)
+def _draw(rows: Sequence[tuple[str, Sequence[_Word]]], title: str, ax: Any) -> Any:
+    """Write answers in letters of one width, each beside its label."""
+    new = ax is None
+    ax = axes(ax, 7.0, 1.0)
     ax.set_axis_off()
-    ax.set(xlim=(0, room), ylim=(rows, 0))
-    letters = {"family": "DejaVu Sans Mono", "fontsize": _SIZE, "va": "center", "clip_on": True}
-    row = 0.5
-    for index, (label, words) in enumerate(lines):
+    ax.set_title(title)
+    ax.figure.figure.draw_without_rendering()  # a layout may widen the axes
+    room = int(ax.get_window_extent().width / ax.figure.dpi * 72 / (_SIZE * _ADVANCE))
+    indent = max(len(label) for label, _ in rows) + 2
+    room = max(room, indent + _LEAST)
+    lines = [
+        (label if not i else "", line)
+        for label, words in rows
+        for i, line in enumerate(_broken(words, room - indent))
+    ]
+    if new:
+        height = len(lines) * _SIZE * _LINE / 72
+        ax.figure.set_figheight(height + (0.55 if title else 0.2))
+    ax.set(xlim=(0, room), ylim=(len(lines), 0))
+    for row, (label, words) in enumerate(lines):
         if label:
-            ax.text(0, row, label, fontsize=_SIZE, weight="bold", va="center")
-            row += 1
-        column, struck = 0, not any(name for name, _ in lines[1 : index + 1])
+            _write(ax, 0, row + 0.5, label, color="black", weight="bold")
+        column = indent
         for word in words:
-            end = column + len(word.text)
-            colour = (_LEFT_OUT if struck else _NEW) if word.changed else "0.25"
-            weight = "bold" if word.changed and not struck else "normal"
-            ax.text(column, row, word.text, color=colour, weight=weight, **letters)
-            if word.changed:
-                height = row if struck else row + 0.36
-                ax.plot([column, end], [height, height], color=colour, linewidth=1.1)
-            if word.hallucinated:
-                corner, width = (column - 0.2, row - 0.42), len(word.text) + 0.4
-                frame = {"fill": False, "edgecolor": _HALLUCINATED, "linewidth": 1.3}
-                ax.add_patch(rectangle(corner, width, 0.84, **frame))
-            column = end + 1
-        row += 1
+            _write_word(ax, column, row + 0.5, word)
+            column += len(word.text) + 1
+    return ax
+
+
+def _write(ax: Any, column: float, row: float, text: str, **look: Any) -> None:
+    ax.text(column, row, text, family="DejaVu Sans Mono", fontsize=_SIZE, va="center",
+            clip_on=True, **look)  # fmt: skip
+
+
+def _write_word(ax: Any, column: float, row: float, word: _Word) -> None:
+    """Write a word and its marks."""
+    colour = _COLOUR[word.change]
+    _write(ax, column, row, word.text, color=colour, style="italic" if word.note else "normal",
+           weight="bold" if word.change == _NEW else "normal")  # fmt: skip
+    if word.change:
+        height = row if word.change == _LEFT_OUT else row + 0.36
+        ends = [column, column + len(word.text)]
+        ax.plot(ends, [height, height], color=colour, linewidth=1.1)
+    if word.hallucinated:
+        frame = demand("matplotlib.patches").Rectangle(
+            (column - 0.2, row - 0.42), len(word.text) + 0.4, 0.84, fill=False,
+            edgecolor=_HALLUCINATED, linewidth=1.3,
+        )  # fmt: skip
+        ax.add_patch(frame)

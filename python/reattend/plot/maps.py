@@ -14,6 +14,8 @@ def head_map(
     values: Any,
     *,
     chosen: Any = None,
+    high: float | None = None,
+    percent: bool = False,
     label: str = "attention mass",
     title: str = "",
     ax: Any = None,
@@ -26,6 +28,10 @@ def head_map(
         Such as attention mass on the image, entropy, or the divergence VHD.
     chosen : bool array [L, H], optional
         Heads to mark with a ring, such as those that VHR reinforces.
+    high : float, optional
+        The number of the last colour, to compare maps; the largest value by default.
+    percent : bool, optional
+        Whether the colour bar has percentages.
     label, title : str, optional
         Of the colour bar and above.
     ax : matplotlib.axes.Axes, optional
@@ -47,9 +53,9 @@ def head_map(
     """
     numbers = checked("values", values, "[L, H]")
     ax = axes(ax)
-    high = float(np.nanmax(numbers, initial=0)) or 1.0
+    most = float(np.nanmax(numbers, initial=0)) or 1.0
     heat(ax, numbers, colours=AMOUNT, low=min(0.0, float(np.nanmin(numbers, initial=0))),
-         high=high, label=label)  # fmt: skip
+         high=most if high is None else high, label=label, percent=percent)  # fmt: skip
     if chosen is not None:
         marks = checked("chosen", chosen, "[L, H]")
         if marks.shape != numbers.shape:
@@ -60,8 +66,8 @@ def head_map(
 
 
 def change(
-    before: Any, after: Any, *, label: str = "change of attention mass", title: str = "",
-    ax: Any = None,
+    before: Any, after: Any, *, percent: bool = False, label: str = "change of attention mass",
+    title: str = "", ax: Any = None,
 ) -> Any:  # fmt: skip
     """Draw what a method changed in each layer and head; dark is less, light is more.
 
@@ -69,6 +75,8 @@ def change(
     ----------
     before, after : arrays [L, H]
         The same reading without and with the method.
+    percent : bool, optional
+        Whether the colour bar has percentages.
     label, title : str, optional
         Of the colour bar and above.
     ax : matplotlib.axes.Axes, optional
@@ -93,8 +101,10 @@ def change(
         raise ValueError(f"after must have the shape of before, {first.shape}, got {second.shape}")
     difference = second - first
     reach = float(np.nanmax(np.abs(difference), initial=0)) or 1.0
-    ax = heat(axes(ax), difference, colours=CHANGE, low=-reach, high=reach, label=label)
-    ax.set_title(title or ("" if difference.any() else "nothing changed"))
+    ax = heat(axes(ax), difference, colours=CHANGE, low=-reach, high=reach, label=label,
+              percent=percent)  # fmt: skip
+    said = (title, "" if difference.any() else "nothing changed")
+    ax.set_title("\n".join(line for line in said if line))
     return ax
 
 

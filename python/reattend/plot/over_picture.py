@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from reattend.optional import demand
-from reattend.plot.style import AMOUNT, axes, checked, new_figure
+from reattend.plot.style import AMOUNT, axes, checked, checked_picture, colour_bar, new_figure
 from reattend.plot.views import View, join_views
-from reattend.policy import Array
 from reattend.recording import Recording
 
 _PALEST = 0.85  # of the map, where attention is highest
@@ -54,6 +53,7 @@ def attention_on_picture(
     grid: tuple[int, int] | None = None,
     views: Sequence[View] = (),
     sinks: Collection[int] = (),
+    percent: bool = False,
     title: str = "",
     ax: Any = None,
 ) -> Any:
@@ -73,6 +73,8 @@ def attention_on_picture(
         them on one grid, on which no sinks are framed.
     sinks : collection of int, optional
         Image tokens to frame.
+    percent : bool, optional
+        Whether the colour bar has percentages.
     title : str, optional
         Above.
     ax : matplotlib.axes.Axes, optional
@@ -111,7 +113,8 @@ def attention_on_picture(
     high = float(numbers.max(initial=0)) or 1.0
     extent, alpha = (-0.5, columns - 0.5, rows - 0.5, -0.5), None
     if picture is not None:
-        ax.imshow(_pale(picture), extent=extent, interpolation="bilinear")
+        grey = checked_picture(picture).mean(-1, keepdims=True).repeat(3, -1) / 255
+        ax.imshow(grey, extent=extent, interpolation="bilinear")
         alpha = np.clip(0.1 + numbers.reshape(rows, columns) / high, 0, _PALEST)
     image = ax.imshow(numbers.reshape(rows, columns), cmap=AMOUNT, vmin=0, vmax=high, alpha=alpha,
                       extent=extent, interpolation="nearest")  # fmt: skip
@@ -125,10 +128,8 @@ def attention_on_picture(
         ax.set_aspect(picture.shape[0] / picture.shape[1] * columns / rows)
     ax.set_axis_off()
     ax.set_title(title)
-    bar = ax.figure.colorbar(
-        image, ax=ax, label=f"attention on a {'cell' if views else 'token'}", alpha=1, shrink=0.8
-    )
-    bar.outline.set_visible(False)
+    label = f"attention on a {'cell' if views else 'token'}"
+    colour_bar(ax, image, label, percent=percent, shrink=0.8)
     return ax
 
 
@@ -198,11 +199,3 @@ def visual_sinks(recording: Recording) -> list[int]:
     """
     middle: Any = recording.sinks[2 : max(3, len(recording.sinks) - 1)]
     return np.flatnonzero(middle[:, recording.image].any(0)).tolist()
-
-
-def _pale(picture: Array) -> Array:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(
-            f"picture must be uint8 [height, width, 3], got {picture.dtype} {picture.shape}"
-        )
-    return np.asarray(picture.mean(-1, keepdims=True).repeat(3, -1) / 255)

@@ -15,7 +15,7 @@ from reattend.observer import Observer, States
 from reattend.optional import demand
 from reattend.plot.figure_file import write_figure
 from reattend.plot.lettering import broken
-from reattend.plot.style import CHANGE
+from reattend.plot.maps import change, head_map
 from reattend.policy import Array
 from reattend.sinks import column_sinks
 
@@ -135,15 +135,9 @@ def draw_sinks(path: str | Path, shares: SinkShares, *, title: str, caption: str
 
 def _figure(shares: SinkShares, title: str, caption: str) -> Any:
     # Without pyplot: no window, no global state.
-    figures, ticker = demand("matplotlib.figure"), demand("matplotlib.ticker")
+    figures = demand("matplotlib.figure")
     changed = not np.array_equal(shares.before, shares.after)
-    panels = [("before", shares.before, "magma")]
-    if changed:
-        panels += [
-            ("after", shares.after, "magma"),
-            ("after - before", shares.after - shares.before, CHANGE),
-        ]
-    num_layers, num_heads = shares.before.shape[:2]
+    num_layers = len(shares.before)
     names = ("the first key", "later sinks")
     # One row of maps for each kind of sink; without a difference the two stand side by side.
     grid = (2, 3) if changed else (1, 2)
@@ -160,19 +154,12 @@ def _figure(shares: SinkShares, title: str, caption: str) -> Any:
     axes = figure.subplots(*grid, squeeze=False)
     for kind, name in enumerate(names):
         top = max(float(shares.before[..., kind].max()), float(shares.after[..., kind].max()), 0.01)
-        for column, (when, values, colours) in enumerate(panels):
-            at = axes[kind, column] if changed else axes[0, kind]
-            difference = column == 2
-            reach = max(float(np.abs(values[..., kind]).max()), 0.01) if difference else top
-            image = at.imshow(
-                values[..., kind], cmap=colours, vmin=-reach if difference else 0, vmax=reach,
-                aspect="auto", interpolation="nearest",
-            )  # fmt: skip
-            at.set_title(f"{name}, {when}" if changed else name, fontsize=11)
-            at.set_xlabel("head")
-            at.set_ylabel("layer")
-            for axis, count in ((at.xaxis, num_heads), (at.yaxis, num_layers)):
-                axis.set_major_locator(ticker.MaxNLocator(min(count, 10), integer=True))
-            bar = figure.colorbar(image, ax=at, format=ticker.PercentFormatter(1, decimals=0))
-            bar.outline.set_visible(False)
+        before, after = shares.before[..., kind], shares.after[..., kind]
+        look: dict[str, Any] = {"percent": True, "label": ""}
+        if not changed:
+            head_map(before, high=top, title=name, ax=axes[0, kind], **look)
+            continue
+        for at, when, values in zip(axes[kind], ("before", "after"), (before, after), strict=False):
+            head_map(values, high=top, title=f"{name}, {when}", ax=at, **look)
+        change(before, after, title=f"{name}, after - before", ax=axes[kind, 2], **look)
     return figure
