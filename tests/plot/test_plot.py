@@ -245,7 +245,7 @@ def test_keys_and_objects_are_what_is_drawn(made):
     ]
     assert [patch.get_linestyle() for patch in ax.patches] == ["--", "-"]
     assert [text.get_verticalalignment() for text in ax.texts] == ["top", "bottom"]
-    assert plot.objects_on_picture(made.picture, [], []).patches == []
+    assert not list(plot.objects_on_picture(made.picture, [], []).patches)
 
 
 def test_maps_can_be_compared_and_read_in_percent():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from reattend.optional import demand
 from reattend.plot.style import AMOUNT, axes, checked, colour_bar, name_spans, number_places
 
@@ -53,7 +55,7 @@ def attention_on_keys(
     'key'
     """
     numbers = checked("weights", weights, "[L, K]")
-    if (numbers < 0).any():
+    if np.any(numbers < 0):
         raise ValueError(f"weights must be 0 or more, got {numbers.min()}")
     ax = axes(ax, 5.6, 3.4)
     scale = demand("matplotlib.colors").PowerNorm(
