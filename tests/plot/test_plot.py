@@ -223,6 +223,14 @@ def test_answers_are_compared_with_the_first():
     assert all(text.get_window_extent().x1 <= width for text in long.texts)
 
 
+def test_letters_that_the_font_lacks_and_signs_of_formulas_are_shown_as_letters(recwarn):
+    """A small model's answer may hold anything: no warning, and no mathematics between dollars."""
+    ax = plot.answers_by_setting({"plain": ["na\u00efve", "\u07d5\u4e2d", "$5$", "\x07"]})
+    pixels(ax)
+    assert [text.get_text() for text in ax.texts] == ["plain", "na\u00efve", "??", "$5$", "?"]
+    assert not recwarn.list
+
+
 def test_answers_fit_the_axes_that_they_are_given():
     """Also those of a subfigure, and those that a layout will widen."""
     figure = pytest.importorskip("matplotlib.figure").Figure((8, 2), layout="constrained")

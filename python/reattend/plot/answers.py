@@ -10,7 +10,8 @@ from reattend.optional import demand
 from reattend.plot.style import COLOURS, axes
 
 _SIZE, _LINE = 10.0, 1.6  # points, and a line's height in em
-_ADVANCE = 0.602  # em, of each letter of DejaVu Sans Mono, which comes with matplotlib
+_FONT = "DejaVu Sans Mono"  # comes with matplotlib
+_ADVANCE = 0.602  # em, of each of its letters
 _PUNCTUATION = ".,;:!?\"'()"
 _LEAST = 24  # letters of an answer in a line
 _LEFT_OUT, _NEW = "left out", "new"
@@ -201,7 +202,10 @@ def _draw(rows: Sequence[tuple[str, Sequence[_Word]]], title: str, ax: Any) -> A
 
 
 def _write(ax: Any, column: float, row: float, text: str, **look: Any) -> None:
-    ax.text(column, row, text, family="DejaVu Sans Mono", fontsize=_SIZE, va="center",
+    fonts = demand("matplotlib.font_manager")
+    letters = fonts.get_font(fonts.findfont(_FONT)).get_charmap()
+    shown = "".join(letter if ord(letter) in letters else "?" for letter in text)
+    ax.text(column, row, shown, family=_FONT, parse_math=False, fontsize=_SIZE, va="center",
             clip_on=True, **look)  # fmt: skip
 
 
