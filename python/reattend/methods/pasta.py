@@ -56,6 +56,8 @@ class PASTA(Method):
         check_scope(self.rows, self.phase)
         if not (np.isfinite(number(self, "alpha")) and self.alpha > 0):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
+        if not isinstance(self.as_published, (bool, np.bool_)):
+            raise TypeError(f"as_published must be a bool, got {self.as_published!r}")
         object.__setattr__(self, "spans", spans("spans", self.spans))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
         lowest, highest = sorted((self._outside, 1))
