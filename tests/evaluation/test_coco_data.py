@@ -7,6 +7,7 @@ import pytest
 from reattend.evaluation.datasets import Answer, DataError, load_dataset, registered_datasets
 from reattend.evaluation.datasets.emoji_world import write_coco_scenes
 from reattend.evaluation.datasets.pope import write_pope
+from reattend.evaluation.datasets.records import Pictures
 from reattend.testing.coco_folder import write_coco_folder
 
 pytest.importorskip("PIL")
@@ -214,3 +215,20 @@ def test_scenes_are_a_folder_of_coco_too(tmp_path):
     assert {case.truth for case in pope.cases} == {True, False}
     with pytest.raises(FileExistsError):
         write_coco_scenes(folder)
+
+
+def test_a_picture_that_is_missing_is_not_another_whose_name_ends_alike(tmp_path):
+    for name in ("dog_1.jpg", "AMBER_2.jpg", "000000000007.jpg", "COCO_val2014_000000000008.jpg"):
+        (tmp_path / name).touch()
+    pictures = Pictures(tmp_path)
+    for missing in ("cat_1.jpg", "1.jpg", "000000000001", "COCO_val2014_000000000002.jpg"):
+        assert pictures.find(missing) is None, missing
+    found = {
+        "dog_1": "dog_1.jpg",
+        "COCO_train2014_000000000007.png": "000000000007.jpg",
+        "8": "COCO_val2014_000000000008.jpg",
+        "sub/8.jpg": "COCO_val2014_000000000008.jpg",
+        2: "AMBER_2.jpg",
+    }
+    for asked, name in found.items():
+        assert pictures.find(asked) == tmp_path / name, asked

@@ -12,6 +12,7 @@ from reattend.evaluation.datasets.dataset import DataError, Problem
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
+_COCO = re.compile(r"(?:COCO_\w+_)?\d+(?:\.\w+)?")  # other names that end alike are other pictures
 
 
 class Record(NamedTuple):
@@ -120,6 +121,7 @@ class Pictures:
         self.folder = folder
         self._by_name: dict[str, Path] = {}
         self._by_number: dict[int, Path] = {}
+        self._of_coco: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 self._by_name[path.name] = path
@@ -127,6 +129,8 @@ class Pictures:
                 number = image_number(path.name)
                 if number is not None:
                     self._by_number.setdefault(number, path)
+                    if _COCO.fullmatch(path.name):
+                        self._of_coco.setdefault(number, path)
 
     def find(self, image: str | int) -> Path | None:
         """Give a picture's file, or None.
@@ -135,14 +139,15 @@ class Pictures:
         ----------
         image : str or int
             Its name with or without a folder, prefix (``COCO_val2014_``) or ending; or its number.
+            Of other names, such as ``cat_1.jpg``, the whole counts.
         """
         if isinstance(image, int):
             return self._by_number.get(image)
         name = Path(image).name
         found = self._by_name.get(name)
         number = image_number(name)
-        if found is None and number is not None:
-            return self._by_number.get(number)
+        if found is None and number is not None and _COCO.fullmatch(name):
+            return self._of_coco.get(number)
         return found
 
 
