@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import cache
 from typing import Any, NamedTuple
 
 from reattend.optional import demand
@@ -201,10 +202,15 @@ def _draw(rows: Sequence[tuple[str, Sequence[_Word]]], title: str, ax: Any) -> A
     return ax
 
 
-def _write(ax: Any, column: float, row: float, text: str, **look: Any) -> None:
+@cache
+def _letters() -> frozenset[int]:
+    """Give what the font has."""
     fonts = demand("matplotlib.font_manager")
-    letters = fonts.get_font(fonts.findfont(_FONT)).get_charmap()
-    shown = "".join(letter if ord(letter) in letters else "?" for letter in text)
+    return frozenset(fonts.get_font(fonts.findfont(_FONT)).get_charmap())
+
+
+def _write(ax: Any, column: float, row: float, text: str, **look: Any) -> None:
+    shown = "".join(letter if ord(letter) in _letters() else "?" for letter in text)
     ax.text(column, row, shown, family=_FONT, parse_math=False, fontsize=_SIZE, va="center",
             clip_on=True, **look)  # fmt: skip
 
