@@ -207,9 +207,8 @@ class Reweight:
             received = _summed(factors * masses, sorted(self.to))
             changed &= received >= SMALLEST_MASS
             received = np.where(changed, received, 1)
-            factors[..., list(self.to)] *= (_summed(given, range(self.num_segments)) / received)[
-                ..., None
-            ]
+            gain = _summed(given, range(self.num_segments)) / received
+            factors[..., list(self.to)] *= gain[..., None]
         changed &= ~(np.abs(factors) > LARGEST).any(-1)
         return np.where(changed[..., None], factors, 1).astype(masses.dtype)
 
