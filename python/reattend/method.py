@@ -20,6 +20,7 @@ from reattend.reading import Reading, changed_share
 
 __all__ = [
     "Method",
+    "check_bools",
     "check_finite",
     "check_shares",
     "integers",
@@ -253,6 +254,31 @@ def number(method: Method, name: str) -> float:
     if isinstance(value, (str, bytes, bool)) or not isinstance(value, (Real, np.number)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     return float(value)
+
+
+def check_bools(method: Method, *names: str) -> None:
+    """Check parameters that must be True or False.
+
+    Parameters
+    ----------
+    method : Method
+        Whose parameters they are.
+    *names : str
+        The parameters'.
+
+    Raises
+    ------
+    TypeError
+        Naming the parameter, what was expected and what came.
+
+    Examples
+    --------
+    >>> from reattend.methods import ACT
+    >>> check_bools(ACT(), "update_sinks")
+    """
+    for name in names:
+        if not isinstance(getattr(method, name), (bool, np.bool_)):
+            raise TypeError(f"{name} must be a bool, got {getattr(method, name)!r}")
 
 
 def check_finite(method: Method, *names: str) -> None:

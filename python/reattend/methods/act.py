@@ -13,7 +13,7 @@ from reattend.call import Call
 from reattend.deprecated import renamed_field
 from reattend.following import ColumnRule
 from reattend.head_set import frozen_heads, heads_of_layer
-from reattend.method import Method, check_shares
+from reattend.method import Method, check_bools, check_shares
 from reattend.plan import Plan
 from reattend.policy import Array, Reweight, Share
 from reattend.reading import Reading, ranges
@@ -67,8 +67,7 @@ class ACT(Method):
 
     def __post_init__(self) -> None:
         check_shares(self, "beta", "theta")
-        if not isinstance(self.update_sinks, (bool, np.bool_)):
-            raise TypeError(f"update_sinks must be a bool, got {self.update_sinks!r}")
+        check_bools(self, "update_sinks")
         object.__setattr__(self, "heads", frozen_heads(self.heads))
 
     def plan(self, call: Call, state: Columns | None) -> tuple[Plan | None, Columns | None]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.call import Call
 from reattend.layer_set import check_layers, frozen_layers
-from reattend.method import Method, number
+from reattend.method import Method, check_bools, number
 from reattend.plan import Plan
 from reattend.policy import KEEP, Array
 
@@ -56,8 +56,7 @@ class EAH(Method):
     def __post_init__(self) -> None:
         if self.threshold is not None and not np.isfinite(number(self, "threshold")):
             raise ValueError(f"threshold must be a finite number, got {self.threshold!r}")
-        if not isinstance(self.as_published, (bool, np.bool_)):
-            raise TypeError(f"as_published must be a bool, got {self.as_published!r}")
+        check_bools(self, "as_published")
         object.__setattr__(self, "layers", frozen_layers(self.layers))
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reattend.call import Call
-from reattend.method import Method, number
+from reattend.method import Method, check_bools, number
 from reattend.plan import Plan
 from reattend.policy import KEEP
 
@@ -47,8 +47,7 @@ class FarSight(Method):
     def __post_init__(self) -> None:
         if not 0 < number(self, "sigma") < np.inf:
             raise ValueError(f"sigma must be a number above 0, got {self.sigma!r}")
-        if not isinstance(self.slopes, (bool, np.bool_)):
-            raise TypeError(f"slopes must be a bool, got {self.slopes!r}")
+        check_bools(self, "slopes")
 
     def plan(self, call: Call, state: Any) -> tuple[Plan | None, Any]:
         """Give each row of the prompt its null key."""

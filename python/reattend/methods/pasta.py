@@ -10,7 +10,7 @@ import numpy as np
 from reattend.call import Call
 from reattend.checks import spans
 from reattend.head_set import frozen_heads, heads_of_layer
-from reattend.method import Method, number
+from reattend.method import Method, check_bools, number
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.row_scope import check_scope
@@ -56,12 +56,10 @@ class PASTA(Method):
         check_scope(self.rows, self.phase)
         if not (np.isfinite(number(self, "alpha")) and self.alpha > 0):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
-        if not isinstance(self.as_published, (bool, np.bool_)):
-            raise TypeError(f"as_published must be a bool, got {self.as_published!r}")
+        check_bools(self, "as_published")
         object.__setattr__(self, "spans", spans("spans", self.spans))
         object.__setattr__(self, "heads", frozen_heads(self.heads))
-        lowest, highest = sorted((self._outside, 1))
-        if not (lowest >= LEAST and highest <= 1 / LEAST):  # rows would stay as they are
+        if not LEAST <= self._outside <= 1 / LEAST:  # rows would stay as they are
             raise ValueError(
                 f"alpha must leave weights from {LEAST} to {1 / LEAST:.0e}, got {self.alpha!r}"
                 + (f" for {len(self.spans)} spans as published" if self.as_published else "")
