@@ -242,8 +242,8 @@ bool Attention::weigh(int64_t item, int64_t head, int64_t row, const RowState& s
     factors_of(item, head, row, mass, scale);
     // Where the null key has nearly all, sum may be infinite: no key gets anything.
     if (logsumexp)
-        logsumexp[index] =
-            std::isinf(sum) ? *null_logit.row(item, head, row) : *state.max + std::log(sum);
+        logsumexp[index] = null_logit && std::isinf(sum) ? *null_logit.row(item, head, row)
+                                                         : *state.max + std::log(sum);
     if (masses) std::copy_n(mass, num_segments, masses + index * num_segments);
     report(index, scale);
     for (int g = 0; g < num_segments; ++g) scale[g] /= sum;

@@ -77,6 +77,7 @@ public:
         out_row_ = take(1, value_ld).data;
         query_buffer_ = take(1, query).data;
         std::fill_n(&mass_[0][0], rows_ * kMaxSegments, 0.0f);
+        finite_ = true;
         for (int g = 1; g < call_.num_segments; ++g) {
             partial_[g] = {};
             if (keys.positions[g].empty()) continue;
@@ -201,6 +202,7 @@ private:
             scores_.key.read_row(item_, kv_head, positions[i], key);
             std::fill(key + dim, key + keys_.ld, 0.0f);
             call_.value.read_row(item_, kv_head, positions[i], values_.row(i));
+            finite_ = finite_ && kernels().all_finite(values_.row(i), call_.value_dim);
         }
         Range visible[kRows];
         const Interval all{0, scores_.key_len};
@@ -301,6 +303,12 @@ private:
     void finish(int r) {
         const int64_t row = row_ + r;
         if (logsumexp_[r] == kNoKey) return call_.finish_empty(item_, head_, row);
+        // A weight of 0 times a value that is not finite is NaN, also for a key that the row does
+        // not see.
+        if (!finite_) {
+            again_[num_again_++] = r;
+            return;
+        }
         if (call_.ahead) return finish_behind(r);
         const int num_segments = call_.num_segments;
         float* mass = mass_[r];
@@ -372,6 +380,7 @@ private:
     float transposed_[kVeryFewKeys][kRows];
     Matrix<float> partial_[kMaxSegments];
     float mass_[kRows][kMaxSegments];
+    bool finite_ = true;  // the values of the keys that have a segment of their own
     int again_[kRows];
     int num_again_ = 0;
 };

@@ -80,7 +80,7 @@ inline void merge(SegmentStatistics& into, const SegmentStatistics& from) {
     const auto moved = [base](const SegmentStatistics& of, float& weight, float& spread) {
         const float by = of.weight == 0 ? 0 : of.base - base, keep = std::exp(by);
         weight = keep * of.weight;
-        spread = keep * (of.spread + by * of.weight);
+        spread = keep ? keep * (of.spread + by * of.weight) : 0;  // by may be infinite
     };
     float weight, spread, more, further;
     moved(into, weight, spread);

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cases import POLICIES
-from reattend import attention, column_sums, merge, reference, segment_pass
+from reattend import Reweight, apply_policy, attention, column_sums, merge, reference, segment_pass
 from tensors import EVERYTHING, Sizes, agree, close, labels_of, same_bytes, tensors
 
 KINDS = pytest.mark.parametrize("length", [6, 40, 300], ids=["decode", "one-tile", "many-tiles"])
@@ -119,6 +119,37 @@ def test_a_query_row_touches_itself(rng, length, weighs, bits, row):
     close(found.column_sums[0, 1], clean.column_sums[0, 1], "column_sums of another head")
 
 
+@pytest.mark.parametrize("rows", [1, 6, 40, 300])
+@pytest.mark.parametrize("mask", ["hidden", "causal+hidden", "left-padding"])
+@pytest.mark.parametrize("where", ["last", "middle"])
+@pytest.mark.parametrize("null", [False, True], ids=["", "null-key"])
+def test_a_query_row_gives_nothing_to_masked_keys(rng, rows, mask, where, null):
+    """Nor to any where it stands at padding itself."""
+    length = max(rows, 40)
+    query, key, value = case(rng, length)[0]
+    query = query[:, :, length - rows :].copy()
+    row = rows - 1 if where == "last" else max(0, length // 2 - (length - rows))
+    query[0, 0, row] = np.nan
+    how = {**MASKS[mask](length), "causal": True}
+    if null:
+        how["null_logit"] = np.zeros((1, 2, rows), np.float32)
+        agree((query, key, value), returns=("masses", "logsumexp"), **how)
+    else:
+        agree((query, key, value), **how)
+
+
+@KINDS
+@pytest.mark.parametrize("last", [False, True], ids=["middle", "last"])
+def test_a_value_touches_the_rows_that_see_it_where_a_policy_comes_later(rng, length, last):
+    arrays = case(rng, length)[0]
+    sink = length - 1 if last else length // 2
+    labels = (np.arange(length) == sink).astype(np.uint8)[None, None]
+    arrays[2][0, 0, sink, 3] = np.nan
+    how = {"causal": True, "segments": labels, "policy": Reweight((1, 0.5), to=(0,))}
+    plain = attention(*arrays, causal=True, returns="logsumexp")
+    close(apply_policy(plain, *arrays, **how).out, reference.attention(*arrays, **how))
+
+
 @KINDS
 def test_segments_without_the_number_stay_clean(rng, length):
     arrays, labels = case(rng, length)
@@ -172,11 +203,14 @@ def test_the_smallest_weights_count(rows):
 
 
 @KINDS
-@pytest.mark.parametrize("scale", [1e4, -1e5, 1e6, 2.0**124])
+@pytest.mark.parametrize("scale", [1e4, -1e5, 1e6, 1e9, -3.3e15, 1e20, 2.0**124])
 @interventions
 def test_huge_scores(rng, length, scale, weighs):
     # Products and sums of small whole numbers are exact, and so are the scores.
-    query, key = (rng.integers(-1, 2, (1, 2, length, 4)).astype(np.float32) for _ in range(2))
+    most = 1 if scale > 1e30 else 5
+    query, key = (
+        rng.integers(-most, most + 1, (1, 2, length, 4)).astype(np.float32) for _ in range(2)
+    )
     arrays = query, key, rng.standard_normal((1, 2, length, 8), np.float32)
     how = {"scale": scale, "causal": True}
     how |= how_of(weighs, rng.integers(0, 4, (1, 1, length), np.uint8))
@@ -185,7 +219,7 @@ def test_huge_scores(rng, length, scale, weighs):
     if scale < 1e6:
         sums = attention(*arrays, returns="column_sums", **how).column_sums
         expected = reference.attention(*arrays, returns=("column_sums",), **how).column_sums
-        close(sums, expected, tolerance=float(np.spacing(np.float32(4 * abs(scale)))))
+        close(sums, expected, tolerance=float(np.spacing(np.float32(100 * abs(scale)))))
 
 
 @KINDS

@@ -124,6 +124,18 @@ def test_too_many_segments():
         compose(plans)
 
 
+@pytest.mark.parametrize("label", [3, 16, 200])
+@pytest.mark.parametrize("place", [0, 1])
+def test_labels_that_are_no_segment_are_refused(rng, label, place):
+    """As where a plan is alone; 16 and more would be another's segments."""
+    plans = [Plan(labels_of(rng, 3), Reweight((1, 1, 1))) for _ in range(2)]
+    wrong = plans[place].segments.copy()
+    wrong[0, 0, 4] = label
+    plans[place] = Plan(wrong, Reweight((1, 1, 1)))
+    with pytest.raises(ValueError, match=f"labels below 3, the number of segments, got {label}"):
+        compose(plans)
+
+
 def test_take_reorders_what_has_a_batch(rng):
     plan = Plan(labels_of(rng, 3), Reweight(rng.random((2, 4, 3))), rng.random((2, 1, 9)) < 0.5)
     taken = plan.take(np.array([1, 0, 1]))

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reattend import Reweight, Share, attention, combine, reference, segment_pass
 from reattend.policy import SMALLEST_MASS, decided_factors
+from reattend.transform import Transform
 
 EXACT = 1e-12  # float64 sums of at most 16 numbers below 16
 
@@ -295,6 +296,14 @@ def test_weights_are_a_copy():
     assert (policy.weight == 1).all()
     with pytest.raises(ValueError, match="read-only"):
         policy.weight[:] = 0
+
+
+@pytest.mark.parametrize("base", [Reweight, Share, Transform], ids=lambda base: base.__name__)
+def test_a_subclass_has_no_rule_of_its_own(base):
+    """The core would not call it."""
+    type("Named", (base,), {"name": "of a method"})
+    with pytest.raises(TypeError, match=f"Own must not define __call__: .* of a {base.__name__}"):
+        type("Own", (base,), {"__call__": lambda self, masses: masses})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from reattend import (
     Prefixed,
     Reweight,
     Session,
+    apply_policy,
     attention,
     column_sums,
     explain,
@@ -303,3 +304,18 @@ def test_explain_tells_of_it(rng):
     assert "the first 2048 keys are read for several items together" in text
     assert explain(query, key, value).units == 2 * 4 + 16 * 2
     assert "read once" not in str(explain(*tensors(rng, Sizes(20, 20))))
+
+
+@pytest.mark.parametrize("own", [1, 3])
+def test_what_joins_both_parts_joins_few_as_well(rng, own):
+    """One key head and one own key: NumPy would lay out both with the batch inside."""
+    shared, more = (
+        quantize(rng.standard_normal((batch, 1, length, 16), np.float32))
+        for batch, length in ((1, 70), (3, own))
+    )
+    both = Prefixed(shared, more)
+    assert all(part.flags.c_contiguous for part in both.whole())
+    query = rng.standard_normal((3, 2, 1, 16), np.float32)
+    plain = attention(query, both, both, returns="logsumexp")
+    how = {"segments": np.ones((3, 1, 5), np.uint8), "policy": Reweight((1, 0.5), to=(0,))}
+    close(apply_policy(plain, query, both, both, **how).out, attention(query, both, both, **how))

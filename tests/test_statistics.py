@@ -69,6 +69,25 @@ def test_a_later_chunk_has_far_larger_scores(rng):
 
 
 @KINDS
+@pytest.mark.parametrize("hides", ["first", "last", "some", "all-but-one", "all"])
+def test_keys_hidden_by_the_least_number(rng, sizes, hides):
+    """As a bias where transformers masks: finite, and beyond all other scores."""
+    query, key, value = tensors(rng, sizes)
+    place = np.arange(sizes.key_len)
+    hidden = {
+        "first": place < 600, "last": place >= 20, "some": rng.random(sizes.key_len) < 0.5,
+        "all-but-one": place != 7, "all": place >= 0,
+    }[hides]  # fmt: skip
+    bias = np.where(hidden, np.finfo(np.float32).min, 0).astype(np.float32)
+    how = {"bias": bias, "segments": labels_of(rng, sizes, "image-and-sinks")}
+    asked = ("masses", "entropies", "largest", "largest_keys")
+    found = attention(query, key, value, returns=asked, **how)
+    expected = reference.attention(query, key, value, returns=asked, **how)
+    for name in ("out", "masses", "entropies", "largest"):
+        close(getattr(found, name), getattr(expected, name), name)
+
+
+@KINDS
 @pytest.mark.parametrize("masks", ["causal+holes", "window+left-padding+bias-hides", "softcap"])
 def test_threads_and_batches_change_nothing(rng, sizes, masks):
     query, key, value = tensors(rng, sizes)

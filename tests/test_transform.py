@@ -9,6 +9,7 @@ from reattend import Plan, Reweight, attention, quantize, reference
 from reattend.border import core_call
 from reattend.plan import compose
 from reattend.transform import Transform, in_heads, shifted
+from tensors import close
 
 TOLERANCE = 2e-5  # float32 scores of some tens against float64
 SHAPES = [  # B, H, H_kv, N, M, D
@@ -372,3 +373,24 @@ def test_two_transforms_are_refused():
     assert set(both.edits) == {"transform", "null_logit"}
     taken = plan.take(np.array([0, 0]))
     assert taken.transform.slope.shape == (1, 1, 4)
+
+
+@pytest.mark.parametrize("first", [None, -3, 0, np.uint64(2**63 + 5), [-2, 2**62 + 1]])
+def test_more_rows_than_keys(rng, first):
+    """The first ones stand before the first key, and change as the others do."""
+    query, key, value = arrays((2, 4, 2, 9, 4, 8), rng)
+    transform = Transform(slope=np.full((1, 1, 4), 0.5), first_row=first)
+    close(
+        attention(query, key, value, transform=transform),
+        reference.attention(query, key, value, transform=transform),
+    )
+
+
+def test_a_row_of_nan_beside_a_null_key_is_nan(rng):
+    query, key, value = arrays((2, 4, 2, 3, 4, 8), rng)
+    query[0, 1, 1] = np.nan
+    how = {"null_logit": np.zeros((1, 1, 1)), "returns": ("masses", "logsumexp")}
+    found = attention(query, key, value, **how)
+    right = reference.attention(query, key, value, **how)
+    for name in ("out", "masses", "logsumexp"):
+        close(getattr(found, name), getattr(right, name), name)

@@ -58,17 +58,19 @@ public:
         for (size_t t = 0; t < tiles_.size(); ++t) {
             const auto [key, count, ld] = tiles_[t];
             const float* tile_max = max_ + t * kTileRows;
-            const Matrix<const float> weights{weights_ + t * kSize, ld};
+            const Matrix<float> weights{weights_ + t * kSize, ld};
             for (int r = 0; r < place_.rows; ++r) {
                 const float whole =
                     std::accumulate(sum[r] + 1, sum[r] + call_.num_segments, sum[r][0]);
                 factor_[r] = counts(r) && whole != 0 ? std::exp(tile_max[r] - max[r]) / whole : 0;
-                if (std::isfinite(factor_[r])) continue;
-                // A row that is not finite reaches the keys that it sees, no other.
+                if (std::isfinite(factor_[r]) && factor_[r] != 0) continue;
+                // A row that is not finite reaches the keys that it sees, no other; a row at
+                // padding none. In the product 0 times what is not finite would be NaN.
                 const Interval seen = call_.scores.visible(place_.row + r, keys);
-                for (int64_t j = std::max(seen.begin, key); j < std::min(seen.end, key + count);
-                     ++j)
-                    place_.sums[j] += factor_[r] * weights.row(r)[j - key];
+                for (int64_t j = std::max(seen.begin, key);
+                     factor_[r] != 0 && j < std::min(seen.end, key + count); ++j)
+                    if (!call_.scores.masked(place_.item, j)) place_.sums[j] += factor_[r];
+                std::fill_n(weights.row(r), padded(count), 0.0f);
                 factor_[r] = 0;
             }
             kernels().accumulate_few({factor_}, {weights.data, ld, Type::kFloat32},

@@ -107,10 +107,13 @@ public:
         float* to = sums(item, head);
         std::fill_n(to, weights.seen().begin, 0.0f);
         std::fill(to + weights.seen().end, to + call_.scores.key_len, 0.0f);
-        weights.for_pieces(kDecodeKeys,
-                           [&](int64_t begin, int64_t end, float factor, const float*) {
-                               kernels().scaled(to + begin, factor, to + begin, end - begin);
-                           });
+        weights.for_pieces(
+            kDecodeKeys, [&](int64_t begin, int64_t end, float factor, const float*) {
+                if (std::isfinite(factor))
+                    return kernels().scaled(to + begin, factor, to + begin, end - begin);
+                for (int64_t key = begin; key < end; ++key)
+                    to[key] = call_.scores.masked(item, key) ? 0 : factor;
+            });
     }
 
 private:

@@ -138,12 +138,16 @@ private:
         continued(item, place_[head], {seen.end, call_.scores.key_len});
         if (!seen.size())  // a row at padding, which the policies are for as for others
             search_[item].find(received, 0, call_.scores.key_len, sinks);
-        weights.for_pieces(SinkSearch::kPart,
-                           [&](int64_t begin, int64_t end, float factor, const float* kept) {
-                               continued(item, place_[head], {begin, end});
-                               kernels().add_scaled(kept, factor, received + begin, end - begin);
-                               search_[item].find(received, begin, end, sinks);
-                           });
+        weights.for_pieces(
+            SinkSearch::kPart, [&](int64_t begin, int64_t end, float factor, const float* kept) {
+                continued(item, place_[head], {begin, end});
+                if (std::isfinite(factor))
+                    kernels().add_scaled(kept, factor, received + begin, end - begin);
+                else  // a row that is not finite reaches no masked key
+                    for (int64_t key = begin; key < end; ++key)
+                        if (!call_.scores.masked(item, key)) received[key] += factor;
+                search_[item].find(received, begin, end, sinks);
+            });
         return sinks;
     }
 

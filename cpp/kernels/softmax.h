@@ -76,6 +76,15 @@ inline float max_of(const float* row, Range whole) {
     return max_lanes(larger(larger(found[0], found[1]), larger(found[2], found[3])));
 }
 
+/// Multiplies scores here where exp(scale * x - base) would take them along without rounding them,
+/// while base is rounded: of large numbers the difference is more than an exponent. What is left.
+inline float rounded_scale(float* row, Range whole, float scale, float base) {
+    constexpr float kFar = 0x1p24f;  // up to here rounding moves all weights of a row by e at most
+    if (!(base > kFar || base < -kFar)) return scale;
+    for (int j = whole.begin; j < whole.end; j += kLanes) store(row + j, scale * load(row + j));
+    return 1;
+}
+
 void softmax(Matrix<float> scores, int rows, int width, const Range* visible,
              const ScoreEdits& edits, float* max, float* keep, float* sum) {
     const int padded = round_up(width, Kernels::kPad);
@@ -90,9 +99,10 @@ void softmax(Matrix<float> scores, int rows, int width, const Range* visible,
         // Where the row has seen no key yet, -inf - -inf would be NaN; 0 gives exp(-inf) = 0.
         const float base = max[r] == -kInfinity ? 0 : max[r];
         keep[r] = old_max == max[r] ? 1 : exp(broadcast(old_max - base))[0];
+        const float left = rounded_scale(row, whole, scale, base);
         Vec total{};
         for (int j = whole.begin; j < whole.end; j += kLanes) {
-            const Vec weight = exp(scale * load(row + j) - base);
+            const Vec weight = exp(left * load(row + j) - base);
             store(row + j, weight);
             total += weight;
         }
@@ -111,8 +121,11 @@ void weights(Matrix<float> scores, int rows, int width, const Range* visible,
         const Range range = empty ? Range{0, 0} : visible_of(visible, r, width);
         edit_row(row, r, range, edits);
         const Range whole = enclose(row, range);
+        const float left = rounded_scale(row, whole, scale, logsumexp[r]);
         for (int j = whole.begin; j < whole.end; j += kLanes)
-            store(row + j, exp(scale * load(row + j) - logsumexp[r]));
+            store(row + j, exp(left * load(row + j) - logsumexp[r]));
+        if (logsumexp[r] != logsumexp[r])  // NaN, which reaches no hidden column
+            for (int i = 0; i < edits.num_hidden; ++i) row[edits.hidden[i]] = 0;
         zero_outside(row, range, padded);
     }
 }

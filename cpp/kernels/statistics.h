@@ -64,7 +64,7 @@ inline void add_sizes(const SegmentRow& row, SegmentStatistics& to) {
 inline void move(SegmentStatistics& to, float base) {
     if (to.base == base) return;
     const float by = to.weight ? to.base - base : 0, keep = exp(broadcast(by))[0];
-    to.spread = keep * (to.spread + by * to.weight);
+    to.spread = keep ? keep * (to.spread + by * to.weight) : 0;  // by may be infinite
     to.weight *= keep;
     to.base = base;
 }
@@ -76,7 +76,7 @@ inline void add_spread(const SegmentRow& row, const float* weights, float base,
     for (int j = row.columns.begin; j < row.columns.end; j += kLanes) {
         const Vec some = row.only(j, load(weights + j));
         weight += some;
-        spread += some * (load(row.scores + j) - base);
+        spread += some == Vec{} ? some : some * (load(row.scores + j) - base);
     }
     move(to, base);
     to.spread += sum_lanes(spread);
@@ -112,7 +112,7 @@ inline void tell_few(const SegmentColumns& part, const float* scores, const floa
         to.score_sum += score;
         to.abs_score_sum += score < 0 ? -score : score;
         to.weight += weights[j];
-        to.spread += weights[j] * (score - base);
+        if (weights[j]) to.spread += weights[j] * (score - base);
         if (score > to.largest) {
             to.largest = score;
             to.key = asked.key + j;

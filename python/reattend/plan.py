@@ -468,6 +468,8 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
         segments = labelled[0].segments if labelled else None
         policies = tuple(plan.policy for plan in plans)
         return Composition(segments, policies, wheres, labels, tuple(plans), *edits)
+    for plan in labelled[1:] and labelled:
+        _check_labels(plan)
     segments = labelled[0].segments
     assert segments is not None
     own = [np.arange(labelled[0].num_segments)]  # of each labelled plan: its label of each part
@@ -563,6 +565,16 @@ def _on_parts(plan: Plan, own: Array) -> Policy:
         for s in policy.when
     )
     return Reweight(np.asarray(policy.weight)[..., own], to, when)
+
+
+def _check_labels(plan: Plan) -> None:
+    """Refuse labels that are no segment, as the core does where a plan is alone."""
+    largest = int(np.max(plan.segments, initial=0)) if plan.segments is not None else 0
+    if largest >= plan.num_segments:
+        raise ValueError(
+            f"segments must hold labels below {plan.num_segments}, the number of segments, got "
+            f"{largest}"
+        )
 
 
 def _refine(a: Array, b: Array) -> tuple[Array, Array, Array]:

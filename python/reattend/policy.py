@@ -23,6 +23,16 @@ SMALLEST_MASS = float(np.finfo(np.float32).tiny)  # what receives less than this
 LARGEST = float(np.finfo(np.float32).max)  # factors are float32
 
 
+def refuse_own_call(cls: type) -> None:
+    """Refuse a subclass with a rule of its own: the core computes from the numbers alone."""
+    if "__call__" in vars(cls):
+        base = cls.__mro__[1].__name__
+        raise TypeError(
+            f"{cls.__name__} must not define __call__: the core reads the numbers of a {base} and "
+            "would not call it; give a callable of masses as the policy"
+        )
+
+
 @dataclass(frozen=True)
 class Share:
     """A test of a row: some segments hold at least a given share of its attention.
@@ -55,6 +65,10 @@ class Share:
         if not abs(at_least) <= LARGEST:
             raise ValueError(f"at_least must be a finite number, got {at_least}")
         object.__setattr__(self, "at_least", at_least)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_own_call(cls)
 
     def __call__(self, masses: Array) -> Any:
         """Say which rows pass: masses [..., G] -> bool [...]."""
@@ -144,6 +158,10 @@ class Reweight:
                     f"{name} must name segments below {self.num_segments}, the length of weight, "
                     f"got {max(labels)}"
                 )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_own_call(cls)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give how a copy is made, whose weights are then as safe as these."""

@@ -28,7 +28,7 @@ def weights(
         total = shifted.sum(-1, keepdims=True)
         if null_logit is not None:  # a key without a value, for rows that see another
             extra = np.exp(np.asarray(null_logit, np.float64)[..., None] - largest)
-            total = np.where(total > 0, total + extra, 0)
+            total = np.where(total == 0, 0, total + extra)
         matrix = np.where(seen, shifted / np.where(total == 0, 1, total), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return matrix, (np.log(total) + np.where(total == 0, 0, largest))[..., 0], seen

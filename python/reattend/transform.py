@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from reattend.checks import as_array, integers, items, marks
-from reattend.policy import LARGEST, Array, frozen
+from reattend.policy import LARGEST, Array, frozen, refuse_own_call
 
 _LEAST_ROOM = 64  # keys
+_FAR = 2**62  # a position beyond all rows; differences of such stay within int64
 _NOTHING = np.array([[1], [0], [0]], np.float32)  # the numbers of a key that stays as it is
 
 
@@ -82,6 +83,10 @@ class Transform:
                 )
             object.__setattr__(self, "first_row", frozen(first) if first.ndim else int(first))
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_own_call(cls)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Give how a copy is made, whose arrays are then as safe as these."""
         return type(self), (
@@ -107,7 +112,9 @@ class Transform:
             bounds[~changes.any(-1)] = 0
         if self.heads is not None:
             bounds = np.where(self.heads[..., None], bounds, 0)
-        first = np.array(0 if self.first_row is None else self.first_row, np.int64, ndmin=1)
+        # More rows than keys have negative positions.
+        first = np.array(-_FAR if self.first_row is None else self.first_row, ndmin=1)
+        first = np.maximum(np.minimum(first, _FAR).astype(np.int64), -_FAR)
         for each in (numbers, bounds, first):
             each.flags.writeable = False
         return numbers, bounds, first, bool(self.beyond)

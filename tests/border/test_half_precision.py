@@ -219,7 +219,8 @@ def test_numpy_side(kind):
 @each_type
 def test_numbers_are_written_wherever_they_lie(rng, kind):
     numbers = rng.standard_normal((2, 3, 21, 20), dtype=np.float32)
-    for given in (numbers, numbers[:, ::-1, ::2], numbers.swapaxes(2, 3), numbers[:1, :, :, 3:4]):
+    parts = numbers, numbers[:, ::-1, ::2], numbers.swapaxes(2, 3), numbers[:1, :, :, 3:4]
+    for given in (*parts, *(layout(numbers) for layout in STRIDES.values())):
         want = given.astype(kind)
         room = np.zeros((*given.shape[:2], 40, 40), kind)
         rows, columns = room[:, :, 7 : 7 + given.shape[2]], room.swapaxes(2, 3)[:, :, 7:]
@@ -229,3 +230,20 @@ def test_numbers_are_written_wherever_they_lie(rng, kind):
             np.testing.assert_array_equal(out, want)
             out[...] = 1
             assert (room == 1).all()  # nothing else was written
+
+
+@each_type
+@pytest.mark.parametrize("layout", STRIDES.values(), ids=STRIDES)
+def test_an_output_may_lie_anywhere(rng, kind, layout):
+    numbers = rng.standard_normal((2, 3, 5, 20), dtype=np.float32)
+    out = layout(np.zeros(numbers.shape, kind))
+    out.flags.writeable = True
+    write(numbers, out)
+    np.testing.assert_array_equal(out, numbers.astype(kind))
+
+
+def test_an_output_of_the_other_byte_order(rng):
+    numbers = rng.standard_normal((2, 3, 5, 20), dtype=np.float32)
+    out = np.zeros(numbers.shape, FLOAT16.newbyteorder())
+    write(numbers, out)
+    np.testing.assert_array_equal(out, numbers.astype(np.float16))

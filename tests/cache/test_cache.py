@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from reattend import KVCache, Quantized, attention, quantize
 from reattend.border.dtypes import to_float32
+from tensors import STRIDES
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
@@ -103,6 +104,15 @@ def test_numbers_are_rounded_to_the_type_of_the_cache(rng, dtype, given):
         assert isinstance(array, Quantized) == (dtype == "int8")
         whole = np.concatenate([part[index] for part in parts], axis=2).astype(given)
         np.testing.assert_array_equal(to_float32(array), rounded(whole.astype(np.float32), dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", STRIDES.values(), ids=STRIDES)
+def test_arrays_may_lie_anywhere(rng, dtype, layout):
+    key, value = step(rng, 5)
+    keys, values = KVCache(1, dtype=dtype).append(0, layout(key), layout(value))
+    np.testing.assert_array_equal(to_float32(keys), rounded(key, dtype))
+    np.testing.assert_array_equal(to_float32(values), rounded(value, dtype))
 
 
 @pytest.mark.parametrize(("dtype", "size"), [*zip(DTYPES, (4, 2, 2, 1), strict=True)])

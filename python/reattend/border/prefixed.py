@@ -83,5 +83,9 @@ def keys_between(stored: Array | Quantized | Prefixed, keys: slice) -> Array | Q
 
 
 def _joined(prefix: Array, own: Array) -> Array:
-    """Give both along the axis of keys, the first part for each item."""
-    return np.concatenate([np.broadcast_to(prefix, (len(own), *prefix.shape[1:])), own], axis=2)
+    """Give both along the axis of keys, the first part for each item; contiguous."""
+    cut = prefix.shape[2]
+    joined = np.empty((*own.shape[:2], cut + own.shape[2], *own.shape[3:]), own.dtype)
+    joined[:, :, :cut] = prefix
+    joined[:, :, cut:] = own
+    return joined
