@@ -3,8 +3,8 @@
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/ten_methods.py --out ten_methods
 
 tunes each strength on scenes of the split ``tune`` (`reattend.evaluation.calibration.tune`: what
-makes up least at equal recall; where nothing is better than plain, the best of them), then lets all
-describe scenes of the split ``test`` and answer questions about them. NAME.json and NAME.md are
+hallucinates least at equal recall; where nothing is better than plain, the best of them), then lets
+all describe scenes of the split ``test`` and answer questions about them. NAME.json and NAME.md are
 written, and journals from which it goes on where it was stopped.
 """
 
@@ -48,7 +48,7 @@ GRID: dict[str, dict[str, Sequence[Any]]] = {
     "M3ID": {"lamb": (0.02, 0.1, 0.005)},
 }
 FIXED: dict[str, dict[str, Any]] = {"ADHH": {"heads": None}}
-CELLS = (Cell("dim"), Cell("dim", long=True))  # prompts are short, and much is made up
+CELLS = (Cell("dim"), Cell("dim", long=True))  # prompts are short, and much is hallucinated
 
 
 class Shared:
@@ -140,7 +140,7 @@ def _built(name: str, parameters: Mapping[str, Any]) -> Change:
 
 
 def _strengths(chosen: Mapping[str, Any]) -> str:
-    lines = ["| method | strength | made up at equal recall, where it was tuned |"]
+    lines = ["| method | strength | hallucinated at equal recall, where it was tuned |"]
     lines.append("| --- | --- | --- |")
     for name, found in chosen.items():
         strength = ", ".join(f"{key}={value}" for key, value in found["parameters"].items())

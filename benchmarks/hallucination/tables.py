@@ -17,7 +17,7 @@ _DIFFERENCES = (
     "POPE F1", "POPE accuracy",
 )  # fmt: skip
 _IN_GROUPS = {
-    "chair_i": "Made-up words (CHAIR_i)",
+    "chair_i": "Hallucinated objects (CHAIR_i)",
     "recall": "Things found (recall)",
 }
 

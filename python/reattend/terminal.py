@@ -9,7 +9,6 @@ from typing import TypeVar
 from reattend.optional import demand
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal's number, as a shell says it
-CLEAR_LINE = "\r\033[K"
 
 Item = TypeVar("Item")
 

@@ -65,7 +65,7 @@ def _descriptions(
     starts: Sequence[list[int]],
     longest: int,
 ) -> dict[str, float]:
-    """CHAIR, recall, and how far what is made up is what was removed."""
+    """CHAIR, recall, and how far what is hallucinated is what was removed."""
     prompts = [[*start, *texts.question(DESCRIBE)] for start in starts]
     pixels = np.stack([scene.pixels for scene in scenes])
     said = [set(mentioned(text)) for text in generate(network, texts, prompts, pixels, longest)]

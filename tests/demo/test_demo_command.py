@@ -68,7 +68,7 @@ def test_demo_of_ones_own_picture(model, tmp_path, rng):
     shown = " ".join(done.stdout.split())
     assert shown.startswith("This small model knows 84 nouns")
     assert "spoon" in shown and "reattend describe" in shown.split("Picture: ")[0]  # noqa: PT018
-    assert "can be marked as made up" in shown
+    assert "no object can be marked as hallucinated" in shown
     assert "missed" not in done.stdout
 
 

@@ -45,7 +45,7 @@ def test_they_are_small_and_of_this_world(model):
     assert model.metadata["world"] == VERSION
     scores = model.metadata["scores"]
     assert [name for name in scores if scores[name]["chair_i"] > 0.4] == ["hard"]
-    for score in scores.values():  # what is made up is what was to be expected
+    for score in scores.values():  # what is hallucinated is what was to be expected
         assert score["removed_share"] > 2 * score["removed_chance"]
 
 

@@ -23,7 +23,7 @@ def scored(counts):
 
 def test_by_hand():
     counts = [
-        # dog dog cat pizza of dog, person: two of four made up, one of two found.
+        # dog dog cat pizza of dog, person: two of four hallucinated, one of two found.
         count_caption("A dog, another dog, a cat. A pizza", places("dog", "person"), COCO),
         count_caption("A hot dog.", places("hot dog"), COCO),
         count_caption("", places("bus"), COCO),

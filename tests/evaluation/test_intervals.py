@@ -84,7 +84,7 @@ def test_p_values_are_those_of_all_permutations(rng):
         assert np.isnan(p_value(empty, first, measure))
 
 
-def test_made_up_words_are_matched_as_matched_difference_has_it(rng):
+def test_hallucinated_words_are_matched_as_matched_difference_has_it(rng):
     from reattend.evaluation.report.scores import measure
 
     words, plain = (

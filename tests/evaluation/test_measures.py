@@ -29,7 +29,7 @@ def measure(table, counts, name):
 
 
 def test_descriptions_by_hand():
-    # said 1 2 3 9 9 of 1 2 3 4 (9 made up, and it was removed); said 5 of 5 6; said nothing of 7.
+    # said 1 2 3 9 9 of 1 2 3 4 (9 hallucinated, it was removed); said 5 of 5 6; said nothing of 7.
     counts = columns(
         [
             count_description([1, 2, 3, 9, 9], [1, 2, 3, 4], removed=[9, 10], tokens=12),
@@ -125,7 +125,7 @@ def test_matched_differences_by_hand():
     # Recall 2/3: ours keeps 1 0, plain 0 7 1.
     found = matched_difference(ours, plain, there, one, by="found")
     assert found.value == pytest.approx(0 - 1 / 3)
-    # Three words each: plain's 0 7 1, 1 of 3 made up.
+    # Three words each: plain's 0 7 1, 1 of 3 hallucinated.
     assert matched_difference(ours, plain, there, one, by="said").value == pytest.approx(0)
     with pytest.raises(ValueError, match="by must be 'found' or 'said', got 'length'"):
         matched_difference(ours, plain, there, one, by="length")

@@ -1,4 +1,4 @@
-"""Tuning strengths: the least made up at its own recall wins, and silence never does."""
+"""Tuning strengths: the least hallucinated at its own recall wins, and silence never does."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ class World:
         sure = np.where([t in there for t in range(THINGS)], rng.beta(5, 2, THINGS),
                         rng.beta(2, 5, THINGS))  # fmt: skip
         keep = sure > max(0.3, parameters.get("silence", 0.0))
-        better = rng.random(THINGS) < parameters.get("skill", 0.0)  # made-up words that it loses
+        better = rng.random(THINGS) < parameters.get("skill", 0.0)  # hallucinations it loses
         keep &= ~(better & ~np.isin(np.arange(THINGS), list(there)))
         words = [(thing, float(sure[thing]) if self._known else 1.0)
                  for thing in np.flatnonzero(keep).tolist()]  # fmt: skip
@@ -42,7 +42,7 @@ class World:
 def test_to_say_less_never_wins(known):
     found = tune(World(known=known), {"silence": [0.5, 0.6, 0.7, 0.8]}, SAMPLES)
     plain = found.plain
-    for trial in found.trials:  # each of them makes up much less, and none is better
+    for trial in found.trials:  # each of them hallucinates much less, and none is better
         assert trial.hallucinated.high < plain.hallucinated.value
         assert trial.recall.high < plain.recall.value
     assert found.best is None

@@ -148,6 +148,20 @@ def test_sentence_piece_tokens_equal_transformers(rng, tmp_path, text):
     assert "".join(map(stream.push, tokens)) + stream.flush() == ours.decode(tokens)
 
 
+def test_a_stream_goes_on_behind_bytes_that_are_no_text(rng, tmp_path):
+    """A model may write any bytes one by one; text that comes behind them is shown."""
+    metadata = sentence_piece()
+    named = tiny.weights(rng)
+    count = len(metadata["tokenizer.ggml.tokens"])
+    named["token_embd.weight"] = np.zeros((count, tiny.HIDDEN), dtype=np.float32)
+    ours = Tokenizer(ModelFile(tiny.write(tmp_path / "t.gguf", named, metadata=metadata)))
+    letter, byte = (metadata["tokenizer.ggml.tokens"].index(f"<0x{n}>") for n in ("41", "E9"))
+    (the,) = ours.encode("the", prefix=False)
+    stream = TextStream(ours)
+    assert [stream.push(token) for token in (letter, byte)] == ["A", ""]
+    assert stream.push(the).endswith("\ufffd the")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

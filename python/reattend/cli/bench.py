@@ -52,13 +52,13 @@ _CASES = {
     ),
     short_help="time attention on this machine, beside torch's if that is installed",
 )
-@click.option("--case", default="", metavar="WORD", help="only cases whose name holds this")
+@click.option("--case", default="", metavar="WORD", help="only cases whose name contains this")
 @click.option("--repeat", type=at_least(int, 1), default=9, metavar="N", help="how many rounds")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def command(case: str, repeat: int, as_json: bool) -> None:
     """Time attention on this machine: plain, with a policy, and torch's SDPA if it is installed.
 
-    Each result is held against the full matrix in float64 before any clock runs; candidates take
+    Each result is compared with the full matrix in float64 before it is timed; candidates take
     turns, and medians are shown. benchmarks/run.py of the repository measures more.
     """
     chosen = {name: shape for name, shape in _CASES.items() if case in name}

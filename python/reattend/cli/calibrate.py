@@ -46,7 +46,7 @@ from reattend.models import read_vision_language
 from reattend.terminal import CommandError
 
 _SCENES = 80
-_CELLS = (Cell("dim"), Cell("dim", long=True))  # prompts are short, and much is made up
+_CELLS = (Cell("dim"), Cell("dim", long=True))  # prompts are short, and much is hallucinated
 _METHODS = {name.lower(): method for name, method in registered().items()}
 _WITH_HEADS = tuple(
     name
@@ -120,7 +120,7 @@ Answerer = TransformersAnswerer | VisionLanguageAnswerer
 )
 @_add("--scenes", type=at_least(int, 2), metavar="N", help=f"to be drawn (default: {_SCENES})")
 @_add("--seed", type=at_least(int, 0), default=0, metavar="N", help="of what is held out")
-@_add("--batch", type=at_least(int, 1), default=16, metavar="N", help="prompts side by side")
+@_add("--batch", type=at_least(int, 1), default=16, metavar="N", help="prompts in a batch")
 @_add(
     "--out",
     type=Path,

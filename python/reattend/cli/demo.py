@@ -1,4 +1,4 @@
-"""The command `reattend demo`: a picture, what a model makes up of it, and what methods change."""
+"""The command `reattend demo`: a picture, what a model sees in it, and what methods change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import collections
 import contextlib
 import io
 import json
-import shutil
 import sys
 import textwrap
 import time
@@ -22,7 +21,15 @@ from reattend.cli.command import Command, Options
 from reattend.cli.model_options import load_chosen, model_options
 from reattend.demo.figure import Description, Prompt, draw_demo
 from reattend.demo.repeating import stop_reason
-from reattend.demo.show import Ink, Marker, listing, smaller
+from reattend.demo.show import (
+    Marker,
+    half_blocks,
+    has_colours,
+    has_pictures,
+    listing,
+    make_console,
+    smaller,
+)
 from reattend.demo.small_set import LABELS, METHODS, SmallSet, measure, numbers, show_numbers
 from reattend.demo.tracing import WatchedAnswer
 from reattend.evaluation.datasets import Case
@@ -45,9 +52,10 @@ from reattend.policy import Array
 from reattend.session import Session
 from reattend.terminal import INTERRUPTED, progress
 
-_LOOKED_AT = 8  # scenes, of which the first is shown that something is made up of
+_LOOKED_AT = 8  # scenes, of which the first with a hallucinated object is shown
 _LONGEST = 64  # tokens of a description
 _INDENT = 7  # columns of a setting's name
+_WIDEST = 100  # columns of a line of text
 _PIXELS = 60  # of a side of the picture in the terminal, at most
 _WHERE = {
     "kitchen": "in a kitchen", "fruit": "among fruit", "farm": "on a farm",
@@ -76,7 +84,7 @@ class Seen(NamedTuple):
 
     @property
     def there(self) -> Collection[int] | None:
-        """The nouns that are not made up."""
+        """The nouns that are not hallucinated."""
         return None if self.scene is None else self.scene.nouns
 
 
@@ -108,7 +116,7 @@ _add = click.option
     metavar="FILE",
     help="your own picture, cropped to a square (default: a scene of known things)",
 )
-@_add("--seed", type=at_least(int, 0), default=0, metavar="N", help="other scenes")
+@_add("--seed", type=at_least(int, 0), default=0, metavar="N", help="of the scenes")
 @_add(
     "--difficulty",
     type=click.Choice([*DIFFICULTIES]),
@@ -134,8 +142,8 @@ _add = click.option
 def command(**chosen: Any) -> int:
     """Describe a picture with a small vision-language model, without and with VAR, VHR and ACT.
 
-    Hallucinated objects are marked as made up, counted on some scenes, and drawn. A minute and a
-    half on two cores.
+    Hallucinated objects are marked, counted on some scenes, and drawn. A minute and a half on two
+    cores.
     """
     options = Options(**chosen)
     if not options.json:
@@ -153,7 +161,7 @@ def _show(options: Options, found: dict[str, Any]) -> int:
     own = None if options.image is None else _read_picture(options.image)
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows ?
         sys.stdout.reconfigure(errors="replace")
-    ink = Ink.of(sys.stdout)
+    console = make_console()
     loaded = load_chosen(options)
     cases = SmallSet.draw(_LOOKED_AT + options.scenes, options.seed, options.difficulty)
     if own is not None:
@@ -164,30 +172,30 @@ def _show(options: Options, found: dict[str, Any]) -> int:
     found["picture"] = title
     if seen.scene is not None:
         found["there"] = [NOUNS[noun] for noun in sorted(seen.scene.nouns)]
-    side = min(_PIXELS, shutil.get_terminal_size().columns)
     if seen.scene is None:
-        print(_wrapped(_OWN_PICTURE))
-        print(_wrapped(f"It knows {listing(NOUNS)}."), end="\n\n")
-    print(ink.picture(smaller(seen.pixels, side)), end="")
-    print(ink.strong(f"Picture: {title}"))
+        console.print(_wrapped(_OWN_PICTURE, console))
+        console.print(_wrapped(f"It knows {listing(NOUNS)}.", console), end="\n\n")
+    if has_pictures(console):
+        console.print(half_blocks(smaller(seen.pixels, min(_PIXELS, console.width))), end="")
+    console.print(f"Picture: {title}", style="bold")
     if seen.scene is None:
-        print("Nobody says what is in it, so nothing can be marked as made up.")
+        console.print("What is in it is not known, so no object can be marked as hallucinated.")
     else:
-        print(_wrapped(_truth(seen.scene)))
-    print()
+        console.print(_wrapped(_truth(seen.scene), console))
+    console.print()
     spoken: dict[str, Spoken] = {}
     for name in (PLAIN, *METHODS):
-        spoken[name] = _speak(loaded, name, seen, ink, spoken.get(PLAIN))
+        spoken[name] = _speak(loaded, name, seen, console, spoken.get(PLAIN))
     found["descriptions"] = {name: _noted(seen, each) for name, each in spoken.items()}
     _draw(loaded, options.out, seen, spoken, title)
     found["drawn"] = str(options.out)
-    print(f"Drawn: {options.out}")
+    console.print(f"Drawn: {options.out}")
     if not options.scenes:
         return 0
     names = (PLAIN, *METHODS)
     measured = measure(loaded, names, cases, _LOOKED_AT, progress)
-    print()
-    print(show_numbers(measured, cases, names, ink, options.difficulty))
+    console.print()
+    console.print(show_numbers(measured, cases, names, options.difficulty))
     if measured.scenes:
         found["scenes"] = len(measured.scenes)
         found["seconds"] = measured.seconds
@@ -196,7 +204,7 @@ def _show(options: Options, found: dict[str, Any]) -> int:
             for label, of in numbers(measured, cases, names).items()
         }
     source = "chosen on other scenes" if loaded.profile else "those of the papers"
-    print(ink.faint(f"The methods' strengths are {source}."))
+    console.print(f"The methods' strengths are {source}.", style="dim")
     return INTERRUPTED if measured.interrupted else 0
 
 
@@ -223,7 +231,7 @@ def _read_picture(path: Path) -> Array:
 
 
 def _choose(loaded: Loaded, cases: Sequence[Case]) -> Case:
-    """Give the first case that something is made up of without a method; else the first."""
+    """Give the first case in which an object is hallucinated without a method; else the first."""
     for _ in progress([0], "Looking at scenes"):
         answers = VisionLanguageAnswerer(loaded.model, "demo")(cases, [])
     for case, answer in zip(cases, answers, strict=True):
@@ -244,19 +252,22 @@ def _truth(scene: Scene) -> str:
     return f"In it: {there}. Usual {usual}, but taken out: {removed}."
 
 
-def _wrapped(text: str, indent: int = 0) -> str:
-    return textwrap.fill(text, min(shutil.get_terminal_size().columns, 100) - indent)
+def _wrapped(text: str, console: Any, indent: str = "") -> str:
+    """Break a text into lines; rich would do so too, but fill up those that it indents."""
+    width = min(console.width, _WIDEST)
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
 
 
-def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None) -> Spoken:
+def _speak(loaded: Loaded, name: str, seen: Seen, console: Any, plain: Spoken | None) -> Spoken:
     """Describe a picture, and show the description as it comes."""
     model = loaded.model
     config = model.llama.config
     session = Session(
         loaded.methods(name), num_layers=config.num_layers, num_heads=config.num_heads
     )
-    print(ink.strong(LABELS[name].ljust(_INDENT)), end="", flush=True)
-    stream, marker = TextStream(model.tokenizer), Marker(ink, seen.there)
+    console.print(LABELS[name].ljust(_INDENT), style="bold", end="")
+    stream = TextStream(model.tokenizer)
+    marker = Marker(seen.there, colours=has_colours(console))
     times, text, stopped = [], "", None
     steps = model.generate(
         session, [model.prompt(DESCRIBE)], seen.pixels[None], max_new_tokens=_LONGEST
@@ -267,18 +278,17 @@ def _speak(loaded: Loaded, name: str, seen: Seen, ink: Ink, plain: Spoken | None
             if token not in model.tokenizer.stop:
                 piece = "".join(c if c.isprintable() else " " for c in stream.push(int(token)))
                 text += piece
-                print(marker.push(piece), end="", flush=True)
+                console.print(marker.push(piece), end="")
             if stopped := stop_reason(text):
                 break
     finally:
         steps.close()
         rest = stream.flush()
-        print(marker.push(rest) + marker.flush(), flush=True)
+        console.print(marker.push(rest) + marker.flush())
     text += rest
     notes = [*([stopped] if stopped else ()), *_compared(text, seen, plain), *session.describe()]
     pace = f"{1000 * (times[-1] - times[0]) / max(len(times) - 1, 1):.0f} ms a token"
-    lines = _wrapped("; ".join([*notes, pace]), _INDENT).splitlines()
-    print("\n".join(" " * _INDENT + ink.faint(line) for line in lines), flush=True)
+    console.print(_wrapped("; ".join([*notes, pace]), console, " " * _INDENT), style="dim")
     return Spoken(text, len(times), tuple(notes))
 
 
@@ -321,5 +331,5 @@ def _draw(loaded: Loaded, path: Path, seen: Seen, spoken: dict[str, Spoken], tit
     tau = TAU * float(np.sqrt(config.hidden_size))
     draw_demo(
         path, seen.pixels, described, seen.scene, Prompt(image, len(tokens), tau),
-        title=f"What a model makes up, and what methods change: {title}", caption=_CAPTION,
+        title=f"What a model hallucinates, and what methods change: {title}", caption=_CAPTION,
     )  # fmt: skip

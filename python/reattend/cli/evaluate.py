@@ -47,13 +47,13 @@ _add = click.option
     metavar="N",
     help="how many pictures of a data set that is drawn (default: 200)",
 )
-@_add("--batch", type=at_least(int, 1), default=16, metavar="N", help="prompts side by side")
+@_add("--batch", type=at_least(int, 1), default=16, metavar="N", help="prompts in a batch")
 @_add(
     "--workers",
     type=at_least(int, 1),
     default=1,
     metavar="N",
-    help="processes that answer side by side and share the CPUs, with 2 GB of memory each",
+    help="worker processes, which share the CPUs; each takes 2 GB of memory",
 )
 @_add(
     "--matrices",

@@ -23,7 +23,7 @@ from reattend.models.pictures import read_picture
 from reattend.optional import demand
 from reattend.plot import sink_rates as picture
 from reattend.session import Session
-from reattend.terminal import CLEAR_LINE, INTERRUPTED, CommandError, progress
+from reattend.terminal import INTERRUPTED, CommandError, progress
 
 
 def _heads(text: str) -> list[tuple[int, int | None]]:
@@ -68,8 +68,8 @@ _add = click.option
     type=_heads,
     metavar="LIST",
     help="heads that the method is for, such as those that act calibrates: layers, or layer.head, "
-    "such as 3-9,12.0,12.4 (default: all, which few models bear: ACT is made "
-    "for heads that a search has found)",
+    "such as 3-9,12.0,12.4 (default: all, with which few models still answer well: ACT is "
+    "made for heads that a search has found)",
 )
 @_add("--max-new-tokens", type=at_least(int, 1), default=256, metavar="N", help="longest answer")
 @_add(
@@ -219,13 +219,10 @@ def _load(path: Path, *, quiet: bool) -> tuple[models.Llama | models.Llava, mode
         # The tokenizer comes first: what it refuses, it refuses at once.
         tokenizer = models.Tokenizer(file)
         return models.read_llama(file), tokenizer
-    demand("rich")
-    print(f"Reading {path.name} ...", end="", file=sys.stderr, flush=True)
-    try:
+    said = demand("rich.text").Text(f"Reading {path.name} ...")
+    with demand("rich.console").Console(stderr=True).status(said):
         file = models.ModelFile(path)
         tokenizer = models.Tokenizer(file)
-    finally:
-        print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
     return models.read_llama(file, lambda layers: progress(layers, "Reading layers")), tokenizer
 
 

@@ -52,8 +52,8 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"max_content_width": 100},
-    epilog='Completion of words: eval "$(_REATTEND_COMPLETE=bash_source reattend)", or zsh_source, '
-    "or fish_source, in the file that your shell reads when it starts.",
+    epilog='Shell completion: eval "$(_REATTEND_COMPLETE=bash_source reattend)", or zsh_source, '
+    "or fish_source, in your shell's startup file.",
 )
 @click.version_option(__version__, message="reattend %(version)s")
 def commands() -> None:

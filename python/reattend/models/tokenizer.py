@@ -268,6 +268,8 @@ class Tokenizer:
         self._tokenizer.add_tokens(special)
 
 
+# By hand: tokenizers' DecodeStream raises behind bytes that are no text (SentencePiece models give
+# such, byte by byte), and does not give an incomplete character at the end.
 class TextStream:
     """Gives the text of tokens as they come, never half a character.
 

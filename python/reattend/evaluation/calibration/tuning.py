@@ -52,7 +52,7 @@ class Trial(NamedTuple):
     hallucinated: Estimate  # share of the things said that are not there
     recall: Estimate  # share of the things there that are said
     excess: Estimate  # hallucinated, above the plain model at the same recall: below 0 is better
-    on_frontier: bool  # whether no other strength makes up less and finds as much
+    on_frontier: bool  # whether no other strength hallucinates less and finds as much
     out: bool = False  # whether it finds less, and nothing says which words plain would leave out
 
 
@@ -77,10 +77,10 @@ def tune(
     progress: Progress = silent,
     seed: int = 0,
 ) -> Tuning:
-    """Choose the strength at which a method makes up least at the recall that it reaches.
+    """Choose the strength at which a method hallucinates least at the recall that it reaches.
 
-    A method that says less makes less up, and so does the plain model that leaves out what it is
-    least sure of. So strengths are compared with the plain model at their own recall (`excess`):
+    A method that says less hallucinates less, and so does the plain model that leaves out what it
+    is least sure of. So strengths are compared with the plain model at their own recall (`excess`):
     both drop the words they are least sure of until they find equally much. What wins is the
     least excess; where that is not below 0, nothing wins. A model whose words have no probabilities
     (all 1) is compared at its recall as it is: one that finds less than the plain model, beyond
@@ -121,7 +121,7 @@ def tune(
 
     Examples
     --------
-    A method that is silent about all it is unsure of, and one that is not made up of that:
+    A method that leaves out all it is unsure of, and one that leaves out what is hallucinated:
 
     >>> def describe(parameters, samples):
     ...     strength = 0 if parameters is None else parameters["alpha"]

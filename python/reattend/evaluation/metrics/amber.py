@@ -1,4 +1,4 @@
-"""AMBER: what descriptions make up, cover and are expected to make up, and questions on no.
+"""AMBER: what descriptions hallucinate and cover, which hallucinations are expected, and questions.
 
 Paper: AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation, arXiv
 2311.07397. The public scorer keeps nouns by nltk's tagger and lemmas and takes words for one where
@@ -18,7 +18,7 @@ Similar = Callable[[str, str], bool]
 GENERATIVE_MEASURES: dict[str, tuple[str, str]] = {
     "chair": ("made_up", "kept"),  # share of the named things that are not there
     "cover": ("covered", "there"),  # share of what is there that is named
-    "hal": ("any_made_up", "described"),  # share of descriptions that make something up
+    "hal": ("any_made_up", "described"),  # share of descriptions with a hallucinated object
     "cog": ("expected_made_up", "expected"),  # share of what people expect wrongly that is named
     "words": ("words", "described"),
     "unfinished": ("unfinished", "described"),

@@ -1,6 +1,6 @@
 """CHAIR: which of the things that a caption names are not in the picture.
 
-Every mention counts, as in the public scorer: a thing that is named twice is made up twice.
+Every mention counts, as in the public scorer: a thing that is named twice is hallucinated twice.
 Paper: Object Hallucination in Image Captioning (EMNLP 2018).
 """
 

@@ -1,4 +1,4 @@
-"""Measures of made-up words: CHAIR, recall and POPE, with intervals by a bootstrap over scenes.
+"""Measures of hallucination: CHAIR, recall and POPE, with intervals by a bootstrap over scenes.
 
 Every measure here is a ratio of two sums over scenes. That is all a bootstrap needs: a resample
 weighs the scenes, and both sums are products with these weights.
@@ -49,7 +49,7 @@ DESCRIPTION_MEASURES: dict[str, tuple[str, str]] = {
     "f1": ("twice_found", "said_and_there"),  # of the named nouns; weighs both sides
     "nouns": ("said", "one"),  # a description names
     "tokens": ("tokens", "one"),  # a description takes
-    "usual": ("usual", "made_up"),  # share of made-up nouns that are the removed usual ones
+    "usual": ("usual", "made_up"),  # share of hallucinated nouns that are the removed usual ones
     "usual_by_chance": ("usual_by_chance", "made_up"),  # the same if they were drawn blindly
     "usual_over_chance": ("usual", "usual_by_chance"),
 }
@@ -306,7 +306,7 @@ def matched_difference(
     Returns
     -------
     Estimate
-        Below 0 where less is made up than plain makes up at the same recall or length.
+        Below 0 where less is hallucinated than by plain at the same recall or length.
 
     Raises
     ------
@@ -315,9 +315,9 @@ def matched_difference(
 
     Examples
     --------
-    One picture of 0 and 1. Plain finds both and makes two up; the other finds 0 and makes one up.
-    With recall matched, plain keeps the word that it is surest of and makes nothing up, and the
-    other makes up one of two:
+    One picture of 0 and 1. Plain finds both and hallucinates two objects; the other finds 0 and
+    hallucinates one. With recall matched, plain keeps the one word that it is surest of, which is
+    there, and of the other's two one is hallucinated:
 
     >>> plain = [[Word(0, 0.9), Word(1, 0.8), Word(2, 0.3), Word(3, 0.2)]]
     >>> other = [[Word(2, 0.9), Word(0, 0.6)]]
@@ -390,7 +390,7 @@ def _matched(ours: _Sorted, theirs: _Sorted, weights: Array, by: str) -> Array:
 def _chair_at(level: Array, reached: Array, said: Array, found: Array) -> Array:
     """CHAIR_i [R] of the words that are left when ``reached`` [R, W + 1] has come down to level."""
     rows = np.arange(len(level))
-    # The fewest words that reach it: made-up ones behind the last that counts go as well.
+    # The fewest words that reach it: hallucinated ones behind the last that counts go as well.
     at = np.array([np.searchsorted(r, goal) for r, goal in zip(reached, level, strict=True)])
     before = np.maximum(at - 1, 0)
     missing, step = level - reached[rows, before], reached[rows, at] - reached[rows, before]

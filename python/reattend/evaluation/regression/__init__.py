@@ -1,1 +1,1 @@
-"""Regression tests of a model: what it makes up and where it attends, against a stored baseline."""
+"""Regression tests of a model: hallucination and attention against a stored baseline."""

@@ -45,9 +45,9 @@ def compare(
     dict
         ``compared``, which settings; ``measures``, by name ``difference``, second - first as
         [value, low, high], ``p`` by a paired permutation test, and ``verdict``: "higher", "lower"
-        or "no difference shown", by the interval; ``matched``, the difference of made-up words at
-        matched recall and length, where the words' probabilities are known; ``baselines``, how far
-        the second is from each trivial baseline that one of the runs holds, as ``measures`` and
+        or "no difference shown", by the interval; ``matched``, the difference of hallucinated
+        words at matched recall and length, where their probabilities are known; ``baselines``, how
+        far the second is from each trivial baseline that one of the runs holds, as ``measures`` and
         ``matched``; and ``missing``, baselines that neither holds.
 
     Raises

@@ -29,7 +29,7 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
 
     Of descriptions whose tokens have probabilities two things more are said. ``unsure`` is a
     setting of its own: the baseline without the words that it was unsure of. And as saying less is
-    no merit, made-up words are compared at matched recall and length too (`matched_difference`).
+    no merit, hallucinated words are compared at matched recall and length (`matched_difference`).
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
         As JSON can hold it: ``data``, ``rules``, ``cases``, ``pictures``, ``problems``, ``run``,
         ``measures``, the ``counts`` and ``words`` they come from by setting and picture, and
         ``settings``; of each ``methods``, its ``measures``, their ``difference`` from the baseline
-        and its ``matched`` difference of made-up words, each [value, low, high].
+        and its ``matched`` difference of hallucinated words, each [value, low, high].
     """
     data = evaluation.dataset
     measures = Measures(data.measures, data.combined)
@@ -100,7 +100,7 @@ def measure(
     own, other : mapping of str to array [n]
         Counts of a setting, and of the one that it is compared with, if any.
     words : pair of Words, optional
-        What both named, for the difference of made-up words at matched recall and length.
+        What both named, for the difference of hallucinated words at matched recall and length.
     seed : int, optional
         Of the resamples.
 
