@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from hallucination.journals import LABELS, PLAIN
 
 _PANELS = {  # title: where summarise keeps it
     "hallucinated objects (CHAIR_i)": ("difference", "description", "chair_i"),
-    "the same, at matched recall": ("matched_recall",),
+    "CHAIR_i at matched recall": ("matched_recall",),
     "objects named (recall)": ("difference", "description", "recall"),
     "right answers (POPE adversarial)": ("difference", "adversarial", "accuracy"),
 }
+_WIDTH = 8  # inches: on a page of 6.5 the smallest letters have 8 points
+_LETTERS = 20  # of a line of a setting's name
 
 
 def draw_differences(path: Path, summary: Mapping[str, Any]) -> None:
@@ -41,13 +44,13 @@ def draw_differences(path: Path, summary: Mapping[str, Any]) -> None:
 def _figure(summary: Mapping[str, Any]) -> Any:
     names = [name for name in summary["all"]["settings"] if name != PLAIN]
     shown = [name for name in DIFFICULTIES if name in summary] or ["all"]
-    height = 1.5 + 0.52 * len(names)
-    figure = demand("matplotlib.figure").Figure(figsize=(13, height), layout="constrained")
-    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    height = 1.9 + 0.84 * len(names)
+    figure = demand("matplotlib.figure").Figure(figsize=(_WIDTH, height), layout="constrained")
+    panels = figure.subplots(2, len(_PANELS) // 2, sharey=True).ravel()
+    written = [textwrap.fill(LABELS[name], _LETTERS) for name in names]
     for at, (title, keys) in zip(panels, _PANELS.items(), strict=True):
         groups = {_label(name, summary[name]): _read(summary[name], names, keys) for name in shown}
-        differences(groups, [LABELS[name] for name in names], ax=at,
-                    xlabel="percentage points from plain")  # fmt: skip
+        differences(groups, written, ax=at, xlabel="percentage points from plain")
         at.set_title(title, fontsize=10.5)
         if legend := at.get_legend():
             legend.remove()
@@ -57,8 +60,8 @@ def _figure(summary: Mapping[str, Any]) -> Any:
 
 
 def _label(group: str, found: Mapping[str, Any]) -> str:
-    asked = f", {found['asked']} asked about" if found["asked"] else ""
-    return f"{group} ({found['scenes']} descriptions{asked})"
+    asked = f",\n{found['asked']} asked about" if found["asked"] else ""
+    return f"{group}: {found['scenes']} descriptions{asked}"
 
 
 def _read(found: Mapping[str, Any], names: list[str], keys: tuple[str, ...]) -> list[list[float]]:
