@@ -178,6 +178,10 @@ def test_a_bias_of_minus_infinity_is_a_score(rng, length):
     value[:, :, length // 2] = 0
     key[:, :, length // 2] = np.nan
     assert np.isnan(attention(query, key, value, bias=bias)).all()
+    key[:, :, length // 2] = 0  # without any other score it is no key
+    nowhere = np.full_like(bias, -np.inf)
+    value[...] = np.nan
+    assert not agree((query, key, value), bias=nowhere).out.any()
 
 
 @KINDS

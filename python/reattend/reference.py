@@ -93,6 +93,7 @@ def segment_pass(
 ) -> SegmentState:
     """Give masses, partials and logsumexp; ``mask`` are the mask arguments of `attention`."""
     matrix, logsumexp, seen = weights(query, key, **mask)
+    seen = seen & ~np.isneginf(logsumexp)[..., None]  # scores that are all -inf are no keys
     labels = _labels(segments, key.shape[2])
     value = _numbers(value, mask.get("dtype"))
     value = np.repeat(value, query.shape[1] // max(value.shape[1], 1), axis=1)

@@ -1,5 +1,8 @@
 """Random calls of the public functions: shapes, strides, types, masks, segments, policies, threads.
 
+Also scores that are changed, statistics, keys that items share, caches, and numbers that are not
+finite.
+
 `PYTHONPATH=tests python tests/fuzz/draws.py 1000000` makes so many calls, each held
 against the reference; `--seed` and `--first` begin elsewhere. A call that fails is
 printed by its number: `1 --first NUMBER` repeats it.
@@ -11,9 +14,12 @@ import functools
 import multiprocessing
 import time
 
+import ml_dtypes
 import numpy as np
 import reattend as ra
 from reattend import reference
+from reattend.border.dtypes import to_float32
+from reattend.transform import Transform
 from tensors import LABELS, MASKS, STRIDES, Sizes, close, labels_of, mask_of, tensors
 
 LENGTHS = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 70, 129)
@@ -27,9 +33,15 @@ ROADS = (
     "half",
     "int8",
     "refused",
+    "changed_scores",
+    "statistics",
+    "narrow",
+    "prefixed",
+    "cache",
+    "not_finite",
 )
-# Rounding of inputs to float16 is the same in both; results are stored with 11 bits.
-HALF = 2e-3
+# Rounding of inputs to 16 bits is the same in both; results are stored with 11 or 8.
+ROUNDED = {"float16": 2e-3, "bfloat16": 2e-2}
 PART = 5_000  # calls between two lines of progress
 # A receiver of little mass has a factor with the relative error of that mass. Where segments gain,
 # receivers may keep next to nothing of what they lose: factors are large then, and so are errors.
@@ -138,12 +150,133 @@ def run_half(rng, sizes, arrays, mask, how, labels):
     exact = reference.attention(*halves, **mask)
     found = ra.attention(*halves, **how)
     assert found.dtype == np.float16
-    close(found.astype(np.float32), exact, "half", HALF)
+    close(found.astype(np.float32), exact, "half", ROUNDED["float16"])
+
+
+def run_narrow(rng, sizes, arrays, mask, how, labels):
+    """16 bits, as numbers or as bits, under a policy that gives no row more than it had."""
+    kind = pick(rng, sorted(ROUNDED))
+    stored = [x.astype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind) for x in arrays]
+    exact_of = [x.astype(np.float32) for x in stored]
+    if rng.random() < 0.5:
+        stored, how = [x.view(np.uint16) for x in stored], {**how, "dtype": kind}
+    stored = [STRIDES[pick(rng, sorted(STRIDES))](x) if rng.random() < 0.4 else x for x in stored]
+    edit = {"segments": labels, "policy": ra.Reweight(rng.random(4), to=())}
+    found = ra.attention(*stored, returns=("masses", "logsumexp"), **edit, **how)
+    exact = reference.attention(*exact_of, returns=("masses", "logsumexp"), **edit, **mask)
+    allowed = ROUNDED[kind]  # products of bfloat16 round attention weights as well
+    close(to_float32(found.out, kind), exact.out, kind, allowed)
+    close(found.masses, exact.masses, "masses", allowed)
+    close(found.logsumexp, exact.logsumexp, "logsumexp", 2e-5)
 
 
 def run_int8(rng, sizes, arrays, mask, how, labels):
     stored = [ra.quantize(np.ascontiguousarray(x)) for x in arrays[1:]]
     close(ra.attention(arrays[0], *stored, **how), reference.attention(arrays[0], *stored, **mask))
+
+
+def transform_of(rng, sizes):
+    """Give numbers for some keys, perhaps for those behind them too, in some rows and heads."""
+    length = int(rng.integers(1, sizes.key_len + 1))
+    shape = pick(rng, (1, sizes.batch)), pick(rng, (1, sizes.heads)), length
+    some = rng.random(shape) < 0.6
+    numbers = [
+        np.where(some, rng.uniform(low, high, shape), same) if rng.random() < 0.6 else float(same)
+        for low, high, same in ((-1, 2, 1), (-2, 2, 0), (-1, 1, 0))
+    ]
+    numbers[int(rng.integers(3))] = rng.uniform(-1, 1, shape)
+    first = rng.integers(-2, sizes.key_len + 2, sizes.batch)
+    heads = rng.random((pick(rng, (1, sizes.batch)), sizes.heads)) < 0.7
+    return Transform(
+        *numbers, pick(rng, (None, int(first[0]), first)), bool(rng.random() < 0.5),
+        heads if rng.random() < 0.4 else None,
+    )  # fmt: skip
+
+
+def run_changed_scores(rng, sizes, arrays, mask, how, labels):
+    edit = {"transform": transform_of(rng, sizes)} if rng.random() < 0.8 else {}
+    if not edit or rng.random() < 0.4:
+        shape = sizes.batch, pick(rng, (1, sizes.heads)), pick(rng, (1, sizes.query_len))
+        edit["null_logit"] = rng.normal(0, 3, shape)
+    returns = ("masses", "logsumexp", *(() if "null_logit" in edit else ("column_sums",)))
+    found = ra.attention(*arrays, returns=returns, segments=labels, **edit, **how)
+    exact = reference.attention(*arrays, returns=returns, segments=labels, **edit, **mask)
+    for name in ("out", *returns):
+        close(getattr(found, name), getattr(exact, name), name, 5e-5)
+
+
+def run_statistics(rng, sizes, arrays, mask, how, labels):
+    sums = ("score_sums", "abs_score_sums")
+    returns = [*sums, "entropies", "largest", "largest_keys", "scores"]
+    found = ra.attention(*arrays, returns=returns, segments=labels, **how)
+    exact = reference.attention(*arrays, returns=returns, segments=labels, **mask)
+    size = 1 + exact.abs_score_sums
+    for name in ("out", *returns):
+        ours, right = getattr(found, name), getattr(exact, name)
+        if name in sums:
+            ours, right = ours / size, right / size
+        if name != "largest_keys":
+            close(ours, right, name, 2e-5)
+    # Where two scores are nearly one, either may be the largest.
+    keys, right = found.largest_keys, exact.largest_keys
+    np.testing.assert_array_equal(keys < 0, right < 0)
+    of_keys, of_right = (
+        np.where(each < 0, 0, np.take_along_axis(exact.scores, np.maximum(each, 0), axis=-1))
+        for each in (keys, right)
+    )
+    close(of_keys, of_right, "largest_keys", 2e-5)
+
+
+def run_prefixed(rng, sizes, arrays, mask, how, labels):
+    query, *stored = arrays
+    cut = int(rng.integers(sizes.key_len + 1))
+    parts = [(x[:1, :, :cut], x[:, :, cut:]) for x in stored]
+    if rng.random() < 0.3:
+        parts = [tuple(ra.quantize(np.ascontiguousarray(x)) for x in part) for part in parts]
+    both = [ra.Prefixed(*part) for part in parts]
+    edit = {"segments": labels, "policy": ra.Reweight(rng.random(4), to=())}
+    returns = ("masses", "logsumexp", "column_sums")
+    found = ra.attention(query, *both, returns=returns, **edit, **how)
+    whole = [np.asarray(x) for x in both]
+    exact = reference.attention(query, *whole, returns=returns, **edit, **mask)
+    for name in ("out", *returns):
+        close(getattr(found, name), getattr(exact, name), name, 2e-5)
+
+
+def run_cache(rng, sizes, arrays, mask, how, labels):
+    """What comes in steps, wherever it lies, is read as if it had come at once."""
+    query, *given = arrays
+    cache = ra.KVCache(1, dtype=pick(rng, ("float32", "float16", "bfloat16", "int8")))
+    cuts = sorted(int(at) for at in rng.integers(sizes.key_len + 1, size=2))
+    for part in map(slice, (0, *cuts), (*cuts, sizes.key_len)):
+        stored = cache.append(0, *(x[:, :, part] for x in given))
+    for kept, array in zip(stored, given, strict=True):
+        if isinstance(kept, ra.Quantized):
+            right = ra.quantize(np.ascontiguousarray(array)).to_float32()
+        else:
+            right = array.astype(kept.dtype).astype(np.float32)
+        np.testing.assert_array_equal(to_float32(kept), right)
+    if isinstance(stored[0], ra.Quantized) or stored[0].dtype == np.float32:
+        close(ra.attention(query, *stored, **how), reference.attention(query, *stored, **mask))
+
+
+def run_not_finite(rng, sizes, arrays, mask, how, labels):
+    arrays = [x.copy() for x in arrays]
+    for _ in range(rng.integers(1, 3)):
+        array = pick(rng, arrays)
+        array[tuple(rng.integers(array.shape))] = pick(rng, (np.nan, np.inf, -np.inf))
+    returns = ("masses", "logsumexp", "column_sums")
+    found = ra.attention(*arrays, returns=returns, segments=labels, **how)
+    exact = reference.attention(*arrays, returns=returns, segments=labels, **mask)
+    for name in ("out", *returns):
+        ours, right = getattr(found, name), getattr(exact, name)
+        if name == "out":  # an infinite value may be NaN by way of another segment's partial
+            ours, right = (np.where(np.isinf(each), np.nan, each) for each in (ours, right))
+        if name == "masses":  # of a row of NaN, segments without a key as well
+            ours, right = (
+                np.where(np.isnan(x).any(-1)[..., None], np.nan, x) for x in (ours, right)
+            )
+        close(ours, right, name, 2e-5)
 
 
 def run_refused(rng, sizes, arrays, mask, how, labels):
