@@ -59,12 +59,11 @@ def _scores(
         scores *= query.shape[-1] ** -0.5 if scale is None else scale
         if softcap is not None:
             scores = softcap * np.tanh(scores / softcap)
-        row = np.arange(num_keys - num_rows, num_keys)[:, None]
+        row, column = np.arange(num_keys - num_rows, num_keys)[:, None], np.arange(num_keys)
         if transform is not None:
             scores = transform(scores, row[:, 0])
         if bias is not None:
             scores = scores + bias
-        column = np.arange(num_keys)
         seen = np.ones(scores.shape, dtype=bool)
         if causal:
             seen &= column <= row
