@@ -20,7 +20,7 @@ from reattend.models import (  # noqa: E402
     read_llama,
 )
 from reattend.session import Session  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 TEXT = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
@@ -161,6 +161,64 @@ def test_what_is_refused(change, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**said, **change}))
     with pytest.raises(ModelFileError, match=message):
         read(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("text", [None, True, False])
+@pytest.mark.parametrize("whole", [None, True, False])
+def test_matrices_are_tied_where_either_config_says_so(whole, text, tmp_path):
+    folder(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = {name: each for name, each in load_file(file).items() if "lm_head" not in name}
+    save_file(tensors, file, metadata={"format": "pt"})
+    said = json.loads((tmp_path / "config.json").read_text())
+    for config, tied in ((said, whole), (said["text_config"], text)):
+        config.pop("tie_word_embeddings", None)
+        config |= {} if tied is None else {"tie_word_embeddings": tied}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    _, loaded = hf.LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert bool(loaded["missing_keys"]) == (not whole and not text)
+    if whole or text:
+        ours = read(tmp_path).llama
+        assert ours.head is ours.embedding
+    else:
+        with pytest.raises(ModelFileError, match=r"has no tensor 'lm_head\.weight', and does not"):
+            read(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_tensor_under_two_names_is_refused(tmp_path):
+    """Newer and older versions name the parts otherwise."""
+    folder(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    old = "language_model.model.norm.weight"
+    new = "model.language_model.norm.weight"
+    tensors |= {name: np.ones(32, np.float32) for name in (old, new)}
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelFileError, match=r"'model\.norm\.weight' twice, as .* and as "):
+        read(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_prompts_that_hold_no_tokens_of_the_model_are_refused(tmp_path):
+    folder(tmp_path)
+    ours, session = read(tmp_path), Session([], num_layers=4)
+    picture, pixels = [IMAGE] * ours.image_tokens, ours.prepare(PICTURE)[None]
+    for prompt, kind, says in (
+        ([*picture, 5.5], TypeError, r"prompts must be integers \[P\], got float64"),
+        ([*picture, 96], ValueError, "tokens must be from 0 to 95, got 0 to 96"),
+        ([*picture, -2], ValueError, "tokens must be from 0 to 95, got -2 to 0"),
+    ):
+        with pytest.raises(kind, match=says):
+            ours.next_logits(session, [prompt], pixels)
+    with pytest.raises(ValueError, match="prompts must have at least one token each, beside"):
+        ours.next_logits(Session(VHR(), num_layers=4), [picture], pixels)
+    states = np.ones((1, 2 * ours.image_tokens, 16), np.float32)  # as many numbers, in other rows
+    with pytest.raises(
+        ValueError, match=r"encoded pixels must be \[B, tokens, C\] = \(1, 16, 32\)"
+    ):
+        ours.next_logits(session, [[*picture, 5]], states)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from reattend.models.folder_llama import llama_from, read_json
+from reattend.models.folder_llama import llama_from
+from reattend.models.json_files import read_json
 from reattend.models.llama import Llama
 from reattend.models.llava import Llava, llava_from, plain_name
 from reattend.models.tensor_files import TensorFiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reattend.models.folder_llama import read_json
+from reattend.models.json_files import read_json
 from reattend.models.tokenizer import Tokenizer
 from reattend.models.weights import ModelFileError
 from reattend.optional import demand

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from reattend.models.clip import ClipLayer, ClipTower, Norm, exact_gelu, quick_gelu
-from reattend.models.folder_llama import llama_from, read_json
+from reattend.models.folder_llama import llama_from
 from reattend.models.folder_tokenizer import FolderTokenizer
+from reattend.models.json_files import read_json
 from reattend.models.llama import Llama
 from reattend.models.tensor_files import TensorFiles
 from reattend.models.vision import Linear, gelu
@@ -254,8 +255,8 @@ def llava_from(
     """
     text = dict(said.get("text_config") or {})
     text.setdefault("model_type", "llama")
-    text.setdefault("tie_word_embeddings", said.get("tie_word_embeddings", False))
-    llama = llama_from(path, _with_defaults(text), tensors, progress)
+    text["tie_word_embeddings"] = any(each.get("tie_word_embeddings") for each in (said, text))
+    llama = llama_from(path, text, tensors, progress)
     vision = dict(said.get("vision_config") or {})
     layer = said.get("vision_feature_layer", -2)
     strategy = said.get("vision_feature_select_strategy", "default")
@@ -285,15 +286,6 @@ _CLIP = {  # what CLIPVisionConfig is by default; files leave these out
     "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "layer_norm_eps": 1e-5,
     "hidden_act": "quick_gelu",
 }  # fmt: skip
-
-
-def _with_defaults(text: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what older files leave out because it is LlamaConfig's default."""
-    defaults = {
-        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048,
-    }  # fmt: skip
-    return {**(defaults if text["model_type"] == "llama" else {}), **text}
 
 
 def _activation(path: Path, name: Any) -> Callable[[Array], Array]:
