@@ -9,6 +9,7 @@ import tiny_llama as tiny
 import torch_smollm2
 from reattend import KVCache, Session
 from reattend.models import (
+    LlamaBranch,
     ModelFile,
     ModelFileError,
     Tokenizer,
@@ -195,6 +196,74 @@ def test_steps_without_what_has_ended_equal_those_with_it(model, rng):
         np.testing.assert_array_equal(shrunk[row, : end + 1], before[row, : end + 1])
         said = np.stack(logits, axis=1)[row, : end + 1]
         np.testing.assert_allclose(said, seen[row, : end + 1], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind", "says"),
+    [
+        ([[3, -1]], ValueError, r"tokens must be from 0 to \d+, got -1 to 3"),
+        ([[3, 10**6]], ValueError, r"tokens must be from 0 to \d+, got 3 to 1000000"),
+        ([[3.0, 1.0]], TypeError, r"tokens must be integers \[B, N\], got float64"),
+        ([[True, False]], TypeError, r"tokens must be integers \[B, N\], got bool"),
+        (np.ones((1, 2, 64)), TypeError, r"float32 \[B, N, 64\], got float64"),
+        (np.ones((1, 2, 32), np.float32), TypeError, r"float32 \[B, N, 64\], got float32 of shape"),
+        ([3, 1], ValueError, r"tokens must be prompts \[B, P\] or"),
+        (np.ones((1, 0), int), ValueError, r"of at least one token, got shape \(1, 0\)"),
+        (np.ones((0, 2), int), ValueError, r"of at least one token, got shape \(0, 2\)"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_what_is_no_prompt_is_refused(model, tokens, kind, says):
+    session = Session([], num_layers=tiny.LAYERS)
+    with pytest.raises(kind, match=says):
+        next(generate(model, session, tokens, max_new_tokens=2))
+    with pytest.raises(kind, match=says):
+        LlamaBranch(model, session, tokens, max_new_tokens=2).begin()
+
+
+def test_a_prompt_that_is_padded_at_its_end_is_refused(model, tokens):
+    """What follows it is read off its last column."""
+    session = Session([], num_layers=tiny.LAYERS)
+    mask = np.arange(23) < np.array([[23], [15]])
+    for masks, says in (
+        ({"key_mask": mask}, r"pad prompts on the left, got padding at the end of \[1\]"),
+        ({"key_mask": mask[:, 1:]}, r"key_mask must be bool \[B, P\] = \(2, 23\), got shape"),
+        ({"key_mask": mask[:1]}, r"key_mask must be bool \[B, P\] = \(2, 23\), got shape"),
+        ({"image": mask[:, 1:]}, r"image must be bool \[B, P\] = \(2, 23\), got shape"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            next(generate(model, session, tokens, max_new_tokens=2, **masks))
+        with pytest.raises(ValueError, match=says):
+            LlamaBranch(model, session, tokens, **masks, max_new_tokens=2)
+    with pytest.raises(TypeError, match=r"key_mask must be bool \[B, P\], got int64"):
+        next(generate(model, session, tokens, max_new_tokens=2, key_mask=mask.astype(int)))
+
+
+def test_a_prompt_with_holes_is_the_prompt_without_them(model, tokens):
+    mask = np.ones(tokens.shape, bool)
+    mask[:, [0, 4, 5, 11]] = False
+    session = Session([], num_layers=tiny.LAYERS)
+    whole = list(generate(model, session, tokens, max_new_tokens=9, key_mask=mask))
+    without = tokens[mask].reshape(2, 19)
+    np.testing.assert_array_equal(whole, list(generate(model, session, without, max_new_tokens=9)))
+
+
+def test_layers_in_turn_equal_all_at_once(model, tokens):
+    """Positions go on from the keys of the layers that run, not from those that ran before."""
+    want = run(model, tokens)
+    session, cache = Session([], num_layers=tiny.LAYERS), KVCache(tiny.LAYERS)
+    with session.generation(prompt_len=20):
+        rows = []
+        for part in np.split(tokens, [20, 22], axis=1):
+            below = model(part, cache, session, layers=range(2))
+            rows.append(model(below, cache, session, layers=range(2, tiny.LAYERS)))
+        got = model.logits(np.concatenate(rows, axis=1))
+        np.testing.assert_allclose(got, want, atol=TOLERANCE, rtol=0)
+        model(tokens[:, :1], cache, session, layers=range(1))
+        with pytest.raises(
+            ValueError, match=r"as many keys in each of range\(0, 4\), got \[23, 24\]"
+        ):
+            model(tokens[:, :1], cache, session)
 
 
 def test_leaving_a_generation_closes_it(model, tokens):

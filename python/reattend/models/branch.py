@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from reattend.cache.kv_cache import KVCache
-from reattend.models.llama import Llama
+from reattend.models.llama import Llama, checked_prompt
 from reattend.policy import Array
 from reattend.session import Session
 
@@ -27,6 +27,11 @@ class LlamaBranch:
         The prompt, as for `generate`.
     max_new_tokens : int
         How many steps at most.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the prompt is empty, padded at its end, or does not fit its masks.
 
     Examples
     --------
@@ -60,8 +65,8 @@ class LlamaBranch:
         max_new_tokens: int,
     ) -> None:
         self.model, self.session = model, session
-        self._prompt, self._image, self._first_mask = tokens, image, key_mask
-        self._capacity = tokens.shape[1] + max_new_tokens
+        self._prompt, self._first_mask, self._image = checked_prompt(tokens, key_mask, image)
+        self._capacity = self._prompt.shape[1] + max_new_tokens
         self._open = ExitStack()
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reattend.cache.kv_cache import KVCache
+from reattend.checks import as_array, integers, marks
 from reattend.models.sampling import choose
 from reattend.policy import Array
 from reattend.session import Session
@@ -144,12 +145,25 @@ class Llama:
             Hidden states after the last of these layers; `logits` turns those of the model's last
             that matter into logits.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If ``tokens`` are none of the model's, or embeddings of another type or size.
         """
         sizes = self.config
-        batch, count = tokens.shape[:2]
+        embedded = self._embedded(tokens)
+        batch, count = embedded.shape[:2]
+        run = range(sizes.num_layers) if layers is None else layers
+        lengths = {cache.length(layer) for layer in run}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"cache must hold as many keys in each of {run}, got {sorted(lengths)}"
+            )
+        past = max(lengths, default=0)
+        if key_mask is not None:
+            key_mask = marks("key_mask", key_mask, "[B, M]", (batch, past + count))
         heads, num_rotated = sizes.num_heads, sizes.num_heads + sizes.num_kv_heads
-        rotation = self._rotation(batch, count, len(cache), key_mask)
-        embedded = self.embed(tokens) if tokens.ndim == 2 else tokens.copy()
+        rotation = self._rotation(batch, count, past, key_mask)
         # Rows of all items in one matrix [B N, C]: then weights are read once, whatever B.
         x = embedded.reshape(batch * count, -1)
         # Arrays of all rows are made once, not in each layer, and others hold a block of rows.
@@ -159,7 +173,7 @@ class Llama:
         query, key, value = np.split(qkv.transpose(0, 2, 1, 3), (heads, num_rotated), axis=1)
         rotated = qkv[:, :, :num_rotated].view(np.complex64)  # each pair of neighbours
         blocks = [slice(at, at + _ROWS) for at in range(0, batch * count, _ROWS)]
-        for index in range(sizes.num_layers) if layers is None else layers:
+        for index in run:
             layer = self.layers[index]
             for rows in blocks:
                 normed = _rms_norm(x[rows], layer.attention_norm, sizes.norm_eps)
@@ -184,8 +198,25 @@ class Llama:
         return x.reshape(batch, count, -1)
 
     def embed(self, tokens: Array) -> Array:
-        """Turn tokens [B, N] into embeddings [B, N, C]."""
+        """Turn tokens [B, N] into embeddings [B, N, C]; refuse what is no token of the model."""
+        tokens, last = integers("tokens", tokens, "[B, N]"), self.embedding.shape[1] - 1
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() <= last):
+            raise ValueError(
+                f"tokens must be from 0 to {last}, got {tokens.min()} to {tokens.max()}"
+            )
         return np.take(self.embedding, tokens, axis=1).transpose(1, 2, 0).copy()
+
+    def _embedded(self, tokens: Array) -> Array:
+        """Give embeddings [B, N, C] of tokens, or a copy of what came as embeddings."""
+        given, size = as_array("tokens", tokens), self.config.hidden_size
+        if given.ndim != 3:
+            return self.embed(given)
+        if given.dtype != np.float32 or given.shape[2] != size:
+            raise TypeError(
+                f"tokens must be integers [B, N] or float32 [B, N, {size}], got {given.dtype} of "
+                f"shape {given.shape}"
+            )
+        return given.copy()
 
     def logits(self, hidden_states: Array) -> Array:
         """Turn hidden states after the last layer [..., C] into logits [..., V].
@@ -272,7 +303,13 @@ def generate(
     ------
     int array [B]
         The next token of each item. What follows an item's end means nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        At the first step, if the prompt is empty, padded at its end, or does not fit its masks.
     """
+    tokens, key_mask, image = checked_prompt(tokens, key_mask, image)
     rng = np.random.default_rng(seed)
     batch, prompt_len = tokens.shape[:2]
     cache = KVCache(model.config.num_layers, capacity=prompt_len + max_new_tokens)
@@ -301,6 +338,41 @@ def generate(
             tokens = new[:, None]
             if key_mask is not None:
                 key_mask = np.pad(key_mask, ((0, 0), (0, 1)), constant_values=True)
+
+
+def checked_prompt(
+    tokens: Array, key_mask: Array | None, image: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Give a prompt as arrays, or say what is wrong with it.
+
+    What follows a prompt is read off its last column, which padding at the end would be.
+
+    Parameters
+    ----------
+    tokens, key_mask, image
+        As for `generate`.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    tokens = as_array("tokens", tokens)
+    if tokens.ndim not in (2, 3) or not all(tokens.shape[:2]):
+        raise ValueError(
+            "tokens must be prompts [B, P] or [B, P, C] of at least one token, got shape "
+            f"{tokens.shape}"
+        )
+    if key_mask is not None:
+        key_mask = marks("key_mask", key_mask, "[B, P]", tokens.shape[:2])
+        padded = np.flatnonzero(~key_mask[:, -1])
+        if padded.size:
+            raise ValueError(
+                "key_mask must be True at each prompt's last token: pad prompts on the left, got "
+                f"padding at the end of {padded.tolist()}"
+            )
+    if image is not None:
+        image = marks("image", image, "[B, P]", tokens.shape[:2])
+    return tokens, key_mask, image
 
 
 def _close_up(ended: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reattend.cache.kv_cache import KVCache
+from reattend.checks import integers
 from reattend.models.branch import LlamaBranch
 from reattend.models.llama import Llama, generate
 from reattend.models.tokenizer import Tokenizer
@@ -315,7 +316,10 @@ class VisionLanguage:
         tokens, key_mask = _padded(prompts)
         image = tokens == IMAGE
         inputs = self.llama.embed(np.where(image, 0, tokens))
-        inputs[image] = self._encoded(pixels).reshape(-1, inputs.shape[-1])
+        pictures, shape = self._encoded(pixels), (len(prompts), wanted, inputs.shape[-1])
+        if pictures.shape != shape:
+            raise ValueError(f"encoded pixels must be [B, tokens, C] = {shape}, {pictures.shape}")
+        inputs[image] = pictures.reshape(-1, shape[-1])
         return inputs, key_mask, image
 
     def _read(
@@ -408,9 +412,12 @@ def _check_language(learnt: WeightsFile, path: Path) -> None:
 
 def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Array, Array | None]:
     """Put prompts into one array [B, P], padded on the left, with a key mask if any is padded."""
-    longest = max(map(len, prompts))
+    given = [integers("prompts", prompt, "[P]") for prompt in prompts]
+    if not all(map(len, given)):
+        raise ValueError("prompts must have at least one token each, beside a picture's")
+    longest = max(map(len, given))
     tokens = np.zeros((len(prompts), longest), dtype=np.intp)
-    for row, prompt in zip(tokens, prompts, strict=True):
+    for row, prompt in zip(tokens, given, strict=True):
         row[longest - len(prompt) :] = prompt
     lengths = np.array([[len(prompt)] for prompt in prompts])
     key_mask = np.arange(longest) >= longest - lengths
