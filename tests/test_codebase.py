@@ -31,6 +31,7 @@ PYTHON_LAYERS = [
         "deprecated",
         "whole_file",
         "damaged_arrays",
+        "json_text",
         "main_interpreter",
         "row_scope",
     ],

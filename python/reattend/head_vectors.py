@@ -14,6 +14,7 @@ import numpy as np
 from reattend.checks import integer, numbers
 from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.fingerprint import fingerprint
+from reattend.json_text import from_json
 from reattend.policy import Array
 from reattend.profile import Profile
 from reattend.whole_file import whole_file
@@ -209,7 +210,7 @@ class HeadVectors:
         """
         try:
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                about = json.loads(bytes(file["about"]))
+                about = from_json(bytes(file["about"]))
                 version = about["head_vectors"]
                 names = [name for name in file.files if name != "about"]
                 arrays = {name: file[name] for name in names}

@@ -15,6 +15,7 @@ import numpy as np
 from reattend.border.config import __version__
 from reattend.damaged_arrays import DAMAGED_ARRAYS
 from reattend.fingerprint import fingerprint
+from reattend.json_text import from_json
 from reattend.policy import Array
 from reattend.whole_file import whole_file
 
@@ -149,9 +150,9 @@ class Profile:
         """
         path = Path(path)
         try:
-            values = dict(json.loads(path.read_text("utf-8")))
+            values = dict(from_json(path.read_text("utf-8")))
             version = values["profile"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ProfileError(f"{path} is no profile of a model: {error!r}") from error
         if version != FORMAT:
             raise ProfileError(
@@ -311,8 +312,8 @@ def _read_arrays(path: Path, beside: Any) -> dict[str, Array]:
 def _arrays_file(path: Path) -> str | None:
     """Give the arrays' file of a profile that is there already."""
     try:
-        name: str | None = Path(json.loads(path.read_text("utf-8"))["arrays"]["file"]).name
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        name: str | None = Path(from_json(path.read_text("utf-8"))["arrays"]["file"]).name
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return name
 

@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 import numpy as np
 
 from reattend.damaged_arrays import DAMAGED_ARRAYS
+from reattend.json_text import from_json
 from reattend.policy import Array
 from reattend.whole_file import whole_file
 
@@ -135,7 +136,7 @@ class Recording:
         """
         try:
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                about = json.loads(bytes(file["about"]))
+                about = from_json(bytes(file["about"]))
                 arrays = {name: file[name] for name in file.files if name != "about"}
             version = about.pop("version")
         except FileNotFoundError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -41,6 +40,7 @@ from reattend.evaluation.datasets.emoji_world import Cell
 from reattend.evaluation.runner.answerers import TransformersAnswerer, VisionLanguageAnswerer
 from reattend.evaluation.runner.journal import JournalError
 from reattend.evaluation.runner.progress import ProgressBar
+from reattend.json_text import from_json
 from reattend.method import Method, registered
 from reattend.models import read_vision_language
 from reattend.terminal import CommandError
@@ -288,7 +288,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def _value(text: str) -> Any:
     """Read a parameter as JSON writes it; what is none is a text."""
     try:
-        return json.loads(text)
+        return from_json(text)
     except ValueError:
         return text
 

@@ -12,6 +12,7 @@ from reattend.cli.command import Command
 from reattend.evaluation.loading import PLAIN
 from reattend.evaluation.report.comparison import compare
 from reattend.evaluation.report.score_tables import FORMS, write_comparison
+from reattend.json_text import from_json
 from reattend.terminal import CommandError
 
 
@@ -45,7 +46,7 @@ def command(
     runs: list[Any] = []
     for path in (first, second):
         try:
-            runs.append(json.loads(path.read_text("utf-8")))
+            runs.append(from_json(path.read_text("utf-8")))
         except ValueError as error:
             raise CommandError(f"{path} cannot be read as JSON: {error}") from error
     try:

@@ -36,6 +36,7 @@ from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
 from reattend.evaluation.runner.executors import dask, processes
 from reattend.evaluation.runner.progress import Progress
 from reattend.evaluation.runner.second_branch import Change
+from reattend.json_text import from_json
 from reattend.models import SHIPPED_WEIGHTS, VisionLanguage, read_vision_language
 from reattend.models.bfloat16 import round_matrices
 from reattend.terminal import CommandError
@@ -162,7 +163,7 @@ def _with_parameters(
                 f"--set must be METHOD.NAME=VALUE, of one of {', '.join(settings)}, got {text}"
             )
         try:
-            given = {parameter: json.loads(value)}
+            given = {parameter: from_json(value)}
             found[method] = [replace(each, **given) for each in found[method]]  # type: ignore[type-var]
         except (TypeError, ValueError) as error:
             raise CommandError(f"--set {text}: {error}") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from reattend.json_text import from_json
 from reattend.models.weights import ModelFileError
 
 
@@ -24,7 +24,7 @@ def read_json(path: Path, name: str, absent: str) -> dict[str, Any]:
     FileNotFoundError, ModelFileError
     """
     try:
-        found = json.loads((path / name).read_text(encoding="utf-8"))
+        found = from_json((path / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(absent) from None
     except ValueError as error:

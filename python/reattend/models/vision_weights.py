@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reattend.damaged_arrays import DAMAGED_ARRAYS
+from reattend.json_text import from_json
 from reattend.models.llama import Llama
 from reattend.models.vision import GROUPS, Convolution, Encoder, Linear, Projector, Registers
 from reattend.models.weights import ModelFileError
@@ -115,9 +115,9 @@ class WeightsFile:
 
     def _read_metadata(self) -> dict[str, Any]:
         try:
-            metadata = json.loads(str(self._arrays.pop("metadata")))
+            metadata = from_json(str(self._arrays.pop("metadata")))
             found = metadata["format"]
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"{self.path} does not say what it is: its metadata must be JSON with a format"
             ) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reattend.evaluation.datasets.dataset import DataError, Problem
+from reattend.json_text import from_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
@@ -84,7 +85,7 @@ def read_object(path: Path) -> dict[str, Any]:
         If it is none.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = from_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError([Problem(str(path), _line_of(error), f"cannot be read: {error}")]) from None
     if not isinstance(found, dict):
@@ -180,7 +181,7 @@ def settle(problems: Sequence[Problem], skip_problems: bool) -> tuple[Problem, .
 
 def _array(path: Path, text: str) -> list[Any]:
     try:
-        found = json.loads(text)
+        found = from_json(text)
     except ValueError as error:
         raise DataError([Problem(str(path), _line_of(error), f"is no JSON: {error}")]) from None
     while len(found) == 1 and isinstance(found[0], list):  # some files hold an array in an array
@@ -192,7 +193,7 @@ def _lines(path: Path, text: str, problems: list[Problem]) -> Iterator[tuple[int
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, from_json(line)
             except ValueError as error:
                 problems.append(Problem(str(path), number, f"is no JSON: {error}"))
 

@@ -15,6 +15,7 @@ from reattend.evaluation.report.scores import UNSURE, score
 from reattend.evaluation.runner.answerers import Answerer
 from reattend.evaluation.runner.evaluate import evaluate
 from reattend.evaluation.runner.second_branch import Change
+from reattend.json_text import from_json
 
 # Measures that are worse when they are higher, and those that are neither good nor bad.
 WORSE_WHEN_HIGHER = frozenset(
@@ -109,7 +110,7 @@ class HallucinationRegression(Regression):
             if name == UNSURE:
                 continue
             try:
-                compared = compare(stored, json.loads(text), name, permutations=0)
+                compared = compare(stored, from_json(text), name, permutations=0)
             except ValueError as error:
                 raise AssertionError(
                     f"the baseline {self.path} is of something else: {error}; "
@@ -130,7 +131,7 @@ class HallucinationRegression(Regression):
 
     def _read(self) -> Any:
         try:
-            return json.loads(self.path.read_text("utf-8"))
+            return from_json(self.path.read_text("utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.path} cannot be read as a baseline: {error}") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reattend.evaluation.runner.file_lock import FileLock, HeldError
+from reattend.json_text import from_json
 from reattend.whole_file import named
 
 VERSION = 2  # of the lines; the first had no checksums
@@ -143,7 +144,7 @@ class Journal:
         run: dict[str, Any] = {}
         for number, line in enumerate(lines, 1):
             try:
-                entry = dict(json.loads(line))
+                entry = dict(from_json(line))
                 if number == 1:
                     run = self._begin(entry)
                 elif self._checked and not _holds(entry):
@@ -152,7 +153,7 @@ class Journal:
                     self._found[json.dumps(entry["key"])] = entry["found"]
             except JournalError:
                 raise
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise JournalError(
                     f"{self.path} is no journal of a run: line {number} is damaged: {error!r}"
                 ) from error
