@@ -102,6 +102,7 @@ def test_text_and_tables_stay_whole_in_pipes(printed):
     assert len(lines) == 2
     assert lines[1] == "  ".join(rows[1])
     assert all(line == line.rstrip() for line in lines)
+    assert "…" not in printed(lambda _: table(rows), COLUMNS="24")  # folded, nothing cut
     long = "[b]word[/b] :smile: " * 20
     assert printed(lambda _: long, terminal=False) == f"{long}\n"
 

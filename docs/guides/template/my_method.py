@@ -18,7 +18,7 @@ class MyMethod(ra.Method):
     Paper: its title (venue, year), arXiv number.
     """
 
-    needs_image: ClassVar[bool] = True  # so that a prompt without one is told of
+    needs_image: ClassVar[bool] = True  # a prompt without one is warned about
     edits: ClassVar[str] = "weights"  # for tables
     statistic: ClassVar[str] = "masses"  # for tables: what decides, beside parameters
     segment_names: ClassVar[tuple[str, ...]] = ("text", "image")  # for reports

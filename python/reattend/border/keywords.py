@@ -9,7 +9,7 @@ _ELSEWHERE = {  # of PyTorch's scaled_dot_product_attention, and of flash-attn, 
     "attn_mask": "pass a bool [B, M] padding mask as key_mask=, numbers added to the scores as "
     "bias=, and other bool masks as bias=np.where(mask, 0, -np.inf)",
     "is_causal": "pass causal=; it is aligned at the bottom right",
-    "enable_gqa": "leave it out, grouped heads are told by their shapes",
+    "enable_gqa": "leave it out, grouped heads follow from the shapes",
     "dropout_p": "leave it out, reattend is for inference",
     "need_weights": "rows of weights are measures.attention_rows'",
     "softmax_scale": "pass scale=",

@@ -224,7 +224,7 @@ def table(rows: Iterable[tuple[str, ...]]) -> Any:
     heading, *others = rows
     found = demand("rich.table").Table(box=None, pad_edge=False, padding=(0, 1))
     for place, name in enumerate(heading):
-        found.add_column(name, justify="right" if place else "left")
+        found.add_column(name, justify="right" if place else "left", overflow="fold")
     for row in others:
         found.add_row(*row)
     return found

@@ -17,7 +17,7 @@ _PALEST = 0.85  # of the map, where attention is highest
 
 
 def grid_of(tokens: int, grid: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Give rows and columns of an image's tokens; a square where nobody says.
+    """Give rows and columns of an image's tokens; a square by default.
 
     Parameters
     ----------
