@@ -39,7 +39,7 @@ class HeadVectors:
     --------
     >>> found = HeadVectors({3: np.ones((2, 4))}, {3: np.array([1.0, 0.0])})
     >>> found
-    HeadVectors(1 layers, 2 heads of 4)
+    HeadVectors(1 layers, 2 heads of 4, sha256 70fd0296bc2fad5b)
     """
 
     vectors: Mapping[int, Array]
@@ -70,7 +70,8 @@ class HeadVectors:
 
     def __repr__(self) -> str:
         heads, size = next(iter(self.vectors.values())).shape
-        return f"HeadVectors({len(self.vectors)} layers, {heads} heads of {size})"
+        digest = self._digest()[:16]  # other vectors look different: journals know methods by it
+        return f"HeadVectors({len(self.vectors)} layers, {heads} heads of {size}, sha256 {digest})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HeadVectors):

@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import re
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("transformers")
 
 import torch
-from reattend import ACT, VAR, VHR
+from reattend import ACT, VAR, VHR, HeadSteering, HeadVectors, Method
 from reattend.adaptors.transformers import attached
 from reattend.evaluation.datasets import Answer, DataError, load_dataset
 from reattend.evaluation.datasets.counting import summed
@@ -27,7 +29,7 @@ from reattend.evaluation.runner.answerers import (
     yes_margin,
 )
 from reattend.evaluation.runner.evaluate import AnswererOf, evaluate
-from reattend.evaluation.runner.journal import JournalError
+from reattend.evaluation.runner.journal import Journal, JournalError
 from reattend.testing.coco_folder import write_coco_folder
 from reattend.testing.tiny_llava import tiny_llava
 
@@ -164,6 +166,60 @@ def test_a_run_that_was_stopped_goes_on_and_another_is_refused(tmp_path, coco, a
         evaluate(other, answerer, settings, path, batch=8)
     with pytest.raises(JournalError, match="of another run, with model"):
         evaluate(data, FunctionAnswerer(len, "other"), settings, path, batch=8)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_wrong_number_of_answers_is_not_kept(tmp_path, coco, spread):
+    data, path = pope(coco), tmp_path / "run.jsonl"
+
+    class Short:
+        lacks = 2
+
+        def identity(self):
+            return {"model": "short"}
+
+        def __call__(self, cases, methods):
+            return [Answer("Yes")] * (len(cases) - self.lacks)
+
+    executor, model = ThreadPoolExecutor(1) if spread else None, Short()
+    with pytest.raises(ValueError, match="an answer for each of 8 cases, got 6"):
+        evaluate(data, model, {"plain": []}, path, executor=executor)
+    assert len(Journal(path)) == 0
+    model.lacks = 0
+    found = evaluate(data, model, {"plain": []}, path, executor=executor)
+    assert len(found.answers["plain"]) == len(data.cases)
+
+
+def test_settings_that_differ_in_their_arrays_alone_are_two(tmp_path, coco):
+    """The journal knows methods by what they look like: vectors must show."""
+    data = pope(coco)
+    vectors = [HeadVectors({2: np.full((2, 2000), each)}) for each in (0.1, 0.1 + 1e-6)]
+    settings = {
+        "one": [HeadSteering(vectors[0])], "other": [HeadSteering(vectors[1])],
+        "gated": [Gated(np.zeros(2000))], "ungated": [Gated(np.eye(1, 2000, 1000)[0])],
+    }  # fmt: skip
+    seen = []
+
+    def answer(cases, methods):
+        (method,) = methods
+        if method not in seen:
+            seen.append(method)
+        return [str(seen.index(method))] * len(cases)
+
+    model = FunctionAnswerer(answer, "which")
+    found = evaluate(data, model, settings, tmp_path / "run.jsonl", batch=99)
+    said = {name: answers[0].text for name, answers in found.answers.items()}
+    assert said == {"one": "0", "other": "1", "gated": "2", "ungated": "3"}
+
+
+@dataclass(frozen=True, eq=False)
+class Gated(Method):
+    """One of somebody's own, with an array."""
+
+    gates: Any = None
+
+    def plan(self, call, state):
+        return None, None
 
 
 def read_llava():

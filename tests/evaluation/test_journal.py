@@ -119,6 +119,21 @@ def test_a_line_that_was_changed_is_found(tmp_path):
         Journal(path)
 
 
+@pytest.mark.parametrize("found", [1, {"said": [1]}])
+def test_two_lines_of_one_piece_are_refused(tmp_path, found):
+    path = tmp_path / "run.jsonl"
+    journal = Journal(path, RUN)
+    journal.add(["plain", 0], found)
+    with pytest.raises(ValueError, match=r"key must be new to the journal, got \['plain', 0\]"):
+        journal.add(["plain", 0], 2)
+    other = Journal(tmp_path / "other.jsonl", RUN)
+    other.add(["plain", 0], found)
+    with path.open("ab") as file:
+        file.write(other.path.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(JournalError, match=r'line 3 is damaged: .*\["plain", 0\] was there before'):
+        Journal(path)
+
+
 def test_a_journal_from_before_checksums_goes_on(tmp_path):
     path = tmp_path / "run.jsonl"
     old = json.dumps(RUN) + "\n" + json.dumps({"key": ["plain", 0], "found": 7}) + "\n"

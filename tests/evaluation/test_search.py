@@ -1,5 +1,7 @@
 """The search for heads: exact against brute force, careful about chance, and kept when killed."""
 
+import dataclasses
+import functools
 import json
 import signal
 import subprocess
@@ -17,14 +19,18 @@ pytest.importorskip("scipy")
 import search_model
 from reattend import ACT, PASTA, VHR, HeadMask, Method, Plan, Reweight
 from reattend.evaluation.calibration import (
+    AnswerScores,
     Profile,
     PromptScores,
     choose,
     head_candidates,
     holm,
     mean_interval,
+    right_log_probability,
     search_heads,
 )
+from reattend.evaluation.datasets import Answer, Case, Dataset
+from reattend.evaluation.runner.answerers import FunctionAnswerer
 from reattend.evaluation.runner.journal import Journal, JournalError
 
 TOLERANCE = 2e-4  # of logits up to 10: other batches add float32 in another order
@@ -179,6 +185,89 @@ def test_intervals_are_those_of_the_normal_law_where_it_holds(rng):
     assert value == values.mean()
     np.testing.assert_allclose([low, high], [value - 1.96 * error, value + 1.96 * error],
                                atol=0.1 * error)  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_few_samples_confirm_nothing(samples):
+    """Of five that gain nothing, all are on one side of 0 more than 5% of the time."""
+
+    def held(heads):
+        return np.linspace(1, 1.5, samples) * bool(heads)
+
+    def alike(heads):
+        return np.ones(samples) * bool(heads)
+
+    for confirm in (held, alike, lambda heads: -held(heads)):
+        found = search_heads(lambda heads: np.ones(8) * bool(heads), [(2, 0)], confirm=confirm)
+        assert found.verdict == "no difference shown"
+        assert np.isnan(found.confirmed[1:]).all()
+
+
+def test_gains_that_are_all_alike_are_no_proof():
+    """Two samples that gain alike have no spread, and by chance a fourth of all do."""
+    gains = np.ones((40, 2))
+    for rule in ("holm", "bootstrap"):
+        chosen, p_values = choose(gains, rule)
+        assert not chosen.any()
+        np.testing.assert_array_equal(p_values, 1)
+    np.testing.assert_array_equal(choose(gains)[1], 0.25)
+    assert choose(np.ones((40, 12)), "holm")[0].all()
+
+
+def test_held_out_scores_of_another_are_not_read_from_a_journal(tmp_path):
+    class Known:
+        def identity(self):
+            return {"model": "planted"}
+
+        def __call__(self, heads):
+            return np.arange(8.0) * bool(heads)
+
+    options = {"candidates": [(2, 0)], "journal": tmp_path / "run.jsonl"}
+    with pytest.raises(ValueError, match="where a journal is kept and a scorer has no identity"):
+        search_heads(Known(), confirm=lambda heads: np.ones(8), **options)
+    found = search_heads(Known(), confirm=Known(), **options)
+    assert found.confirmed.value == 3.5
+    with pytest.raises(JournalError, match="of another run, with held out"):
+        search_heads(Known(), confirm=planted({(2, 0): 1.0}, 0.1), identity={"of": 2}, **options)
+
+
+def yes_data(**options):
+    cases = [Case(str(n), "Is it?", None, str(n), yes_or_no=True, truth=n > 2) for n in range(6)]
+    options = {"cases": cases, "rules": {"rule": "first"}, **options}
+    return Dataset("yes", count=lambda case, answer: {"right": 1.0, "asked": 1.0},
+                   measures={"accuracy": ("right", "asked")}, **options)  # fmt: skip
+
+
+def test_scores_depend_on_rules_and_on_what_is_right():
+    model = FunctionAnswerer(lambda cases, methods: [Answer("Yes", 1.0)] * len(cases), "yes")
+
+    def identity(data, score="accuracy", gate=0.5):
+        switch = functools.partial(HeadMask, gate=gate)
+        return AnswerScores(data, model, lambda h: switch(heads=h), score=score).identity()
+
+    other = [dataclasses.replace(case, truth=not case.truth) for case in yes_data().cases]
+    same, *changed = (
+        identity(data)
+        for data in (yes_data(), yes_data(rules={"rule": "exact"}), yes_data(cases=other))
+    )
+    assert same == identity(yes_data())
+    assert same not in changed
+    assert identity(yes_data(), right_log_probability)["score"].endswith(".right_log_probability")
+    with pytest.raises(ValueError, match="score must be a function of a module"):
+        identity(yes_data(), lambda case, answer: 1.0)
+
+
+def test_answers_must_be_as_many_as_cases_in_each_batch():
+    """Two batches of which one gives more and one less would join answers to other cases."""
+    sizes = iter([3, 1])
+
+    def model(cases, methods):
+        return [Answer("Yes", 1.0)] * next(sizes)
+
+    scores = AnswerScores(yes_data(cases=yes_data().cases[:4]), model,
+                          lambda heads: HeadMask(heads=heads), batch=2)  # fmt: skip
+    with pytest.raises(ValueError, match="an answer for each of 2 cases, got 3"):
+        scores({})
 
 
 def test_a_search_goes_on_and_another_one_is_refused(tmp_path):

@@ -113,3 +113,34 @@ def test_what_cannot_be_meant_is_refused(arguments, says):
 def test_descriptions_that_lack_are_refused():
     with pytest.raises(ValueError, match="must give 3 descriptions, got 0"):
         tune(lambda parameters, samples: [], {"skill": [1]}, 3)
+
+
+def test_an_identity_that_is_given_counts_beside_the_describers_own(tmp_path):
+    path = tmp_path / "tune.jsonl"
+    tune(World(), {"skill": [0.5]}, 8, journal=path, identity={"prompt": "short"})
+    with pytest.raises(JournalError, match="of another run, with identity"):
+        tune(World(), {"skill": [0.5]}, 8, journal=path, identity={"prompt": "long"})
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_few_samples_show_nothing(samples):
+    def describe(parameters, some):
+        made_up = [(9, 0.5)] if parameters is None else []
+        return [Described([(0, 0.4), *made_up], {0}) for _ in some]
+
+    found = tune(describe, {"alpha": [1.1]}, samples)
+    assert (found.best, found.verdict) == ({"alpha": 1.1}, "no difference shown")
+    assert tune(describe, {"alpha": [1.1]}, 6).verdict == "better"
+
+
+def test_long_arrays_are_strengths_of_their_own():
+    """NumPy shows the ends of a long array alone."""
+
+    def describe(parameters, some):
+        words = [] if parameters is None else [(int(parameters["gates"][1000]), 1.0)]
+        return [Described([(9, 1.0), *words], {0}) for _ in some]
+
+    gates = np.zeros((2, 2000))
+    gates[1, 1000] = 1
+    found = tune(describe, [{"gates": each} for each in gates], 8)
+    assert [trial.recall.value for trial in found.trials] == [1, 0]

@@ -8,7 +8,8 @@ from typing import Any
 from reattend.evaluation.calibration.tuning import Described, Parameters
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
 from reattend.evaluation.metrics.certainty import sure_words
-from reattend.evaluation.runner.answerers import Answerer
+from reattend.evaluation.runner.answerers import Answerer, answers_of
+from reattend.evaluation.runner.journal import written_out
 from reattend.evaluation.runner.second_branch import Change
 
 
@@ -66,8 +67,9 @@ class AnswerDescriptions:
         """Say what decides the descriptions."""
         return {
             "data": self._data.identity(),
+            "right": self._data.right(),
             "model": self._answerer.identity(),
-            "method": repr(self._build({})),
+            "method": written_out(self._build({})),
             "batch": self._batch,
         }
 
@@ -78,7 +80,7 @@ class AnswerDescriptions:
         found = []
         for at in range(0, len(cases), self._batch):
             some = cases[at : at + self._batch]
-            found += [*map(self._described, some, self._answerer(some, methods))]
+            found += [*map(self._described, some, answers_of(self._answerer, some, methods))]
         return found
 
     def _described(self, case: Case, answer: Answer) -> Described:

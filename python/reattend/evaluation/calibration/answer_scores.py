@@ -10,7 +10,8 @@ import numpy as np
 from reattend.evaluation.calibration.prompt_scores import PromptBatch, PromptScores
 from reattend.evaluation.calibration.search import Heads
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
-from reattend.evaluation.runner.answerers import Answerer, VisionLanguageAnswerer
+from reattend.evaluation.runner.answerers import Answerer, VisionLanguageAnswerer, answers_of
+from reattend.evaluation.runner.journal import written_out
 from reattend.method import Method
 from reattend.policy import Array
 
@@ -102,9 +103,9 @@ class AnswerScores:
     def identity(self) -> dict[str, Any]:
         """Say what decides the scores."""
         return {
-            "data": self._data.identity(),
+            **_data(self._data),
             "model": self._answerer.identity(),
-            "method": repr(self._switch({})),
+            "method": written_out(self._switch({})),
             "score": _named(self._score),
             "batch": self._batch,
         }
@@ -115,7 +116,7 @@ class AnswerScores:
         answers = [
             answer
             for at in range(0, len(cases), self._batch)
-            for answer in self._answerer(cases[at : at + self._batch], methods)
+            for answer in answers_of(self._answerer, cases[at : at + self._batch], methods)
         ]
         if isinstance(self._score, str):
             part, whole = self._data.measures[self._score]
@@ -160,7 +161,7 @@ def question_scores(
         some = cases[at : at + batch]
         batches.append(PromptBatch(*answerer.embed(some), _right(answerer, some)))
     identity = {
-        "data": dataset.identity(), "model": answerer.identity(), "method": repr(switch({})),
+        **_data(dataset), "model": answerer.identity(), "method": written_out(switch({})),
         "score": _named(right_log_probability), "batch": [batch, together],
     }  # fmt: skip
     return PromptScores(
@@ -189,5 +190,19 @@ def _samples(cases: Sequence[Case]) -> Array:
     return np.array([places[case.group] for case in cases], np.intp)
 
 
+def _data(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "data": dataset.identity(), "rules": dict(dataset.rules), "right": dataset.right()
+    }  # fmt: skip
+
+
 def _named(score: Score | str) -> str:
-    return score if isinstance(score, str) else f"{score.__module__}.{score.__qualname__}"
+    if isinstance(score, str):
+        return score
+    name = f"{score.__module__}.{getattr(score, '__qualname__', '<nameless>')}"
+    if "<" in name:  # a lambda, or a function within one: another may have the same name
+        raise ValueError(
+            f"score must be a function of a module, by whose name it is known, where a journal is "
+            f"kept, got {name}"
+        )
+    return name

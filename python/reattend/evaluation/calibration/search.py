@@ -116,8 +116,9 @@ def search_heads(
     journal : path, optional
         Where scores are kept.
     identity : mapping, optional
-        What decides the scores, if the scorers do not say so by ``identity()``: a journal of
-        another model, of other data or of another version of reattend is refused.
+        What decides the scores, those of ``confirm`` included, if a scorer does not say so by
+        ``identity()``: a journal of another model, of other data or of another version of reattend
+        is refused.
     progress : callable, optional
         Is told how many candidates of how many are done; see `ProgressBar`.
     seed : int, optional
@@ -309,9 +310,10 @@ def _run(
         return scorer.identity() if hasattr(scorer, "identity") else None
 
     own = {"searched": of(evaluate), "held out": of(confirm)}
-    if identity is None and own["searched"] is None:
+    unknown = own["searched"] is None or (confirm is not None and own["held out"] is None)
+    if identity is None and unknown:
         raise ValueError(
-            "identity must say what decides the scores where a journal is kept and the scorer has "
+            "identity must say what decides the scores where a journal is kept and a scorer has "
             "no identity(), got None"
         )
     return {"reattend": __version__, "search": _listed(as_heads(candidates)), **own,

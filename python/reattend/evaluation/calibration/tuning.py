@@ -18,7 +18,7 @@ from reattend.evaluation.metrics.counts import (
     matched_difference,
     resample,
 )
-from reattend.evaluation.runner.journal import Journal
+from reattend.evaluation.runner.journal import Journal, written_out
 from reattend.evaluation.runner.progress import Progress, silent
 from reattend.policy import Array
 
@@ -102,7 +102,7 @@ def tune(
     journal : path, optional
         Where descriptions are kept.
     identity : mapping, optional
-        What decides the descriptions, if ``describe.identity()`` does not say so.
+        What decides the descriptions, where ``describe.identity()`` does not say all of it.
     progress : callable, optional
         Is told how many strengths of how many are done, over all rounds.
     seed : int, optional
@@ -139,10 +139,11 @@ def tune(
         raise ValueError(f"search must be one of {', '.join(SEARCHES)}, got {search!r}")
     if not 0 < keep < 1:
         raise ValueError(f"keep must be above 0 and below 1, got {keep!r}")
-    own = describe.identity() if hasattr(describe, "identity") else identity
-    if journal is not None and own is None:
+    own = describe.identity() if hasattr(describe, "identity") else None
+    if journal is not None and own is None and identity is None:
         raise ValueError("identity must say what decides the descriptions where a journal is kept")
-    run = {"reattend": __version__, "tuned": own, "samples": samples}
+    run = {"reattend": __version__, "tuned": own, "samples": samples,
+           **({} if identity is None else {"identity": dict(identity)})}  # fmt: skip
     book = None if journal is None else Journal(Path(journal), run)
     descriptions = _Descriptions(describe, book)
     rounds = _rounds(len(tried), samples, keep) if search == "halving" else [(len(tried), samples)]
@@ -207,7 +208,7 @@ class _Descriptions:
         self._held: dict[str, list[Described]] = {}
 
     def of(self, parameters: dict[str, Any] | None, count: int) -> list[Described]:
-        held = self._held.setdefault(repr(parameters), [])
+        held = self._held.setdefault(written_out(parameters), [])
         if len(held) < count:
             held += self._new(parameters, range(len(held), count))
         return held[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,9 +153,16 @@ class Dataset:
         return {
             "name": self.name,
             "cases": len(self.cases),
-            "files": {path.name: sha256(path) for path in self.files},
+            "files": [[path.name, sha256(path)] for path in self.files],
             "asked": _digest(self.cases),
         }
+
+    def right(self) -> str:
+        """Give a checksum of what is right: of it and of `rules` scores depend, answers do not."""
+        truths = (each.truth if self.naming is None else self.naming.there(each)
+                  for each in self.cases)  # fmt: skip
+        known = [sorted(t, key=repr) if isinstance(t, (set, frozenset)) else t for t in truths]
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 Loader = Callable[..., Dataset]
@@ -216,9 +224,13 @@ def sha256(path: Path) -> str:
 
 
 def _digest(cases: Sequence[Case]) -> str:
-    found = hashlib.sha256()
+    found, seen = hashlib.sha256(), functools.cache(sha256)  # a picture may be in many cases
     for case in cases:
-        image = case.image
-        seen = image.name if isinstance(image, Path) else "" if image is None else image.tobytes()
-        found.update(repr((case.key, case.prompt, case.max_new_tokens, seen)).encode())
+        image: Any = case.image
+        if isinstance(image, Path):
+            image = seen(image)
+        elif image is not None:
+            image = image.shape, str(image.dtype), hashlib.sha256(image.tobytes()).hexdigest()
+        asked = case.key, case.prompt, case.group, case.yes_or_no, case.max_new_tokens, image
+        found.update(repr(asked).encode())
     return found.hexdigest()

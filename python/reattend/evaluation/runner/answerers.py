@@ -43,6 +43,7 @@ __all__ = [
     "RecordedAnswerer",
     "TransformersAnswerer",
     "VisionLanguageAnswerer",
+    "answers_of",
     "yes_margin",
 ]
 
@@ -69,6 +70,33 @@ class Answerer(Protocol):
 
     def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
         """Answer cases side by side, in their order."""
+
+
+def answers_of(
+    answerer: Answerer, cases: Sequence[Case], methods: Sequence[Change]
+) -> list[Answer]:
+    """Let an answerer answer cases.
+
+    Parameters
+    ----------
+    answerer : Answerer
+        What answers.
+    cases : sequence of Case
+        Side by side.
+    methods : sequence of Method, and of decoding settings
+        What is at work.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many answers as cases.
+    """
+    found = [*answerer(cases, methods)]
+    if len(found) != len(cases):
+        raise ValueError(
+            f"answerer must give an answer for each of {len(cases)} cases, got {len(found)}"
+        )
+    return found
 
 
 class TransformersAnswerer:
@@ -318,18 +346,8 @@ class FunctionAnswerer:
         return {"model": "function", "name": self._name}
 
     def __call__(self, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
-        """Answer cases.
-
-        Raises
-        ------
-        ValueError
-            If there are not as many answers as cases.
-        """
-        found = [*self._function(cases, methods)]
-        if len(found) != len(cases):
-            raise ValueError(
-                f"function must give an answer for each of {len(cases)} cases, got {len(found)}"
-            )
+        """Answer cases."""
+        found = self._function(cases, methods)
         return [Answer(each) if isinstance(each, str) else each for each in found]
 
 

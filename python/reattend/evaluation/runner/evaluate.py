@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from reattend import __version__
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
-from reattend.evaluation.runner.answerers import Answerer
-from reattend.evaluation.runner.journal import Journal
+from reattend.evaluation.runner.answerers import Answerer, answers_of
+from reattend.evaluation.runner.journal import Journal, written_out
 from reattend.evaluation.runner.progress import Progress, silent
 from reattend.evaluation.runner.running import running_estimate
 from reattend.evaluation.runner.second_branch import Change
@@ -99,7 +99,8 @@ def evaluate(
     JournalError
         If the journal is of another run.
     ValueError
-        If there are no settings, or ``batch`` is below 1.
+        If there are no settings, ``batch`` is below 1, or the answerer gives another number of
+        answers than of cases.
 
     Examples
     --------
@@ -124,7 +125,7 @@ def evaluate(
         "batch": batch,
     }
     book = Journal(Path(journal), run)
-    named = {name: [repr(method) for method in methods] for name, methods in settings.items()}
+    named = {name: [written_out(each) for each in methods] for name, methods in settings.items()}
     starts = range(0, len(dataset.cases), batch)
     whole = [(name, start) for start in starts for name in settings]
     left = [(name, start) for name, start in whole if [named[name], start] not in book]
@@ -162,19 +163,15 @@ def _answered(
 ) -> Iterator[tuple[tuple[str, int], list[Answer]]]:
     if executor is None:
         for piece in left:
-            yield piece, _answer(*work(*piece))
+            yield piece, answers_of(*work(*piece))
         return
-    futures = {executor.submit(_answer, *work(*piece)): piece for piece in left}
+    futures = {executor.submit(answers_of, *work(*piece)): piece for piece in left}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:  # also if it was interrupted
         for future in futures:
             future.cancel()
-
-
-def _answer(answerer: Answerer, cases: Sequence[Case], methods: Sequence[Change]) -> list[Answer]:
-    return answerer(cases, methods)
 
 
 @cache

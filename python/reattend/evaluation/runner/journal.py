@@ -10,10 +10,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from reattend.evaluation.runner.file_lock import FileLock, HeldError
 from reattend.json_text import from_json
@@ -132,11 +135,15 @@ class Journal:
         ------
         OSError
             If it cannot be written, such as on a full disk; the journal then is as it was.
+        ValueError
+            If the piece of work is there already.
 
         Examples
         --------
         See the example of the class.
         """
+        if key in self:
+            raise ValueError(f"key must be new to the journal, got {key!r} again")
         _append(self.path, _line({"key": key, "found": found}, checked=self._checked))
         self._found[json.dumps(key)] = found
 
@@ -150,7 +157,10 @@ class Journal:
                 elif self._checked and not _holds(entry):
                     raise ValueError("its checksum is another")
                 else:
-                    self._found[json.dumps(entry["key"])] = entry["found"]
+                    key = json.dumps(entry["key"])
+                    if key in self._found:
+                        raise ValueError(f"its key {key} was there before")
+                    self._found[key] = entry["found"]
             except JournalError:
                 raise
             except (ValueError, KeyError, TypeError) as error:
@@ -179,6 +189,23 @@ class Journal:
             raise JournalError(
                 f"{self.path} is of another run, with {differs}: give another --out, or delete it"
             )
+
+
+def written_out(value: Any) -> str:
+    """Give what Python shows of a value with its arrays in full: two that differ look different.
+
+    Parameters
+    ----------
+    value
+        Such as a method that is at work.
+
+    Examples
+    --------
+    >>> len(written_out(np.zeros(2000))) > 3 * 2000
+    True
+    """
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return repr(value)
 
 
 def differences(run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
