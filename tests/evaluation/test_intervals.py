@@ -84,6 +84,24 @@ def test_p_values_are_those_of_all_permutations(rng):
         assert np.isnan(p_value(empty, first, measure))
 
 
+def test_permutations_without_a_measure_make_no_p_value_small():
+    """Precision where one setting says yes to nothing: such a permutation is no evidence."""
+    first = np.array([[1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    second = np.array([[0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0]])
+
+    def precision(sums):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
+
+    observed, as_far = -1.0, 0
+    for swaps in itertools.product((False, True), repeat=5):
+        one, other = (np.where(swaps, a, b) for a, b in ((second, first), (first, second)))
+        found = precision(other.sum(1)) - precision(one.sum(1))
+        as_far += bool(np.isnan(found)) or abs(found) >= abs(observed)
+    assert as_far == 32
+    assert p_value(first, second, precision) == 1
+
+
 def test_hallucinated_words_are_matched_as_matched_difference_has_it(rng):
     from reattend.evaluation.report.scores import measure
 

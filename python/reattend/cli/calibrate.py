@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from reattend.cli.arguments import at_least, share
 from reattend.cli.command import Options, Several
@@ -37,6 +37,7 @@ from reattend.evaluation.calibration.significance import RULES
 from reattend.evaluation.calibration.tuning import SEARCHES
 from reattend.evaluation.datasets import DataError, Dataset, load_dataset
 from reattend.evaluation.datasets.emoji_world import Cell
+from reattend.evaluation.metrics.counts import Estimate
 from reattend.evaluation.runner.answerers import TransformersAnswerer, VisionLanguageAnswerer
 from reattend.evaluation.runner.journal import JournalError
 from reattend.evaluation.runner.progress import ProgressBar
@@ -297,24 +298,27 @@ def _shown(profile: Profile, name: str) -> str:
     """Say in lines what was found."""
     scores, parameters = profile.scores[name], dict(profile.methods[name])
     lines = [f"{name}, {profile.model['architecture']}"]
-    interval = partial("{:+.4f} [{:+.4f}, {:+.4f}]".format)
     if (searched := scores.get("searched")) is not None:
         heads = parameters.pop("heads")
         count = sum(map(len, heads.values()))
         lines.append(f"{count} of {searched['candidates']} heads: " + "; ".join(
             f"{layer}: {', '.join(map(str, some))}" for layer, some in heads.items() if some
         ))  # fmt: skip
-        lines.append(f"score where they were searched: {interval(*searched['gain'])}")
+        lines.append(f"score where they were searched: {_interval(searched['gain'])}")
         held = scores["held_out"]
-        lines.append(f"score held out: {interval(*held['gain'])}: {held['verdict']}")
+        lines.append(f"score held out: {_interval(held['gain'])}: {held['verdict']}")
     if (tuned := scores.get("tuned")) is not None:
         for trial in tuned["trials"][1:]:
             values = ", ".join(f"{key}={value}" for key, value in trial["parameters"].items())
             lines.append(
-                f"{values}: hallucinated {interval(*trial['excess'])} at equal recall "
+                f"{values}: hallucinated {_interval(trial['excess'])} at equal recall "
                 f"({trial['samples']} pictures{', finds less' if trial['out'] else ''})"
             )
         best = tuned["best"] and ", ".join(f"{key}={each}" for key, each in tuned["best"].items())
         lines.append(f"best: {best or 'none'}: {tuned['verdict']}")
     lines.append(f"sink dimensions: {', '.join(map(str, profile.sink_dims or ())) or 'none'}")
     return "\n".join(lines) + "\n"
+
+
+def _interval(numbers: Sequence[float | None]) -> str:
+    return Estimate(*(np.nan if each is None else each for each in numbers)).written("+.4f")

@@ -209,11 +209,8 @@ def _by_key(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Answe
 
 
 def _percent(found: Estimate) -> str:
-    value, low, high = (100 * each for each in found)
-    if np.isnan(value):
-        return "-"
-    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+    return "-" if np.isnan(found.value) else Estimate(*(100 * n for n in found)).written(".0f")
 
 
 def _plainly(found: Estimate) -> str:
-    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
+    return found.written(".1f")

@@ -11,6 +11,7 @@ import numpy as np
 
 from reattend.evaluation.calibration.search import HeadSearch
 from reattend.evaluation.calibration.tuning import Tuning
+from reattend.evaluation.metrics.counts import Estimate
 from reattend.fingerprint import fingerprint
 from reattend.method import Method
 from reattend.profile import Profile
@@ -60,7 +61,7 @@ def search_profile(
     parameters = _parameters(method)
     if "heads" not in parameters:
         raise TypeError(f"method must have heads to be switched on in, got {method!r}")
-    held = None if found.confirmed is None else [*found.confirmed]
+    held = None if found.confirmed is None else _known(found.confirmed)
     return Profile(
         fingerprint(model),
         {name: {**parameters, "heads": found.heads}},
@@ -69,7 +70,7 @@ def search_profile(
         {
             name: {
                 "plain": found.plain,
-                "searched": {"gain": [*found.gain], "candidates": len(found.candidates)},
+                "searched": {"gain": _known(found.gain), "candidates": len(found.candidates)},
                 "held_out": {"gain": held, "verdict": found.verdict},
             }
         },
@@ -110,13 +111,16 @@ def tuning_profile(
     >>> def describe(parameters, samples):
     ...     made_up = [(9, 0.5)] if parameters is None else []
     ...     return [Described([(0, 0.4), *made_up], {0}) for _ in samples]
-    >>> found = tune(describe, {"alpha": [1.1]}, 4)
+    >>> found = tune(describe, {"alpha": [1.1]}, 8)
     >>> profile = tuning_profile(found, VHR(), {"num_layers": 4})
     >>> VHR.from_profile(profile).alpha, profile.scores["VHR"]["tuned"]["verdict"]
     (1.1, 'better')
     """
     name = type(method).__name__
-    trials = [each._asdict() for each in (found.plain, *found.trials)]
+    trials = [
+        {n: _known(v) if isinstance(v, Estimate) else v for n, v in each._asdict().items()}
+        for each in (found.plain, *found.trials)
+    ]
     return Profile(
         fingerprint(model),
         {name: {**_parameters(method), **(found.best or {})}},
@@ -126,6 +130,11 @@ def tuning_profile(
         {},
         _now() if created is None else created,
     )
+
+
+def _known(numbers: Estimate) -> list[float | None]:
+    """Give numbers as JSON can hold them: None where one is not known."""
+    return [None if np.isnan(number) else number for number in numbers]
 
 
 def _parameters(method: Method) -> dict[str, Any]:

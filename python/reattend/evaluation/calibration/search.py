@@ -288,12 +288,9 @@ class _Search:
         assert self._plain is not None
         gains = {each: row - self._plain for each, row in found.items()}
         best = max(gains, key=lambda each: float(gains[each].mean()))
-        value, low, high = mean_interval(gains[best])
+        gain = mean_interval(gains[best]).written("+.4f")
         above = sum(float(each.mean()) > 0 for each in gains.values())
-        return (
-            f"{above} of {len(gains)} heads gain, most {best[0]}.{best[1]}: "
-            f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
-        )
+        return f"{above} of {len(gains)} heads gain, most {best[0]}.{best[1]}: {gain}"
 
 
 def _listed(heads: Heads) -> list[list[Any]]:

@@ -16,6 +16,7 @@ from reattend.policy import Array
 
 RULES = ("above", "holm", "bootstrap")
 RESAMPLES = 9999
+FEWEST = 6  # samples: of fewer, all on one side of 0 is chance too often, 2 / 2^5 of the time
 _ROUNDING = 1e-9  # values that differ by no larger a share are the same, but for rounding
 
 
@@ -97,18 +98,22 @@ def mean_interval(values: Array, *, seed: int = 0) -> Estimate:
     Parameters
     ----------
     values : array [n]
-        Of independent samples.
+        Of independent samples. Of fewer than `FEWEST` no interval is known: it is NaN.
     seed : int, optional
         Of the bootstrap.
 
     Examples
     --------
-    >>> mean_interval(np.array([0.5, 0.5, 0.5]))
+    >>> mean_interval(np.full(6, 0.5))
     Estimate(value=0.5, low=0.5, high=0.5)
+    >>> mean_interval(np.array([0.5, 0.5]))
+    Estimate(value=0.5, low=nan, high=nan)
     """
     values = np.asarray(values, np.float64)
     value = float(values.mean())
-    if len(values) < 2 or not _varied(values[None])[0]:
+    if len(values) < FEWEST:
+        return Estimate(value, np.nan, np.nan)
+    if not _varied(values[None])[0]:
         return Estimate(value, value, value)
     found = demand("scipy.stats").bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, batch=_batch(len(values)), method="BCa",
@@ -120,7 +125,7 @@ def mean_interval(values: Array, *, seed: int = 0) -> Estimate:
 def _one_sided(gains: Array) -> Array:
     """P values of a mean of 0 or less; 1 where nothing was gained or lost anywhere."""
     varied = _varied(gains)
-    found = np.where(gains.mean(1) > 0, 0.0, 1.0)
+    found: Array = _of_signs(gains)
     if varied.any():
         test = demand("scipy.stats").ttest_1samp(gains[varied], 0, axis=1, alternative="greater")
         found[varied] = test.pvalue
@@ -132,7 +137,7 @@ def _of_the_largest(gains: Array, seed: int) -> Array:
     samples = gains.shape[1]
     means, errors = gains.mean(1), gains.std(1, ddof=1) / samples**0.5
     varied = _varied(gains)
-    found = np.where(means > 0, 0.0, 1.0)
+    found: Array = np.minimum(1, len(gains) * _of_signs(gains))
     if not varied.any():
         return found
     centred = (gains[varied] - means[varied, None]) / errors[varied, None]
@@ -149,6 +154,11 @@ def _of_the_largest(gains: Array, seed: int) -> Array:
     above = (drawn[None] >= reached[:, None]).sum(1)
     found[varied] = (1 + above) / (1 + len(drawn))
     return found
+
+
+def _of_signs(gains: Array) -> Array:
+    """P values where all samples gain alike: without a spread there are only signs to go by."""
+    return np.where(gains.mean(1) > 0, 0.5 ** gains.shape[1], 1.0)
 
 
 def _varied(values: Array) -> Array:

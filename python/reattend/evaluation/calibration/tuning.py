@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from reattend import __version__
+from reattend.evaluation.calibration.significance import FEWEST
 from reattend.evaluation.metrics.counts import (
     Estimate,
     Word,
@@ -62,7 +63,7 @@ class Tuning(NamedTuple):
     best: dict[str, Any] | None  # None: no strength is better than the plain model
     trials: tuple[Trial, ...]  # in the order of the grid
     plain: Trial
-    verdict: str  # of the best on all samples: better, or no difference shown
+    verdict: str  # of the best, if there are `FEWEST` samples: better, or no difference shown
 
 
 def tune(
@@ -161,7 +162,7 @@ def tune(
     finished = [place for place in trials if trials[place].samples == samples]
     best = min(finished, key=lambda place: _rank(trials[place]))
     wins = _rank(trials[best]) < 0
-    shown = wins and trials[best].excess.high < 0
+    shown = wins and samples >= FEWEST and trials[best].excess.high < 0
     return Tuning(
         tried[best] if wins else None,
         tuple(_with_frontier([trials[place] for place in sorted(trials)])),
@@ -299,6 +300,5 @@ def _with_frontier(trials: Sequence[Trial]) -> list[Trial]:
 
 def _so_far(trials: Mapping[int, Trial]) -> str:
     best = min(trials.values(), key=_rank)
-    value, low, high = best.excess
     values = ", ".join(f"{name}={value}" for name, value in best.parameters.items())
-    return f"best {values}: hallucinated {value:+.4f} [{low:+.4f}, {high:+.4f}] at equal recall"
+    return f"best {values}: hallucinated {best.excess.written('+.4f')} at equal recall"

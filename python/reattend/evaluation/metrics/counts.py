@@ -63,11 +63,27 @@ QUESTION_MEASURES: dict[str, tuple[str, str]] = {
 
 
 class Estimate(NamedTuple):
-    """A number with its 95% interval; NaN where a measure's whole is 0."""
+    """A number with its 95% interval; NaN where a measure's whole is 0, or of a single scene."""
 
     value: float
     low: float
     high: float
+
+    def written(self, form: str) -> str:
+        """Write the number, with its interval where that is known.
+
+        Parameters
+        ----------
+        form : str
+            Of each number, as `format` takes it.
+
+        Examples
+        --------
+        >>> Estimate(0.5, 0.25, 0.75).written("+.2f"), Estimate(3, np.nan, np.nan).written(".1f")
+        ('+0.50 [+0.25, +0.75]', '3.0')
+        """
+        value, low, high = (format(each, form) for each in self)
+        return value if np.isnan(self.low) or np.isnan(self.high) else f"{value} [{low}, {high}]"
 
 
 class Word(NamedTuple):
@@ -242,7 +258,8 @@ def estimate(part: Array, whole: Array, weights: Array) -> Estimate:
     >>> estimate(made_up, said, resample(4)).value
     0.25
     """
-    return _with_interval(_ratio(part.sum(), whole.sum()), _ratio(weights @ part, weights @ whole))
+    drawn = _ratio(weights @ part, weights @ whole)
+    return _with_interval(_ratio(part.sum(), whole.sum()), drawn, len(part))
 
 
 def difference(
@@ -272,7 +289,8 @@ def difference(
     """
     value = _ratio(part.sum(), whole.sum()) - _ratio(plain_part.sum(), plain_whole.sum())
     drawn = _ratio(weights @ part, weights @ whole)
-    return _with_interval(value, drawn - _ratio(weights @ plain_part, weights @ plain_whole))
+    plain = _ratio(weights @ plain_part, weights @ plain_whole)
+    return _with_interval(value, drawn - plain, len(part))
 
 
 def matched_difference(
@@ -329,7 +347,7 @@ def matched_difference(
     parts = max(1, weights.shape[0] * size // _TOGETHER)
     drawn = [measure(some) for some in np.array_split(weights, parts)]
     value = measure(np.ones((1, weights.shape[1])))[0]
-    return _with_interval(value, np.concatenate(drawn))
+    return _with_interval(value, np.concatenate(drawn), weights.shape[1])
 
 
 def matched_measure(
@@ -406,7 +424,8 @@ def _ratio(part: Array, whole: Array) -> Array:
         return np.where(whole > 0, np.asarray(part, np.float64) / whole, np.nan)
 
 
-def _with_interval(value: Array, drawn: Array) -> Estimate:
+def _with_interval(value: Array, drawn: Array, scenes: int) -> Estimate:
     drawn = drawn[~np.isnan(drawn)]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if drawn.size else (np.nan, np.nan)
+    known = drawn.size and scenes > 1  # a single scene is the same in every resample
+    low, high = np.quantile(drawn, (0.025, 0.975)) if known else (np.nan, np.nan)
     return Estimate(float(value), float(low), float(high))

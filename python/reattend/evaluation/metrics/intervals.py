@@ -91,7 +91,8 @@ def p_value(
     Returns
     -------
     float
-        Two-sided; 1 if nothing differs, NaN if there is no measure.
+        Two-sided; 1 if nothing differs, NaN if there is no measure. A permutation that has none
+        counts as one that is as far apart: p may be too large then, never too small.
 
     Examples
     --------
@@ -109,10 +110,16 @@ def p_value(
         return measure(both[:, other].sum(-1)) - measure(both[:, one].sum(-1))
 
     places = np.arange(pictures)
-    if np.isnan(difference(places, places + pictures, -1)):
+    observed = difference(places, places + pictures, -1)
+    if np.isnan(observed):
         return np.nan
+
+    def known(one: Array, other: Array, axis: int) -> Array:
+        found = difference(one, other, axis)
+        return np.where(np.isnan(found), observed, found)
+
     found = demand("scipy.stats").permutation_test(
-        (places, places + pictures), difference, permutation_type="samples", vectorized=True,
+        (places, places + pictures), known, permutation_type="samples", vectorized=True,
         n_resamples=permutations, batch=_BATCH, axis=-1, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(found.pvalue)

@@ -8,6 +8,7 @@ import numpy as np
 
 from reattend.evaluation.datasets.counting import summed
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset
+from reattend.evaluation.metrics.counts import Estimate
 from reattend.evaluation.metrics.intervals import intervals
 from reattend.evaluation.metrics.measures import Measures
 from reattend.policy import Array
@@ -47,8 +48,5 @@ def running_estimate(data: Dataset, answered: Mapping[str, Sequence[tuple[Case, 
         (found,) = intervals(pictures, measure)
         if np.isnan(found.value):
             continue
-        text = f"{setting} {unit * found.value:.1f}"
-        if not np.isnan(found.low):
-            text += f" [{unit * found.low:.1f}, {unit * found.high:.1f}]"
-        told.append(text)
+        told.append(f"{setting} {Estimate(*(unit * each for each in found)).written('.1f')}")
     return f"{name}: {', '.join(told)}" if told else ""
