@@ -134,3 +134,46 @@ def test_matched_differences_by_hand():
 def test_a_setting_without_words_has_no_matched_difference():
     found = matched_difference([[]], [[Word(0, 0.9)]], [{0}], np.ones((3, 1)), by="said")
     assert np.isnan(found).all()
+
+
+def test_words_of_one_probability_are_matched_in_whatever_order_pictures_come(rng):
+    def words(count):
+        sure = rng.choice([0.2, 0.5, 1.0], count)
+        return [Word(noun, float(p)) for noun, p in zip(rng.permutation(8), sure, strict=False)]
+
+    there = [set(rng.permutation(8)[:3].tolist()) for _ in range(12)]
+    ours, plain = ([words(each) for each in rng.integers(1, 7, 12)] for _ in range(2))
+    one = np.ones((1, 12))
+    for by in ("found", "said"):
+        found = [
+            matched_difference(
+                *([some[place] for place in order] for some in (ours, plain, there)), one, by=by
+            ).value
+            for order in (rng.permutation(12) for _ in range(20))
+        ]
+        np.testing.assert_allclose(found, found[0], atol=1e-12)
+    # One right noun of three is plain's to keep, of two pictures alike: its made-up one in part.
+    alike = [[Word(0, 0.5)], [Word(1, 0.5), Word(2, 0.5)]]
+    less = [[Word(0, 0.5)], []]
+    wanted = 0 - 1 / 3
+    for order in (slice(None), slice(None, None, -1)):
+        found = matched_difference(
+            less[order], alike[order], [{0}, {1}][order], np.ones((1, 2)), by="found"
+        )
+        assert found.value == pytest.approx(wanted)
+
+
+def test_words_without_a_probability_are_refused():
+    with pytest.raises(ValueError, match="words must have probabilities, got nan"):
+        matched_difference([[Word(0, np.nan)]], [[]], [{0}], np.ones((1, 1)), by="said")
+
+
+def test_a_single_scene_has_no_interval():
+    """It is the same in every resample, whatever another one would have shown."""
+    one = np.ones(1)
+    found = difference(0 * one, one, one, one, resample(1))
+    assert found.value == -1
+    assert np.isnan(found[1:]).all()
+    assert found.written(".1f") == "-1.0"
+    words = [[Word(0, 0.5)]]
+    assert np.isnan(matched_difference(words, words, [{0}], resample(1), by="said")[1:]).all()

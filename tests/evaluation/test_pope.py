@@ -99,6 +99,8 @@ def test_logits_need_a_margin():
     assert read_yes_no("Yes", "logits", -0.5) is False
     with pytest.raises(ValueError, match="needs answers with a margin"):
         read_yes_no("Yes", "logits")
+    with pytest.raises(ValueError, match="margin of yes above no, got nan"):
+        read_yes_no("Yes", "logits", float("nan"))
     with pytest.raises(ValueError, match="rule must be one of official, first"):
         read_yes_no("Yes", "last")
 

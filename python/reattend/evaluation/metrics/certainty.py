@@ -12,7 +12,7 @@ from reattend.evaluation.metrics.vocabulary import Mention
 Tokens = Sequence[tuple[str, float]]  # the text of each token, and its probability
 
 
-def sure_words(tokens: Tokens, mentions: Sequence[Mention]) -> list[Word]:
+def sure_words(tokens: Tokens, mentions: Sequence[Mention], probability: float = 0.0) -> list[Word]:
     """Say how sure each thing was that a text names, once each, where it is first.
 
     Parameters
@@ -21,6 +21,8 @@ def sure_words(tokens: Tokens, mentions: Sequence[Mention]) -> list[Word]:
         What the text came in. A mention has the product of the tokens that it touches.
     mentions : sequence of Mention
         Of the text.
+    probability : float, optional
+        Mentions below it do not count.
 
     Returns
     -------
@@ -29,7 +31,7 @@ def sure_words(tokens: Tokens, mentions: Sequence[Mention]) -> list[Word]:
     Raises
     ------
     ValueError
-        If a mention lies outside the tokens.
+        If a mention lies outside the tokens, or one of its tokens has NaN as a probability.
 
     Examples
     --------
@@ -39,7 +41,8 @@ def sure_words(tokens: Tokens, mentions: Sequence[Mention]) -> list[Word]:
     """
     first: dict[int, Word] = {}
     for word in _sure(tokens, mentions):
-        first.setdefault(word.noun, word)
+        if word.probability >= probability:
+            first.setdefault(word.noun, word)
     return [*first.values()]
 
 
@@ -48,10 +51,8 @@ def without_unsure(tokens: Tokens, mentions: Sequence[Mention], probability: flo
 
     Parameters
     ----------
-    tokens, mentions
+    tokens, mentions, probability
         As for `sure_words`.
-    probability : float
-        Mentions below it go.
 
     Examples
     --------
@@ -79,5 +80,7 @@ def _sure(tokens: Tokens, mentions: Sequence[Mention]) -> list[Word]:
         first = int(np.searchsorted(ends, start, side="right"))
         last = int(np.searchsorted(ends, end - 1, side="right"))
         sure = float(np.prod([p for _, p in tokens[first : last + 1]]))
+        if np.isnan(sure):
+            raise ValueError(f"tokens must have probabilities, got {tokens[first : last + 1]}")
         found.append(Word(noun, sure))
     return found

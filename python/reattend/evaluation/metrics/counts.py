@@ -308,7 +308,8 @@ def matched_difference(
     over all scenes first, as long as what is left reaches what the lesser of the two reaches in
     all: right nouns (``by="found"``: recall is matched) or nouns (``by="said"``: length is
     matched). What is left of the difference is not due to saying less. The match is made anew in
-    each resample. The last word counts in part, so that both are level exactly.
+    each resample. The last words count in part, those of one probability alike, so that both are
+    level exactly.
 
     Parameters
     ----------
@@ -385,9 +386,13 @@ class _Sorted:
             for word in some
         ]
         flat.sort()
-        self.size = len(flat)
+        unsure = np.array([each for each, *_ in flat])
+        if np.isnan(unsure).any():
+            raise ValueError("words must have probabilities, got nan")
         self.scene = np.array([scene for _, scene, _ in flat], dtype=np.intp)
         self.found = np.array([found for *_, found in flat], dtype=np.float64)
+        # Where words of one probability end: they go together, for no order among them is meant.
+        self.ends = np.flatnonzero(np.diff(unsure, append=np.inf)) + 1
 
 
 def _matched(ours: _Sorted, theirs: _Sorted, weights: Array, by: str) -> Array:
@@ -396,7 +401,7 @@ def _matched(ours: _Sorted, theirs: _Sorted, weights: Array, by: str) -> Array:
     for words in (ours, theirs):
         drawn = weights[:, words.scene]  # [R, W]
         said, found = (
-            np.pad(np.cumsum(each, axis=1), ((0, 0), (1, 0)))
+            np.pad(np.cumsum(each, axis=1), ((0, 0), (1, 0)))[:, np.r_[0, words.ends]]
             for each in (drawn, drawn * words.found)
         )
         sums.append((found if by == "found" else said, said, found))
@@ -406,7 +411,7 @@ def _matched(ours: _Sorted, theirs: _Sorted, weights: Array, by: str) -> Array:
 
 
 def _chair_at(level: Array, reached: Array, said: Array, found: Array) -> Array:
-    """CHAIR_i [R] of the words that are left when ``reached`` [R, W + 1] has come down to level."""
+    """CHAIR_i [R] of the words that are left when ``reached`` [R, ends] has come down to level."""
     rows = np.arange(len(level))
     # The fewest words that reach it: hallucinated ones behind the last that counts go as well.
     at = np.array([np.searchsorted(r, goal) for r, goal in zip(reached, level, strict=True)])

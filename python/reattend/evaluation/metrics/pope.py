@@ -42,7 +42,7 @@ def read_yes_no(text: str, rule: str = "official", margin: float | None = None) 
     Raises
     ------
     ValueError
-        If there is no such rule, or ``"logits"`` has no margin.
+        If there is no such rule, or ``"logits"`` has no margin, or NaN as one.
 
     Examples
     --------
@@ -54,8 +54,11 @@ def read_yes_no(text: str, rule: str = "official", margin: float | None = None) 
         words = text.split(".")[0].replace(",", "").split(" ")
         return not {"No", "no", "not"} & set(words)
     if rule == "logits":
-        if margin is None:
-            raise ValueError("rule 'logits' needs answers with a margin of yes above no, got none")
+        if margin is None or margin != margin:
+            got = "none" if margin is None else margin
+            raise ValueError(
+                f"rule 'logits' needs answers with a margin of yes above no, got {got}"
+            )
         return margin > 0
     if rule == "first":
         found = _YES_OR_NO.search(text)

@@ -54,7 +54,7 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
     words = {name: some for name in answers if (some := _words(data, answers[name])) is not None}
     if baseline in words and UNSURE not in answers:
         answers[UNSURE] = _sure_of(data, answers[baseline])
-        words[UNSURE] = [[word for word in some if word[0] >= SURE] for some in words[baseline]]
+        words[UNSURE] = _words(data, answers[baseline], SURE) or []
         methods[UNSURE] = [f"{baseline}, words below a probability of {SURE:g} left out"]
     counts = {name: summed(data, some) for name, some in answers.items()}
     pictures = len({case.group for case in data.cases})
@@ -134,14 +134,16 @@ def measure(
     return entry
 
 
-def _words(data: Dataset, answers: Sequence[Answer]) -> list[list[list[float]]] | None:
+def _words(
+    data: Dataset, answers: Sequence[Answer], probability: float = 0.0
+) -> list[list[list[float]]] | None:
     """Give what descriptions name by picture; None if nobody knows how sure they were."""
     if data.naming is None or not any(answer.tokens for answer in answers):
         return None
     found: dict[str, list[list[float]]] = {}
     for case, answer in zip(data.cases, answers, strict=True):
         there = data.naming.there(case)
-        said = sure_words(answer.tokens, data.naming.mentions(_said(answer)))
+        said = sure_words(answer.tokens, data.naming.mentions(_said(answer)), probability)
         named = [[round(word.probability, 5), int(word.noun in there)] for word in said]
         found.setdefault(case.group, []).extend(named)
     return [*found.values()]

@@ -383,8 +383,8 @@ class FileAnswerer(_MadeBefore):
     Raises
     ------
     DataError
-        Naming file and line: a missing field, a key that joins no case or was there before, a case
-        without an answer.
+        Naming file and line: a missing field, a margin that is no number, a key that joins no case
+        or was there before, a case without an answer.
     """
 
     def __init__(self, path: Path, cases: Sequence[Case]) -> None:
@@ -401,8 +401,11 @@ class FileAnswerer(_MadeBefore):
                 problems.append(Problem(str(path), record.line, f"{key!r} joins no case"))
             elif str(key) in found:
                 problems.append(Problem(str(path), record.line, f"{key!r} was answered before"))
+            elif not _is_margin(margin := record.values.get("margin")):
+                what = f"the margin must be a number, got {margin!r}"
+                problems.append(Problem(str(path), record.line, what))
             else:
-                found[str(key)] = Answer(str(text), record.values.get("margin"))
+                found[str(key)] = Answer(str(text), margin)
         missing = [case.key for case in cases if case.key not in found]
         problems += [Problem(str(path), None, f"has no answer to {key!r}") for key in missing]
         if problems:
@@ -461,7 +464,12 @@ def yes_margin(logits: Array, encode: Callable[[str], int]) -> float | None:
     ruled_out = np.isneginf(logits)
     if ruled_out.any():
         logits = np.where(ruled_out, logits[~ruled_out].min(), logits)
-    return float(max(logits[token] for token in yes) - max(logits[token] for token in no))
+    return float(logits[[*yes]].max() - logits[[*no]].max())
+
+
+def _is_margin(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (number and value == value)
 
 
 def _logits(found: Any, steps: Any, row: int, step: int) -> Any:
