@@ -45,6 +45,25 @@ def test_the_unfinished_sentence_goes_by_option():
     assert alone["made_up"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "finished"),
+    [
+        ('He says "a dog."', 'He says "a dog."'),
+        ("A dog (or a cat.)", "A dog (or a cat.)"),
+        ("**A dog.**", "**A dog.**"),
+        ("A dog!?", "A dog!?"),
+        ("A dog sits.It runs", "A dog sits."),
+        ("A dog sits 3.5", ""),
+        ("A dog. A cat 2.5 m from", "A dog."),
+        ("A dog", ""),
+        ("", ""),
+    ],
+)
+def test_where_a_sentence_ends(text, finished):
+    assert finished_part(text) == finished
+    assert count_caption(text, {0}, COCO)["unfinished"] == (finished != text)
+
+
 def test_another_package_agrees(rng):
     chair = pytest.importorskip("mitigv.evaluation.chair")
     # Known differences: it knows no adult or baby animals and no passenger trains, takes an s from

@@ -285,6 +285,13 @@ def test_runs_are_compared_pair_by_pair(tmp_path, coco):
     other = evaluate(pope(coco), saying(9), {"plain": []}, tmp_path / "other.jsonl")
     with pytest.raises(ValueError, match="must be of the same data"):
         compare(scores[0], score(other))
+    relabelled = [replace(case, truth=not case.truth) for case in data.cases]
+    other = score(runs[0]._replace(dataset=replace(data, cases=relabelled)))
+    with pytest.raises(ValueError, match="must be of the same data"):
+        compare(scores[0], other)
+    fewer = {**scores[1], "measures": {**scores[1]["measures"], "ratios": {}}}
+    with pytest.raises(ValueError, match="runs must have the same measures"):
+        compare(scores[0], fewer)
     with pytest.raises(ValueError, match="setting must be one of plain, got 'vhr'"):
         compare(scores[0], scores[1], "vhr")
     with pytest.raises(ValueError, match="must be scores of an evaluation"):
@@ -311,7 +318,7 @@ def test_descriptions_are_compared_where_as_much_is_said(tmp_path, coco):
     ]
     unsure = runs[0]["settings"]["unsure"]
     has_cat = [data_cat(data) in data.naming.there(case) for case in data.cases]
-    there, last = sum(has_cat), max(place for place, has in enumerate(has_cat, 1) if has)
+    there = sum(has_cat)
     assert unsure["measures"]["mentions"][0] == 1
     assert unsure["measures"]["chair_i"][0] == pytest.approx(1 - there / 12)
     assert runs[1]["settings"]["unsure"]["measures"]["mentions"][0] == 2
@@ -320,8 +327,9 @@ def test_descriptions_are_compared_where_as_much_is_said(tmp_path, coco):
     assert (same["difference"][0], same["verdict"]) == (0, "no difference shown")
     # One word of two each: plain keeps its cat, the other its giraffe.
     assert found["matched"]["length"]["difference"][0] == pytest.approx(0)
+    # Both keep all cats, which are equally sure; before them the other is sure of its giraffes.
     assert found["matched"]["recall"]["difference"][0] == pytest.approx(
-        (12 + last - there) / (12 + last) - (last - there) / last, abs=1e-6
+        (24 - there) / 24 - (12 - there) / 12, abs=1e-6
     )
     assert found["baselines"].keys() == {"brighten", "unsure"}
     assert found["missing"] == []
@@ -331,6 +339,19 @@ def test_descriptions_are_compared_where_as_much_is_said(tmp_path, coco):
         table = write_comparison(found, form)
         assert "hallucinated at matched recall" in table
         assert "no difference shown" in table
+
+
+def test_the_baseline_without_unsure_words_keeps_a_later_mention_that_is_sure(tmp_path, coco):
+    data = chair(coco)
+    tokens = (("A", 1.0), (" cat", 0.4), (" and a", 1.0), (" cat", 0.9))
+
+    def answer(cases, methods):
+        return [Answer("".join(text for text, _ in tokens), tokens=tokens) for _ in cases]
+
+    run = evaluate(data, FunctionAnswerer(answer, "cats"), {"plain": []}, tmp_path / "run.jsonl")
+    scores = score(run)
+    assert scores["settings"]["unsure"]["measures"]["mentions"][0] == 1
+    assert [[each[0] for each in some] for some in scores["words"]["unsure"]] == [[0.9]] * 12
 
 
 def data_cat(data):

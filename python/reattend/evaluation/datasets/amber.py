@@ -201,7 +201,7 @@ def _similarity(given: str | Path | Similar | None) -> tuple[Similar | None, str
     if given is None:
         return None, "not looked at"
     if not isinstance(given, (str, Path)):
-        return given, "by a function"
+        return given, f"by the function {getattr(given, '__qualname__', type(given).__name__)}"
     name = _MODEL if given == "spacy" else given
     if given == "spacy" and not (find_spec("spacy") and find_spec(_MODEL)):
         return None, f"not looked at, for want of spaCy's {_MODEL}"

@@ -6,9 +6,12 @@ Paper: Object Hallucination in Image Captioning (EMNLP 2018).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from reattend.evaluation.metrics.vocabulary import Vocabulary
+
+_END = re.compile(r"[.!?]+[\"'’”)\]*_]*(?!\d)")  # 3.5 ends no sentence; quotes close after one
 
 CHAIR_MEASURES: dict[str, tuple[str, str]] = {
     "chair_i": ("made_up", "mentions"),
@@ -63,7 +66,7 @@ def count_caption(
 
 
 def finished_part(text: str) -> str:
-    """Give a text up to its last full stop, exclamation or question mark; empty if it has none.
+    """Give a text up to where its last sentence ends; empty if none does.
 
     Parameters
     ----------
@@ -74,5 +77,8 @@ def finished_part(text: str) -> str:
     --------
     >>> finished_part("A dog sits. It is next to a")
     'A dog sits.'
+    >>> finished_part("It is 3.5 m to the (big) cat.)")
+    'It is 3.5 m to the (big) cat.)'
     """
-    return text[: max(map(text.rfind, ".!?")) + 1].strip()
+    ends = [0, *(found.end() for found in _END.finditer(text))]
+    return text[: ends[-1]].strip()

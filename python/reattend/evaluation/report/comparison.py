@@ -53,17 +53,23 @@ def compare(
     Raises
     ------
     ValueError
-        If they are no scores, the runs are of different data or rules, or one of them lacks the
-        setting.
+        If they are no scores, the runs are of different data, rules or measures, or one of them
+        lacks the setting.
     """
     try:
-        data = [(run["run"]["data"], run["rules"]) for run in (first, second)]
+        data = [(run["run"]["data"], run["rules"], run["right"]) for run in (first, second)]
         measures = Measures.from_json(first["measures"])
         held = [run["counts"].keys() for run in (first, second)]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"runs must be scores of an evaluation, got none: {error!r}") from error
+        raise ValueError(
+            f"runs must be scores of an evaluation, by this version, got none: {error!r}"
+        ) from error
     if data[0] != data[1]:
         raise ValueError(f"runs must be of the same data and rules, got {data[0]} and {data[1]}")
+    if first["measures"] != second["measures"]:
+        raise ValueError(
+            f"runs must have the same measures, got {first['measures']} and {second['measures']}"
+        )
     names = setting, setting if second_setting is None else second_setting
     for name, there in zip(names, held, strict=True):
         if name not in there:

@@ -44,9 +44,10 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
     -------
     dict
         As JSON can hold it: ``data``, ``rules``, ``cases``, ``pictures``, ``problems``, ``run``,
-        ``measures``, the ``counts`` and ``words`` they come from by setting and picture, and
-        ``settings``; of each ``methods``, its ``measures``, their ``difference`` from the baseline
-        and its ``matched`` difference of hallucinated words, each [value, low, high].
+        a checksum of what is ``right``, ``measures``, the ``counts`` and ``words`` they come from
+        by setting and picture, and ``settings``; of each ``methods``, its ``measures``, their
+        ``difference`` from the baseline and its ``matched`` difference of hallucinated words,
+        each [value, low, high].
     """
     data = evaluation.dataset
     measures = Measures(data.measures, data.combined)
@@ -71,6 +72,7 @@ def score(evaluation: Evaluation, *, baseline: str = "plain", seed: int = 0) -> 
         "pictures": pictures,
         "problems": [str(problem) for problem in data.problems],
         "run": evaluation.run,
+        "right": data.right(),
         "baseline": baseline,
         "settings": settings,
         "measures": measures.to_json(),
