@@ -1,13 +1,23 @@
 """Files of POPE and CHAIR: both forms are read; what is wrong is named and counted."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
-from reattend.evaluation.datasets import Answer, DataError, load_dataset, registered_datasets
+from reattend.evaluation.datasets import (
+    Answer,
+    Case,
+    DataError,
+    Dataset,
+    load_dataset,
+    registered_datasets,
+)
 from reattend.evaluation.datasets.emoji_world import write_coco_scenes
 from reattend.evaluation.datasets.pope import write_pope
 from reattend.evaluation.datasets.records import Pictures
+from reattend.evaluation.metrics.coco_words import coco_vocabulary
 from reattend.testing.coco_folder import write_coco_folder
 
 pytest.importorskip("PIL")
@@ -96,6 +106,24 @@ def test_a_file_that_is_none_is_named(tmp_path):
         load_dataset("pope", data=tmp_path / "half.json")
     with pytest.raises(ValueError, match=r"name must be one of .*pope.*, got 'poe'"):
         load_dataset("poe")
+
+
+def test_a_question_that_is_there_twice_is_named_where_no_id_tells_them_apart(tmp_path, coco):
+    bare = [{name: row[name] for name in ("image", "text", "label")} for row in ROWS]
+    path = written(tmp_path / "bare.json", bare, "lines")
+    assert [case.key for case in load_dataset("pope", data=path).cases] == ["1", "2", "3"]
+    path = written(tmp_path / "twice.json", [*bare, bare[0]], "lines")
+    with pytest.raises(DataError, match=r":4: question 'Is there a cat.*' was there in line 1"):
+        load_dataset("pope", data=path)
+    kept = load_dataset("pope", data=path, skip_problems=True)
+    assert [case.key for case in kept.cases] == ["1", "2", "3"]
+    # Other splits joined to one file ask again; their ids say that it is meant.
+    path = written(tmp_path / "joined.json", [*ROWS, {**ROWS[0], "question_id": 4}], "lines")
+    assert len(load_dataset("pope", data=path).cases) == 4
+    # A row that is left out leaves the others' numbers as they are.
+    path = written(tmp_path / "gap.json", [bare[0], {"text": "?"}, bare[2]], "lines")
+    gap = load_dataset("pope", data=path, skip_problems=True)
+    assert [case.key for case in gap.cases] == ["1", "3"]
 
 
 def asked_of(data):
@@ -228,7 +256,106 @@ def test_a_picture_that_is_missing_is_not_another_whose_name_ends_alike(tmp_path
         "COCO_train2014_000000000007.png": "000000000007.jpg",
         "8": "COCO_val2014_000000000008.jpg",
         "sub/8.jpg": "COCO_val2014_000000000008.jpg",
-        2: "AMBER_2.jpg",
+        7: "000000000007.jpg",
+        8: "COCO_val2014_000000000008.jpg",
     }
     for asked, name in found.items():
         assert pictures.find(asked) == tmp_path / name, asked
+    for number in (1, 2, "2"):
+        assert pictures.find(number) is None, "only COCO's names are known by their number"
+    for name in ("0009.png", "10.jpg"):  # as in MME: these are not COCO's names either
+        (tmp_path / name).touch()
+    pictures = Pictures(tmp_path)
+    assert pictures.find(10) == tmp_path / "10.jpg"  # this is its name
+    for asked in (9, "9.png", "COCO_val2014_000000000009.jpg", "000000000010.jpg"):
+        assert pictures.find(asked) is None, asked
+
+
+def test_captions_join_pictures_by_the_id_that_the_file_gives_them(tmp_path):
+    """Not by the number at the end of a name, which may be another picture's id."""
+    images = [{"id": 7, "file_name": "street_1.jpg"}, {"id": 1, "file_name": "barn_7.jpg"}]
+    content = {
+        "images": images, "categories": [{"id": 3, "name": "car"}, {"id": 4, "name": "cow"}],
+        "annotations": [{"image_id": 7, "category_id": 3}, {"image_id": 1, "category_id": 4}],
+    }  # fmt: skip
+    instances, captions = tmp_path / "instances.json", tmp_path / "captions.json"
+    instances.write_text(json.dumps(content))
+    captions.write_text(json.dumps({"annotations": [{"image_id": 7, "caption": "A bus."}]}))
+    data = load_dataset("chair", data=instances, captions=captions)
+    said = Answer("A bus and a car.")
+    made_up = {case.group: data.count(case, said)["made_up"] for case in data.cases}
+    assert made_up == {"street_1.jpg": 0, "barn_7.jpg": 2}
+    assert {case.group: case.key for case in data.cases} == {
+        "street_1.jpg": "7", "barn_7.jpg": "1"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("images", {"id": 1, "file_name": "other.jpg"}),
+        ("images", {"id": 99, "file_name": "COCO_val2014_000000000001.jpg"}),
+        ("categories", {"id": 1, "name": "zebra"}),
+    ],
+)
+def test_an_id_that_is_there_twice_is_refused(tmp_path, coco, part, entry):
+    content = json.loads((coco / "instances_val2014.json").read_text())
+    content[part].append(entry)
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    for kind in ("chair", "pope-from-instances"):
+        with pytest.raises(DataError, match=r"each id and each \w+ must be there once"):
+            load_dataset(kind, data=path)
+
+
+def test_other_bytes_in_a_picture_are_another_data_set(tmp_path, coco):
+    folder = tmp_path / "val2014"
+    shutil.copytree(coco / "val2014", folder)
+    path = written(tmp_path / "pope.json", ROWS, "lines")
+    before = load_dataset("pope", data=path, images=folder).identity()
+    picture = folder / ROWS[2]["image"]
+    assert load_dataset("pope", data=path, images=coco / "val2014").identity() == before
+    picture.write_bytes((folder / ROWS[0]["image"]).read_bytes())
+    assert load_dataset("pope", data=path, images=folder).identity() != before
+
+
+def test_cases_that_differ_in_anything_that_is_asked_are_another_data_set():
+    def identity(**changes):
+        pixels = np.arange(36, dtype=np.uint8).reshape(2, 6, 3)
+        case = dataclasses.replace(Case("1", "Is it?", pixels, "a"), **changes)
+        return Dataset("one", [case], lambda case, answer: {}, {}).identity()
+
+    changed = [
+        identity(**change)
+        for change in (
+            {"image": np.arange(36, dtype=np.uint8).reshape(6, 2, 3)}, {"group": "b"},
+            {"yes_or_no": True}, {"prompt": "Is it not?"}, {"max_new_tokens": 8}, {"image": None},
+        )
+    ]  # fmt: skip
+    assert identity() == identity()
+    assert identity() not in changed
+
+
+def test_files_of_one_name_both_count(tmp_path, coco):
+    parts = []
+    for name, start in (("train", 0), ("val", 500)):
+        parts.append(tmp_path / name / "instances.json")
+        parts[-1].parent.mkdir()
+        content = {
+            "images": [{"id": start + n, "file_name": f"{start + n}.jpg"} for n in range(3)],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"image_id": start, "category_id": 1}],
+        }  # fmt: skip
+        parts[-1].write_text(json.dumps(content))
+    before = load_dataset("chair", data=parts).identity()
+    parts[0].write_text(parts[0].read_text().replace('"cat"', '"dog"'))
+    assert load_dataset("chair", data=parts).identity() != before
+
+
+def test_a_vocabulary_of_ones_own_stands_in_the_rules(coco):
+    instances = coco / "instances_val2014.json"
+    usual = load_dataset("chair", data=instances)
+    assert "vocabulary" not in usual.rules
+    known = (coco_vocabulary(lemmas) for lemmas in ("wordnet", "english", "english"))
+    one, *others = (load_dataset("chair", data=instances, vocabulary=each).rules for each in known)
+    assert others[0] == others[1] != one

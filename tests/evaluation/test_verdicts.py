@@ -66,6 +66,28 @@ def test_mmes_scores(tmp_path, rng):
     assert first["unparsed"] != found["unparsed"]
 
 
+def test_a_picture_of_two_subtasks_is_drawn_again_as_one(tmp_path):
+    """COCO's names mean the same picture in all of them, others do not."""
+
+    def lines(name, said):
+        pairs = zip(("Yes", "No"), said, strict=True)
+        return [f"{name}\tIs it {right}?\t{right}\t{text}" for right, text in pairs]
+
+    (tmp_path / "existence.txt").write_text("\n".join(
+        [*lines("000000000009.jpg", ("Yes", "No")), *lines("0001.png", ("Yes", "Yes"))]
+    ))  # fmt: skip
+    (tmp_path / "color.txt").write_text("\n".join(
+        [*lines("000000000009.jpg", ("No", "No")), *lines("0001.png", ("Yes", "No"))]
+    ))  # fmt: skip
+    data = load_dataset("mme", data=tmp_path)
+    assert len({case.key for case in data.cases}) == 8
+    found, scores = scored(data, tmp_path)
+    assert scores["pictures"] == 3
+    assert found["existence"] == 100 * 3 / 4 + 100 / 2
+    assert found["color"] == 100 * 3 / 4 + 100 / 2
+    assert scores["counts"]["plain"]["asked"] == [4, 2, 2]
+
+
 def test_mme_names_what_is_wrong(tmp_path):
     good = ["a.jpg\tIs it?\tYes\tYes", "a.jpg\tIs it not?\tNo\tYes"]
     wrong = ["b.jpg\tIs it?\tYes\tYes", "c.jpg\tIs it?", "d.jpg\tIs it?\tPerhaps\tYes"]

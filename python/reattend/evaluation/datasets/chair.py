@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from reattend.evaluation.datasets.dataset import (
     register,
 )
 from reattend.evaluation.datasets.pope import read_instances
-from reattend.evaluation.datasets.records import Pictures, image_number, read_object, settle
+from reattend.evaluation.datasets.records import Pictures, read_object, settle
 from reattend.evaluation.metrics.chair import CHAIR_MEASURES, count_caption
 from reattend.evaluation.metrics.coco_words import coco_vocabulary
 from reattend.evaluation.metrics.vocabulary import Vocabulary
@@ -80,22 +81,23 @@ def load_chair(
     there: dict[str, set[int]] = {}
     by_number: dict[int, str] = {}
     for path in instance_files:
-        names, objects = read_instances(path, problems)
+        names, files_of, objects = read_instances(path, problems)
         unknown = [name for name in names if name not in words.noun_of]
         problems += [Problem(str(path), None, f"category {n!r} is unknown") for n in unknown]
-        for name, things in objects.items():
-            if name in there:
-                problems.append(Problem(str(path), None, f"picture {name} was there before"))
-            there[name] = {words.noun_of[thing] for thing in things if thing not in unknown}
-            number = image_number(name)
-            if number is not None:
-                by_number[number] = name
+        for number, name in files_of.items():
+            if name in there or number in by_number:
+                what = f"picture {name}, image {number}, was there before"
+                problems.append(Problem(str(path), None, what))
+                continue
+            by_number[number] = name
+            there[name] = {words.noun_of[each] for each in objects[name] if each not in unknown}
     for path in caption_files:
         for place, number, text in _captions(path):
             if number in by_number:
                 there[by_number[number]] |= words.nouns(text)
             elif len(instance_files) == len(caption_files):
                 problems.append(Problem(str(path), place, f"joins no picture: image {number}"))
+    numbers = {name: number for number, name in by_number.items()}
     chosen = sorted(there)
     if pictures is not None:
         order = np.random.default_rng(seed).permutation(len(chosen))[:pictures]
@@ -107,17 +109,18 @@ def load_chair(
             what = f"picture {name} is not in {images}"
             problems.append(Problem(str(instance_files[0]), None, what))
         else:
-            key = str(image_number(name) or Path(name).stem)
-            truth = frozenset(there[name])
+            key, truth = str(numbers[name]), frozenset(there[name])
             cases.append(Case(key, prompt, file, name, False, max_new_tokens, truth))
 
     def count(case: Case, answer: Answer) -> dict[str, float]:
         return count_caption(answer.text, case.truth, words, drop_unfinished=drop_unfinished)
 
-    rules = {
+    rules: dict[str, Any] = {
         "reference captions": bool(caption_files),
         "unfinished last sentence": "dropped" if drop_unfinished else "kept",
     }
+    if vocabulary is not None:
+        rules["vocabulary"] = f"given, {words.checksum()}"
     files = [*instance_files, *caption_files]
     return Dataset(
         "chair", cases, count, CHAIR_MEASURES, rules, files, settle(problems, skip_problems),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reattend.evaluation.datasets.dataset import Answer, Case, DataError, Dataset, Problem, register
-from reattend.evaluation.datasets.records import Pictures, settle, unreadable
+from reattend.evaluation.datasets.records import Pictures, coco_number, settle, unreadable
 from reattend.evaluation.metrics.measures import Combined
 from reattend.evaluation.metrics.pope import check_rule, read_yes_no
 
@@ -86,11 +86,12 @@ def load_mme(
                 "unparsed": unparsed}  # fmt: skip
 
     def count_group(some: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
-        counts = [count(*each) for each in zip(some, answers, strict=True)]
-        name = some[0].truth[0]
-        both = float(all(each["right"] for each in counts))
-        nothing = {f"{each} {what}": 0.0 for each in known for what in ("pictures", "both")}
-        return {**nothing, f"{name} pictures": 1.0, f"{name} both": both}
+        both: dict[str, bool] = {}  # by subtask: more than one may ask about a picture
+        for case, answer in zip(some, answers, strict=True):
+            name = case.truth[0]
+            both[name] = both.get(name, True) and bool(count(case, answer)["right"])
+        found = {f"{each} pictures": float(each in both) for each in known}
+        return found | {f"{each} both": float(both.get(each, False)) for each in known}
 
     measures = {"accuracy": ("right", "asked"), "yes": ("yes", "asked"),
                 "unparsed": ("unparsed", "asked")}  # fmt: skip
@@ -160,16 +161,18 @@ def _read(
         elif pictures is not None and file is None:
             what = f"picture {image} is not in {images}"
         else:
-            group = f"{name}/{image}"
-            same = by_picture.setdefault(group, [])
-            case = Case(f"{group} {len(same) + 1}", question, file, group, True, 16, (name, there))
+            place = f"{name}/{image}"
+            same = by_picture.setdefault(place, [])
+            # COCO's pictures are in several subtasks; other names mean another picture in each.
+            group = image if coco_number(image) is not None else place
+            case = Case(f"{place} {len(same) + 1}", question, file, group, True, 16, (name, there))
             same.append((number, case, fields[3] if len(fields) == 4 else None))
             continue
         problems.append(Problem(str(path), number, what))
     found = []
-    for group, some in by_picture.items():
+    for place, some in by_picture.items():
         if len(some) != _QUESTIONS or len({case.prompt for _, case, _ in some}) != _QUESTIONS:
-            what = f"{group} must have {_QUESTIONS} different questions, got {len(some)}"
+            what = f"{place} must have {_QUESTIONS} different questions, got {len(some)}"
             problems.append(Problem(str(path), some[0][0], what))
             continue
         found += [case for _, case, _ in some]

@@ -16,7 +16,7 @@ import numpy as np
 from reattend.evaluation.datasets.dataset import Answer, Case, Dataset, Problem, register
 from reattend.evaluation.datasets.records import (
     Pictures,
-    by_category,
+    by_id,
     field_of,
     read_object,
     read_records,
@@ -31,6 +31,7 @@ _FIELDS = {
     "image": ("image", "image_name", "image_source", "image_id"),
     "label": ("label", "answer"),
 }
+_IDS = ("question_id", "id")
 _LEAST_OBJECTS = 3  # of a picture that is asked about
 _VOWELS = "aeiou"
 
@@ -64,7 +65,8 @@ def load_pope(
     ------
     DataError
         Naming file and line: no JSON, a missing field, a label that is neither yes nor no, a
-        question id or a question that was there before, a picture that is not there.
+        question id or, in a file without ids, a question that was there before, a picture that is
+        not there.
     ValueError
         If there is no such rule.
     """
@@ -72,24 +74,27 @@ def load_pope(
     path, problems = Path(data), list[Problem]()
     pictures = None if images is None else Pictures(Path(images))
     cases: list[Case] = []
-    lines: dict[str, int] = {}
+    lines: dict[tuple[str, ...], int] = {}
     for record in read_records(path, problems):
         values = {
             name: field_of(record, fields, path, problems) for name, fields in _FIELDS.items()
         }
         if None in values.values():
             continue
-        key = str(record.values.get("question_id", record.values.get("id", len(lines) + 1)))
+        own = next((record.values[n] for n in _IDS if record.values.get(n) is not None), None)
+        key = str(record.line if own is None else own)
+        same = (str(values["image"]), str(values["text"])) if own is None else (key,)
         there = {"yes": True, "no": False}.get(str(values["label"]).strip().lower())
         file = None if pictures is None else pictures.find(values["image"])
         wrong = []
         if there is None:
             wrong.append(f"label must be yes or no, got {values['label']!r}")
-        if key in lines:
-            wrong.append(f"question {key} was there in line {lines[key]}")
+        if same in lines:
+            what = repr(values["text"]) if own is None else key
+            wrong.append(f"question {what} was there in line {lines[same]}")
         if pictures is not None and file is None:
             wrong.append(f"picture {values['image']} is not in {images}")
-        lines.setdefault(key, record.line)
+        lines.setdefault(same, record.line)
         problems += [Problem(str(path), record.line, what) for what in wrong]
         if not wrong:
             prompt = f"{values['text']}{suffix}"
@@ -146,7 +151,7 @@ def build_pope(
         raise ValueError(f"pictures must be at least 1, got {pictures}")
     path, problems = Path(data), list[Problem]()
     folder = None if images is None else Pictures(Path(images))
-    names, objects = read_instances(path, problems)
+    names, _, objects = read_instances(path, problems)
     able = sorted(name for name, there in objects.items() if len(there) >= _LEAST_OBJECTS)
     rng = np.random.default_rng(seed)
     chosen = [able[place] for place in rng.permutation(len(able))[:pictures]]
@@ -190,7 +195,9 @@ def write_pope(dataset: Dataset, path: str | Path) -> None:
         partial.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def read_instances(path: Path, problems: list[Problem]) -> tuple[list[str], dict[str, list[str]]]:
+def read_instances(
+    path: Path, problems: list[Problem]
+) -> tuple[list[str], dict[int, str], dict[str, list[str]]]:
     """Read a COCO instances file.
 
     Parameters
@@ -204,6 +211,8 @@ def read_instances(path: Path, problems: list[Problem]) -> tuple[list[str], dict
     -------
     list of str
         The categories.
+    dict of int to str
+        By number of the picture: its file name.
     dict of str to list of str
         By file name: the things that are there, each once, in the order of their annotations.
 
@@ -214,8 +223,8 @@ def read_instances(path: Path, problems: list[Problem]) -> tuple[list[str], dict
     """
     found = read_object(path)
     try:
-        categories = by_category(found)
-        names = {int(each["id"]): str(each["file_name"]) for each in found["images"]}
+        categories = by_id(found["categories"], "name")
+        names = by_id(found["images"], "file_name")
         annotations = [(each["image_id"], each["category_id"]) for each in found["annotations"]]
     except (KeyError, TypeError, ValueError) as error:
         what = f"must be a COCO instances file: {error!r}"
@@ -228,7 +237,7 @@ def read_instances(path: Path, problems: list[Problem]) -> tuple[list[str], dict
             problems.append(Problem(str(path), place, what))
         elif categories[category] not in there[names[image]]:
             there[names[image]].append(categories[category])
-    return list(categories.values()), there
+    return list(categories.values()), names, there
 
 
 def _dataset(

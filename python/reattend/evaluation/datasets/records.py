@@ -12,8 +12,8 @@ from reattend.evaluation.datasets.dataset import DataError, Problem
 from reattend.json_text import from_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
-_COCO = re.compile(r"(?:COCO_\w+_)?\d+(?:\.\w+)?")  # other names that end alike are other pictures
+_COCO = re.compile(r"(?:COCO_\w+_)?(\d{12})(?:\.\w+)?")  # others that end alike are other pictures
+_SHORT = re.compile(r"(\d+)(?:\.\w+)?")  # by which one may ask for a picture of COCO
 
 
 class Record(NamedTuple):
@@ -121,17 +121,14 @@ class Pictures:
             raise DataError([Problem(str(folder), None, "is not a folder")])
         self.folder = folder
         self._by_name: dict[str, Path] = {}
-        self._by_number: dict[int, Path] = {}
         self._of_coco: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 self._by_name[path.name] = path
                 self._by_name.setdefault(path.stem, path)
-                number = image_number(path.name)
+                number = coco_number(path.name)
                 if number is not None:
-                    self._by_number.setdefault(number, path)
-                    if _COCO.fullmatch(path.name):
-                        self._of_coco.setdefault(number, path)
+                    self._of_coco.setdefault(number, path)
 
     def find(self, image: str | int) -> Path | None:
         """Give a picture's file, or None.
@@ -139,30 +136,32 @@ class Pictures:
         Parameters
         ----------
         image : str or int
-            Its name with or without a folder, prefix (``COCO_val2014_``) or ending; or its number.
-            Of other names, such as ``cat_1.jpg``, the whole counts.
+            Its name with or without a folder or ending. Where files have COCO's names, also the
+            number alone, or with another prefix (``COCO_val2014_``); of other names, such as
+            ``cat_1.jpg``, the whole counts.
         """
-        if isinstance(image, int):
-            return self._by_number.get(image)
-        name = Path(image).name
-        found = self._by_name.get(name)
-        number = image_number(name)
-        if found is None and number is not None and _COCO.fullmatch(name):
-            return self._of_coco.get(number)
-        return found
+        name = Path(str(image)).name
+        found, short = self._by_name.get(name), _SHORT.fullmatch(name)
+        number = coco_number(name) if short is None else int(short[1])
+        return self._of_coco.get(number) if found is None and number is not None else found
 
 
-def image_number(name: str | int) -> int | None:
-    """Give COCO's number of a picture: that at the end of its name.
+def coco_number(name: str) -> int | None:
+    """Give COCO's number of a picture; None if its name is not COCO's, of twelve digits.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, with or without its ending.
 
     Examples
     --------
-    >>> image_number("COCO_val2014_000000310196.jpg"), image_number("000000310196"), image_number(7)
-    (310196, 310196, 7)
+    >>> coco_number("COCO_val2014_000000310196.jpg"), coco_number("000000310196")
+    (310196, 310196)
+    >>> coco_number("cat_000000310196.jpg") is coco_number("310196.jpg") is None
+    True
     """
-    if isinstance(name, int):
-        return name
-    found = _NUMBER.search(name)
+    found = _COCO.fullmatch(name)
     return None if found is None else int(found[1])
 
 
@@ -202,6 +201,15 @@ def _line_of(error: Exception) -> int | None:
     return error.lineno if isinstance(error, json.JSONDecodeError) else None
 
 
-def by_category(instances: Mapping[str, Any]) -> dict[int, str]:
-    """Give the category names of a COCO instances file by their ids."""
-    return {int(each["id"]): str(each["name"]) for each in instances["categories"]}
+def by_id(entries: Sequence[Mapping[str, Any]], field: str) -> dict[int, str]:
+    """Give a field of a COCO file's entries by their ids.
+
+    Raises
+    ------
+    ValueError
+        If two entries have the same id, or the same field.
+    """
+    found = {int(each["id"]): str(each[field]) for each in entries}
+    if not len(set(found.values())) == len(found) == len(entries):
+        raise ValueError(f"each id and each {field} must be there once")
+    return found
