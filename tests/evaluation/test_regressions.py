@@ -9,9 +9,10 @@ pytest.importorskip("PIL")
 pytest.importorskip("scipy")
 
 from reattend import VHR, Session
-from reattend.evaluation.datasets import load_dataset
+from reattend.evaluation.datasets import Case, Dataset, load_dataset
 from reattend.evaluation.datasets.emoji_world.cases import Cell
-from reattend.evaluation.runner.answerers import VisionLanguageAnswerer
+from reattend.evaluation.regression.hallucination import HallucinationRegression
+from reattend.evaluation.runner.answerers import FunctionAnswerer, VisionLanguageAnswerer
 
 pytest_plugins = ["pytester"]
 CELLS = [Cell("clear")]
@@ -143,3 +144,11 @@ def test_the_tiny_model_attends_where_it_did(attention_regression, tiny_model):
     for _ in tiny_model.generate(session, prompt, picture, max_new_tokens=4, stop=()):
         pass
     attention_regression(session.recording())
+
+
+def test_a_single_picture_is_refused_for_it_could_not_fail(tmp_path):
+    case = Case("1", "Is there a cat?", None, "one.jpg", truth=True)
+    data = Dataset("cats", [case], lambda case, answer: {}, {})
+    hold = HallucinationRegression(tmp_path / "cats.json", update=True)
+    with pytest.raises(ValueError, match="data must have at least two pictures"):
+        hold(FunctionAnswerer(lambda cases, methods: ["Yes"], "yes"), data)

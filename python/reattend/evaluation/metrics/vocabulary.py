@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-_TOKEN = re.compile(r"[^\W_]+(?:[-/.'’][^\W_]+)*")
+_TOKEN = re.compile(r"[^\W_]+(?:(?:[-/.'’]|_+)[^\W_]+)*")  # a hot_dog is no dog
 _POSSESSIVE = re.compile(r"['’]s$")
 _ENDINGS = (("", "s"), ("s", "ses"), ("x", "xes"), ("z", "zes"), ("ch", "ches"), ("sh", "shes"),
             ("man", "men"), ("y", "ies"))  # fmt: skip

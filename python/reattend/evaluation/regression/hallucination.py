@@ -89,8 +89,10 @@ class HallucinationRegression(Regression):
             Naming every measure that became worse, with its interval; or if there is no baseline,
             or it is of other data, rules or settings.
         ValueError
-            If the baseline cannot be read.
+            If the baseline cannot be read, or the data is of a single picture.
         """
+        if len({case.group for case in data.cases}) < 2:  # it has no interval: nothing could fail
+            raise ValueError("data must have at least two pictures to be held against, got one")
         if not self.update:
             self._demand()
         with tempfile.TemporaryDirectory() as folder:
