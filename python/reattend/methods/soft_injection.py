@@ -35,7 +35,7 @@ class SoftInjection(Method):
     Examples
     --------
     >>> SoftInjection(HeadVectors({3: np.ones((2, 4))}), amount=0.3).vectors
-    HeadVectors(1 layers, 2 heads of 4)
+    HeadVectors(1 layers, 2 heads of 4, sha256 082f32cfda44a70a)
     """
 
     edits: ClassVar[str] = "outputs"
