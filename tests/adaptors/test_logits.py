@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from reattend.decoding.contrastive import TwoBranch, contrast
+from reattend.decoding.mixing import log_softmax
 
 LOGITS = np.array([[2.0, 1.0, -9.0, 0.5], [0.0, 0.1, 0.2, -1.0]])
 OTHER = np.array([[2.0, 0.0, -9.0, 3.0], [0.0, -0.1, 0.3, -2.0]])
@@ -163,6 +164,8 @@ def test_generate(name, beams):
             other = model(input_ids=both).logits[:, -1]
             own = own.log_softmax(-1).numpy() if beams > 1 else own.numpy()
             mixed = contrast(own, other.numpy(), alpha=0.7, beta=0.05)
+            if beams > 1:  # which compare rows by probabilities
+                mixed = log_softmax(mixed)
             total += mixed[0, int(new[0, step])]
             if beams == 1:
                 assert mixed[0].argmax() == new[0, step]
@@ -186,6 +189,72 @@ def test_branches_of_an_attached_model_do_not_mix():
             expected = tokens(model, inputs, 6)
             neutral = TwoBranch(ModelBranch(model, **text), alpha=0, beta=0)
             assert tokens(model, inputs, 6, logits_processor=[neutral]) == expected
+
+
+def test_a_report_is_of_the_branch_that_speaks():
+    """Not of a second branch's prompt, nor of a generation inside this one."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from models import MODELS
+    from reattend.adaptors.transformers import attached
+    from reattend.decoding.contrastive import ModelBranch
+    from runs import KINDS, METHODS, held, tokens
+
+    case = next(case for case in MODELS if case.name == "LLaVA-1.5")
+    model, inputs = case.load(), case.inputs()
+    text = {"input_ids": inputs["input_ids"][:, -8:]}
+
+    def inside(ids, scores):
+        tokens(model, {**text, "attention_mask": torch.ones_like(text["input_ids"])}, 2)
+        return scores
+
+    with attached(model, KINDS["VAR"](**METHODS["VAR"])) as session:
+        expected = tokens(model, inputs, 4)
+        spans, report = session.image_spans, str(session.report())
+        for processor in (TwoBranch(ModelBranch(model, **text), alpha=0, beta=0), inside):
+            assert tokens(model, inputs, 4, logits_processor=[processor]) == expected
+            assert session.image_spans == spans
+            assert str(session.report()) == report
+            assert session.report().idle == ()
+        # On a kept cache, the branch's prompt is the first that begins.
+        one = case.inputs((0,))
+        with torch.no_grad():
+            cache = held(model, model(**one))
+            longer = torch.cat([one["input_ids"], torch.tensor([[4, 9, 2]])], 1)
+        branch = ModelBranch(model, input_ids=text["input_ids"][:1])
+        lengths = []
+        read = branch.begin
+        branch.begin = lambda: (read(), lengths.append(session._now.read.length))[0]
+        model.generate(
+            input_ids=longer, **cache, max_new_tokens=2, do_sample=False,
+            logits_processor=[TwoBranch(branch)],
+        )  # fmt: skip
+        assert lengths == [8]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode", "llama", "opt"])
+def test_a_padded_branch_is_each_of_its_prompts_alone(family):
+    """Positions that are learned count from the first token, as in generate()."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from given import prompts
+    from reattend.decoding.contrastive import ModelBranch
+    from tiny import model_of
+
+    model, inputs = model_of(family), prompts()
+    branch = ModelBranch(model, **inputs)
+    found = [branch.begin(), branch.step(np.array([5, 6]))]
+    branch.reorder(np.array([1, 0]))
+    found.append(branch.step(np.array([7, 8]))[::-1])
+    for item, steps in enumerate(([5, 8], [6, 7])):
+        keep = inputs["attention_mask"][item].bool()
+        alone = ModelBranch(model, input_ids=inputs["input_ids"][item : item + 1, keep])
+        expected = [alone.begin(), *(alone.step(np.array([token])) for token in steps)]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert np.abs(ours[item] - theirs[0]).max() < 1e-4
+    right = {name: each.flip(1) for name, each in inputs.items()}
+    with pytest.raises(ValueError, match="pad prompts on the left"):
+        ModelBranch(model, **right)
 
 
 @pytest.mark.parametrize("name", ["Llama", "LLaVA-1.5"])
@@ -221,6 +290,47 @@ def test_early_layers(name, setting):
         early(out.sequences, full.logits[:, -1])
     left = [hook for layer in model.get_decoder().layers for hook in layer._forward_hooks.values()]
     assert not any("EarlyLayers" in getattr(hook, "__qualname__", "") for hook in left)
+
+
+def test_early_layers_are_those_of_the_branch_that_speaks():
+    """A second branch runs the same model, between a forward and the processors behind it."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from models import MODELS
+    from reattend.decoding import DoLa, EarlyLayers, ModelBranch
+    from runs import tokens
+
+    case = next(case for case in MODELS if case.name == "Llama")
+    model, inputs = case.load(), case.inputs((0,))
+    branch = ModelBranch(model, input_ids=inputs["input_ids"][:, -8:])
+    with EarlyLayers(model, DoLa(), (0, 2)) as early:
+        expected = tokens(model, inputs, 6, logits_processor=[early])
+        both = [TwoBranch(branch, alpha=0, beta=0), early]
+        assert tokens(model, inputs, 6, logits_processor=both) == expected
+        chunks = {"logits_processor": [early], "prefill_chunk_size": 5}
+        assert [tokens(model, inputs, 6, **chunks) for _ in range(2)] == [expected] * 2
+        with pytest.raises(RuntimeError, match="the model ran 2 times for one token"):
+            tokens(model, inputs, 6, logits_processor=[early], guidance_scale=1.5)
+
+
+@pytest.mark.parametrize(
+    ("family", "error", "says"),
+    [("cohere", NotImplementedError, "by more than its norm and its head"),
+     ("minicpm3", NotImplementedError, "by more than its norm and its head"),
+     ("gpt2", TypeError, "a decoder with layers and norm, got GPT2LMHeadModel")],
+)  # fmt: skip
+def test_logits_that_are_more_than_the_norm_and_the_head(family, error, says):
+    """A softcap or a scale: what earlier layers say would have none."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from given import prompts
+    from reattend.decoding import DoLa, EarlyLayers
+    from runs import tokens
+    from tiny import model_of
+
+    model = model_of(family)
+    with pytest.raises(error, match=says), EarlyLayers(model, DoLa(), (0, 2)) as early:
+        tokens(model, prompts(), 2, logits_processor=[early])
 
 
 def test_early_layers_come_before_the_last():

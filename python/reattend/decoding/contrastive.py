@@ -12,14 +12,17 @@ probabilities makes no difference to the probabilities of z.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
 
 from reattend.adaptors.transformers.caches import cache_argument, cache_of
 from reattend.adaptors.transformers.tensors import floats
-from reattend.decoding.mixing import floats_of
+from reattend.decoding.mixing import comparable, floats_of
 from reattend.decoding.settings import VCD, Setting
 from reattend.optional import demand
 from reattend.policy import Array
@@ -77,7 +80,8 @@ class TwoBranch:
     """A logits processor that mixes each step with other branches, as a setting says.
 
     It works with greedy search, sampling and beams, whose rows it finds again by their tokens, and
-    with any loop that calls it as `generate` does.
+    with any loop that calls it as `generate` does. Where scores are log probabilities, as those of
+    beams are, it gives the mix's.
 
     Parameters
     ----------
@@ -115,7 +119,7 @@ class TwoBranch:
         ids = input_ids.detach().numpy() if tensors else np.asarray(input_ids)
         own = floats(scores) if tensors else np.asarray(scores)
         others = self._others(ids)
-        mixed = self.setting(own, *others, step=self._step)
+        mixed = comparable(own, np.asarray(self.setting(own, *others, step=self._step)))
         if not tensors:
             return mixed
         return demand("torch").from_numpy(mixed).to(scores.dtype)
@@ -153,6 +157,24 @@ def _begin(branch: Branch, rows: int) -> tuple[Array, Array]:
     return other[repeated], repeated
 
 
+_beside: ContextVar[bool] = ContextVar("reattend_beside", default=False)
+
+
+@contextmanager
+def beside() -> Iterator[None]:
+    """Say that the model runs for a second branch, and not for the one that speaks."""
+    token = _beside.set(True)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
+
+
+def is_beside() -> bool:
+    """Whether the model runs for a second branch."""
+    return _beside.get()
+
+
 class ModelBranch:
     """A transformers model on a second prompt, with a cache of its own.
 
@@ -169,9 +191,16 @@ class ModelBranch:
     def __init__(self, model: Any, **inputs: Any) -> None:
         if "input_ids" not in inputs:
             raise ValueError(f"inputs must hold input_ids, got {sorted(inputs)}")
+        mask = inputs.get("attention_mask")
+        if mask is not None and not (mask.ndim == 2 and bool(mask[:, -1].all())):
+            raise ValueError(
+                "attention_mask must be [B, P], and not 0 at a prompt's last token, from which "
+                "what follows is read: pad prompts on the left"
+            )
         self.model, self.inputs = model, inputs
         self._cache: Any = None
         self._mask: Any = None
+        self._places: Any = None  # position_ids, where the model does not count them itself
         self._deltas: Any = None  # where a model keeps its place between forwards
 
     def begin(self) -> Array:
@@ -181,7 +210,14 @@ class ModelBranch:
         ids = self.inputs["input_ids"]
         self._mask = torch.ones_like(ids) if mask is None else mask
         self._cache, self._deltas = None, None
-        return self._forward(**{**self.inputs, "attention_mask": self._mask})
+        self._places = self.inputs.get("position_ids")
+        if self._places is None and not self._mask.all() and self._counts_rows():
+            self._places = (self._mask.long().cumsum(1) - 1).clamp(min=0)
+        given = {**self.inputs, "attention_mask": self._mask}
+        if self._places is not None:
+            self._places = self._places.expand(*self._places.shape[:-2], *ids.shape)
+            given["position_ids"] = self._places
+        return self._forward(**given)
 
     def step(self, tokens: Array) -> Array:
         """Go on by one token [B] for each item; give the logits [B, V] of what follows."""
@@ -189,14 +225,25 @@ class ModelBranch:
         self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
         ids = torch.from_numpy(np.ascontiguousarray(tokens))[:, None]
         # Without padding no mask: Qwen-VL models take one for the positions of the new rows.
-        padded = {} if self._mask.all() else {"attention_mask": self._mask}
-        return self._forward(input_ids=ids, **padded)
+        given = {} if self._mask.all() else {"attention_mask": self._mask}
+        if self._places is not None:
+            self._places = given["position_ids"] = self._places[..., -1:] + 1
+        return self._forward(input_ids=ids, **given)
+
+    def _counts_rows(self) -> bool:
+        """Whether positions are the number of tokens before: `generate` then counts no padding."""
+        name = "_prepare_position_ids_for_generation"
+        own = getattr(type(self.model), name, None)
+        plain = getattr(demand("transformers").GenerationMixin, name, None)
+        return own is plain and "position_ids" in signature(self.model.forward).parameters
 
     def reorder(self, indices: Array) -> None:
         """Let item b become what item ``indices[b]`` was."""
         chosen = demand("torch").from_numpy(np.asarray(indices))
         self._cache.reorder_cache(chosen)
         self._mask = self._mask[chosen]
+        if self._places is not None:
+            self._places = self._places[..., chosen, :]
         if self._deltas is not None and len(self._deltas) > 1:
             self._deltas = self._deltas[chosen]
 
@@ -207,7 +254,7 @@ class ModelBranch:
         if holder is not None:
             holder.rope_deltas = self._deltas
         try:
-            with demand("torch").no_grad():
+            with demand("torch").no_grad(), beside():
                 held = {cache_argument(self.model): self._cache}
                 out = self.model(**inputs, **held, use_cache=True)
             self._cache = cache_of(out)

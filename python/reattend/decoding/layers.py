@@ -10,7 +10,8 @@ import numpy as np
 
 from reattend.adaptors.transformers.tensors import floats
 from reattend.checks import finite, real
-from reattend.decoding.mixing import log_softmax, mix, nucleus, plausible, softmax
+from reattend.decoding.contrastive import is_beside
+from reattend.decoding.mixing import comparable, log_softmax, mix, nucleus, plausible, softmax
 from reattend.optional import demand
 from reattend.policy import Array
 
@@ -111,8 +112,8 @@ class EarlyLayers:
 
     Raises
     ------
-    ValueError
-        If there is no layer, or the model has fewer.
+    TypeError, ValueError
+        If there is no layer, or the model has fewer, or none of that name.
 
     Examples
     --------
@@ -123,48 +124,91 @@ class EarlyLayers:
     def __init__(self, model: Any, setting: Any, layers: Sequence[int]) -> None:
         self.model, self.setting, self.layers = model, setting, tuple(layers)
         decoder = model.get_decoder()
-        stack, self._norm = decoder.layers, decoder.norm
+        stack: Any = getattr(decoder, "layers", None)
+        self._norm: Any = getattr(decoder, "norm", None)
+        if stack is None or self._norm is None:
+            raise TypeError(
+                f"model must have a decoder with layers and norm, got {type(model).__name__} with "
+                f"{type(decoder).__name__}"
+            )
         if not self.layers or not all(0 <= layer < len(stack) - 1 for layer in self.layers):
             raise ValueError(
                 f"layers must be some of 0 to {len(stack) - 2}, those before the last, "
                 f"got {self.layers}"
             )
-        self._stack = [stack[layer] for layer in self.layers]
-        self._states: list[Any] = [None] * len(self.layers)
+        self._stack = [*(stack[layer] for layer in self.layers), stack[-1]]
+        self._states: list[Any] = [None] * len(self._stack)  # of the forward just done
         self._hooks: list[Any] = []
+        self._forwards = 0  # since the last call
+        self._length: int | None = None  # of the tokens at the last call
+        self._checked = False
 
     def __enter__(self) -> EarlyLayers:
         if self._hooks:
             raise RuntimeError("EarlyLayers is entered already")
         for place, layer in enumerate(self._stack):
             self._hooks.append(layer.register_forward_hook(self._keep(place)))
+        self._hooks.append(self.model.register_forward_hook(self._end))
         return self
 
     def __exit__(self, *error: Any) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._states = [], [None] * len(self.layers)
+        self._hooks, self._states = [], [None] * len(self._stack)
+        self._forwards, self._length = 0, None
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Mix scores [B, V] with those of the earlier layers in the forward just done."""
         torch = demand("torch")
         if any(state is None for state in self._states):
             raise RuntimeError("EarlyLayers must be entered with 'with' before generate is called")
-        head = self.model.get_output_embeddings()
-        with torch.no_grad():
-            early = [floats(head(self._norm(state))) for state in self._states]
+        going_on = input_ids.shape[1] - 1 == self._length  # a prompt may come in chunks
+        if going_on and self._forwards > 1:
+            raise RuntimeError(
+                f"EarlyLayers must mix what the last forward says, and the model ran "
+                f"{self._forwards} times for one token: another processor runs it too, as "
+                "guidance_scale does"
+            )
+        self._forwards, self._length = 0, input_ids.shape[1]
+        early = [self._said(state) for state in self._states[:-1]]
         if len(early[0]) != len(scores):
             raise ValueError(
                 f"scores must have the rows of the last forward, {len(early[0])}, got {len(scores)}"
             )
-        return torch.from_numpy(self.setting(floats(scores), *early)).to(scores.dtype)
+        own = floats(scores)
+        mixed = comparable(own, self.setting(own, *early))
+        return torch.from_numpy(mixed).to(scores.dtype)
+
+    def _said(self, state: Any) -> Array:
+        """Give what a layer's states [B, C] would have said [B, V]."""
+        with demand("torch").no_grad():
+            return floats(self.model.get_output_embeddings()(self._norm(state)))
 
     def _keep(self, place: int) -> Any:
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
-            self._states[place] = states[:, -1]
+            if not is_beside():
+                states = output[0] if isinstance(output, tuple) else output
+                self._states[place] = states[:, -1]
 
         return hook
+
+    def _end(self, module: Any, inputs: Any, output: Any) -> None:
+        """Count a forward, and hold what its last layer says against the model's own logits."""
+        if is_beside():
+            return
+        self._forwards += 1
+        logits = getattr(output, "logits", None)
+        if self._checked or logits is None:
+            return
+        said, own = self._said(self._states[-1]), floats(logits[:, -1])
+        most = np.abs(own).max() * (1e-4 if logits.element_size() == 4 else 5e-2)
+        if said.shape != own.shape or not np.abs(said - own).max() <= most:
+            raise NotImplementedError(
+                f"{type(self.model).__name__} makes its logits by more than its norm and its head, "
+                "such as a softcap or a scale, so what earlier layers say cannot be held against "
+                "them"
+            )
+        self._checked = True
 
 
 def _stacked(logits: Array, others: Sequence[Array]) -> Array:

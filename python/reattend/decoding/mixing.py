@@ -198,6 +198,31 @@ def floats_of(name: str, given: Any) -> Array:
     return found.astype(np.float64) if found.dtype.kind in "iub" else found
 
 
+def comparable(scores: Array, mixed: Array) -> Array:
+    """Give log probabilities of what was mixed, where the scores it was made of were such.
+
+    Beam search hands these over, and compares its rows by their sums: in mixed logits each row
+    would have a summand of its own.
+
+    Parameters
+    ----------
+    scores, mixed : array [..., V]
+        What came, and what was made of it.
+
+    Examples
+    --------
+    >>> comparable(np.log([0.5, 0.5]), np.array([3.0, -np.inf]))
+    array([  0., -inf])
+    >>> comparable(np.array([2.0, 0.0]), np.array([3.0, 1.0]))
+    array([3., 1.])
+    """
+    with np.errstate(over="ignore"):
+        totals = np.exp(scores.astype(np.float64)).sum(-1)
+    if not (totals < 1.02).all():  # so much do 16 bits round
+        return mixed
+    return log_softmax(mixed).astype(mixed.dtype, copy=False)
+
+
 def log_softmax(logits: Array) -> Array:
     """Give log probabilities, in float64.
 
