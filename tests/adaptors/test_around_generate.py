@@ -78,6 +78,100 @@ def test_a_streamer_in_a_thread():
     assert "".join(said) == tokenizer.decode(expected)
 
 
+@pytest.mark.parametrize("name", [None, *METHODS])
+def test_threads_of_one_model(name):
+    """Each is in a forward of its own, and a report is of the generation that ended last."""
+    model = LLAVA.load()
+    each = [LLAVA.inputs((item,)) for item in (0, 1)]
+    with attached(model, *([] if name is None else [method(name)])) as session:
+        expected = [tokens(model, inputs, 8) for inputs in each]
+        found, start = [[], []], threading.Barrier(2)
+
+        def run(item):
+            start.wait(HANGS)
+            for _ in range(3):
+                found[item].append(tokens(model, each[item], 8))
+
+        threads = [threading.Thread(target=run, args=(item,)) for item in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [[item] * 3 for item in expected]
+        tokens(model, each[1], 2)
+        assert session.image_spans == ([] if name is None else [[(3, 19)]])
+
+
+def test_a_copied_cache_is_reordered_by_itself():
+    """Prompts are kept so: the copy's beams must not move the items of the first."""
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    with torch.no_grad(), attached(model, method("ACT")):
+        (cache,) = held(model, model(**inputs)).values()
+        for made in (copy.deepcopy(cache), copy.deepcopy(copy.deepcopy(cache))):
+            made.batch_repeat_interleave(2)
+            assert [len(each.layers[0].keys) for each in (cache, made)] == [1, 2]
+        outside = copy.deepcopy(cache)
+    outside.reorder_cache(torch.tensor([0, 0]))
+    assert [len(each.layers[0].keys) for each in (cache, outside)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", [None, *METHODS])
+def test_arguments_that_come_by_place(name):
+    model, inputs = LLAVA.load(), LLAVA.inputs((0,))
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    methods = () if name is None else (method(name),)
+    with torch.no_grad(), attached(model, *methods, verify=False) as session:
+        logits = []
+        for given in ((ids, pixels), (ids,)):
+            how = {"pixel_values": pixels} if len(given) == 1 else {}
+            out = model(*given, **how)
+            assert session.image_spans == ([[(5, 21)]] if methods else [])
+            named = held(model, out)
+            step = torch.tensor([[3]])
+            how = named if len(given) == 1 else {}
+            place = () if len(given) == 1 else (None, None, None, *named.values())
+            logits.append(model(step, *place, **how).logits)
+        assert torch.equal(*logits)
+    text = LLAMA.load()
+    ids = LLAMA.inputs((0,))["input_ids"]
+    with torch.no_grad():
+        expected = text.model(ids).last_hidden_state[:, -1]
+        with attached(text, *((method("ACT"),) if name == "ACT" else ()), verify=False):
+            expected = text.model(ids).last_hidden_state[:, -1] if not name else expected
+            (cache,) = held(text, text.model(ids[:, :-1], use_cache=True)).values()
+            found = text.model(ids[:, -1:], None, None, cache).last_hidden_state[:, -1]
+    if name != "ACT":
+        assert (found - expected).abs().max() < 1e-4
+
+
+def test_what_a_forward_that_raised_leaves_is_not_the_next_ones():
+    model, inputs = LLAVA.load(), LLAVA.inputs()
+    with torch.no_grad(), attached(model, method("VAR")):
+        with pytest.raises(ValueError, match="match"):
+            model(**{**inputs, "pixel_values": inputs["pixel_values"][:, :, :5]})
+        model(input_ids=torch.tensor([[1, 5, 9, 7]]))  # it has no pictures
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_an_image_mask_is_of_each_prompt_or_of_all(rows):
+    """Beams repeat prompts; two of four prompts are no prompts of which each stands for two."""
+    model, inputs = LLAMA.load(), LLAMA.inputs((0, 0, 1, 1))
+    image = np.zeros((rows, inputs["input_ids"].shape[1]), bool)
+    image[:, -9:-2] = True
+    with attached(model, method("VAR"), image=image) as session, torch.no_grad():
+        if rows == 2:
+            with pytest.raises(ValueError, match=r"image must be bool \[B, P\] = \(4, 16\)"):
+                model(**inputs)
+            with pytest.raises(ValueError, match=r"image must be bool \[B, P\] = \(4, 16\)"):
+                tokens(model, inputs, 2, num_beams=2)
+            pairs = {name: each[1:3] for name, each in inputs.items()}
+            tokens(model, pairs, 2, num_beams=2)
+        else:
+            model(**inputs)
+            tokens(model, inputs, 2, num_beams=2)
+        assert len(session.image_spans) == (4 if rows == 2 else 8)
+
+
 def test_paged_attention_is_refused():
     """Continuous batching holds keys in pages, of several prompts in one row."""
     model = copy.deepcopy(LLAMA.load())

@@ -1,6 +1,7 @@
 """Attaching and letting go: what is restored, what is refused, and in which words."""
 
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from reattend.adaptors.transformers.introspection import examined  # noqa: E402
 from reattend.method import Method  # noqa: E402
 from reattend.methods import ACT, PAI, VAR, VHR  # noqa: E402
 from runs import METHODS, generate, held, tokens  # noqa: E402
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: E402
 
 CASES = {case.name: case for case in MODELS}
 LLAMA, LLAVA = CASES["Llama"], CASES["LLaVA-1.5"]
@@ -115,6 +117,87 @@ def test_a_block_can_be_entered_twice():
     assert traces(model) == before
 
 
+def test_blocks_may_end_in_any_order():
+    """As fixtures' and ExitStacks of one's own may: the model is let go by the last one."""
+    model, inputs = LLAMA.load(), LLAMA.inputs()
+    before, plain = traces(model), tokens(model, inputs, 8)
+    second = ACT(theta=0.03, beta=0.9)
+    with attached(model, second):
+        expected = tokens(model, inputs, 8)
+    blocks = attached(model, EACH_ACT), attached(model, second)
+    for block in blocks:
+        block.__enter__()
+    blocks[0].__exit__(None, None, None)
+    assert tokens(model, inputs, 8) == expected != plain
+    with pytest.raises(NotImplementedError, match="prompt_lookup_num_tokens"):
+        tokens(model, inputs, 8, prompt_lookup_num_tokens=2)
+    blocks[1].__exit__(None, None, None)
+    assert traces(model) == before
+    assert tokens(model, inputs, 8) == plain
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps], ids=["copy", "pickle"])
+@pytest.mark.parametrize("part", ["", "model", "model.layers.0"])
+def test_an_attached_model_is_not_copied(copied, part):
+    """A copy's generate() was the first model's, and its own sinks and softcaps were lost."""
+    model = copy.deepcopy(LLAMA.load())
+    with (
+        attached(model, EACH_ACT),
+        pytest.raises(RuntimeError, match="must not be copied or pickled while reattend is"),
+    ):
+        copied(model.get_submodule(part))
+    assert len(copied(model) if copied is pickle.dumps else list(copied(model).parameters())) > 9
+
+
+def test_a_config_that_was_copied_inside_a_block():
+    """Nobody is attached to a model that is built from it, and its own attention is not known."""
+    with attached(LLAMA.load()):
+        config = copy.deepcopy(LLAMA.load().config)
+    model = hf.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match=r"or call set_attn_implementation\(\)"):
+            model(**LLAMA.inputs())
+        model.set_attn_implementation("sdpa")
+        model(**LLAMA.inputs())
+
+
+def test_another_attention_is_not_taken_for_the_models_own():
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def doubled(module, query, key, value, mask, **options):
+        return sdpa(module, query, key, 2 * value, mask, **options)
+
+    hf.AttentionInterface.register("doubled", doubled)
+    try:
+        model.set_attn_implementation("doubled")
+        before = traces(model)
+        with pytest.raises(NotImplementedError, match="implementation 'doubled', and what that"):
+            attached(model).__enter__()
+        assert traces(model) == before
+    finally:
+        del hf.AttentionInterface._global_mapping["doubled"]
+    model.set_attn_implementation("sdpa")
+    try:
+        hf.AttentionInterface.register("sdpa", doubled)
+        with (
+            attached(model),
+            torch.no_grad(),
+            pytest.raises(RuntimeError, match="differs from the model's own"),
+        ):
+            model(**inputs)
+    finally:
+        hf.AttentionInterface.register("sdpa", sdpa)
+
+
+def test_an_implementation_that_is_changed_inside_the_block():
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    with attached(model, EACH_ACT), torch.no_grad():
+        model.set_attn_implementation("sdpa")
+        with pytest.raises(RuntimeError, match="was changed to sdpa inside the block"):
+            model(**inputs)
+
+
 def test_two_models_do_not_mix():
     models = [copy.deepcopy(LLAMA.load()), copy.deepcopy(LLAMA.load())]
     inputs = LLAMA.inputs()
@@ -177,6 +260,12 @@ def test_a_conversation_goes_on():
     ("options", "message"),
     [
         ({"prompt_lookup_num_tokens": 2}, "assisted generation reads guessed tokens"),
+        ({"assistant_early_exit": 2}, "leave out assistant_early_exit"),
+        ({"use_mtp": True}, "leave out use_mtp"),
+        (
+            {"generation_config": hf.GenerationConfig(prompt_lookup_num_tokens=2)},
+            "leave out prompt_lookup_num_tokens",
+        ),
         ({"use_cache": False}, "use a cache"),
         ({"output_attentions": True}, "output_attentions needs the attention matrix"),
     ],
@@ -205,6 +294,47 @@ def test_training_and_gradients():
         model.train()
         with pytest.raises(RuntimeError, match=r"call model\.eval\(\)"), torch.no_grad():
             model(**inputs)
+
+
+@pytest.mark.parametrize("learned", ["v_proj.weight", "sinks"])
+def test_gradients_of_one_part_only(learned):
+    """Not the query's: values, or a sink that no input has made."""
+    case = CASES["gpt-oss"]
+    model, inputs = copy.deepcopy(case.load()), case.inputs()
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name.endswith((f"0.self_attn.{learned}", "lm_head.weight")):
+            parameter.requires_grad_(True)
+    with attached(model):
+        with pytest.raises(RuntimeError, match=r"run the model under torch\.no_grad"):
+            model(**inputs)
+        with torch.no_grad():
+            model(**inputs)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_model_of_64_bits(verify):
+    model = copy.deepcopy(LLAMA.load()).double()
+    with (
+        attached(model, verify=verify),
+        torch.no_grad(),
+        pytest.raises(NotImplementedError, match=r"in 32 bits at most: use model\.float\(\)"),
+    ):
+        model(**LLAMA.inputs())
+
+
+def test_autocast():
+    """Attention is not rounded to 16 bits, as all around it is."""
+    model, inputs = copy.deepcopy(LLAMA.load()), LLAMA.inputs()
+    valid = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        exact = model(**inputs).logits[valid]
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs = model(**inputs).logits
+            with attached(model):
+                ours = model(**inputs).logits
+    assert ours.dtype == theirs.dtype
+    assert (ours[valid] - exact).abs().max() <= 2 * (theirs[valid] - exact).abs().max()
 
 
 def test_compiled_models():
@@ -316,6 +446,40 @@ def test_cross_attention_to_a_text_stays_the_models_own():
         for methods, found in ((), expected), ((ACT(theta=0.05),), acted):
             with attached(model, *methods):  # the padding of the text is none of the rows' past
                 assert (model(**how).logits - found).abs().max() < 1e-5
+
+
+def test_a_cache_that_grew_without_the_methods():
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    with attached(model, EACH_ACT), torch.no_grad():
+        cache = held(model, model(**inputs))
+        with attached(model):
+            model(input_ids=torch.tensor([[3]]), **cache)
+        with pytest.raises(
+            RuntimeError, match="holds 17 keys, of which these methods have seen 16"
+        ):
+            model(input_ids=torch.tensor([[3]]), **cache)
+
+
+@pytest.mark.parametrize("given", ["no mask", "a mask of rows and keys"])
+def test_several_prompts_in_one_row(given):
+    """Methods would take them for one prompt; without methods they are what they are alone."""
+    model, text = LLAMA.load(), torch.tensor([[1, 5, 9, 7, 11, 3, 8, 20, 1, 6, 4, 17, 22, 2, 19]])
+    places = torch.tensor([[*range(8), *range(7)]])
+    how = {"input_ids": text, "position_ids": places, "use_cache": False}
+    if given != "no mask":
+        item = torch.arange(15) >= 8
+        seen = torch.ones(15, 15).tril().bool() & (item[:, None] == item)
+        how["attention_mask"] = seen[None, None]
+    with torch.no_grad():
+        alone = [model(input_ids=part).logits for part in (text[:, :8], text[:, 8:])]
+        with attached(model):
+            found = model(**how).logits
+        assert (found - torch.cat(alone, 1)).abs().max() < 1e-4
+        with (
+            attached(model, EACH_ACT),
+            pytest.raises(NotImplementedError, match="give each a row of its own"),
+        ):
+            model(**how)
 
 
 def test_image_tokens_in_a_later_turn():

@@ -170,54 +170,88 @@ class Attached:
 
     def _hooks(self, session: ModelSession) -> list[Handle]:
         structure = self.structure
-        aside = demand("torch").compiler.disable  # a compiler leaves what a session does alone
         hooks = [
-            self.model.register_forward_pre_hook(aside(session.model_begins), with_kwargs=True),
+            self.model.register_forward_pre_hook(_Hook(session.model_begins), with_kwargs=True),
             structure.decoder.register_forward_pre_hook(
-                aside(session.decoder_begins), with_kwargs=True
+                _Hook(session.decoder_begins), with_kwargs=True
             ),
-            structure.decoder.register_forward_hook(aside(session.decoder_ends), always_call=True),
+            structure.decoder.register_forward_hook(_Hook(session.decoder_ends), always_call=True),
         ]
         if self.methods or self.measures:
             hooks += [
                 module.register_forward_pre_hook(
-                    aside(functools.partial(session.layer_begins, layer)), with_kwargs=True
+                    _Hook(functools.partial(session.layer_begins, layer)), with_kwargs=True
                 )
                 for layer, module in structure.layers.items()
             ]
             hooks += [
-                module.register_forward_pre_hook(aside(session.cross_begins), with_kwargs=True)
+                module.register_forward_pre_hook(_Hook(session.cross_begins), with_kwargs=True)
                 for module in structure.cross.values()
             ]
             first = structure.attention[structure.first]
             hooks.append(
-                first.register_forward_pre_hook(aside(session.first_begins), with_kwargs=True)
+                first.register_forward_pre_hook(_Hook(session.first_begins), with_kwargs=True)
             )
         return hooks
 
     def _announce(self, session: ModelSession, stack: ExitStack) -> None:
         """Tell the session what `generate` is called with: forwards see parts of a prompt only."""
         model = cast("Generating", self.model)
-        generate = model.generate
-        mine = vars(model).get("generate")
+        sessions: list[ModelSession] | None = getattr(model.generate, "sessions", None)
+        if sessions is None:
+            sessions = _announcing(model)
 
-        @functools.wraps(generate)
-        def announcing(*args: Any, **kwargs: Any) -> Any:  # what generate() has
-            with session.announced(args, cast("ForwardArguments", kwargs)):
-                return generate(*args, **kwargs)
+        def end() -> None:  # blocks may end in any order
+            sessions.remove(session)
+            if not sessions:
+                model.generate.restore()  # type: ignore[attr-defined]
 
-        def restore() -> None:
-            if mine is None:
-                vars(model).pop("generate", None)
-            else:
-                model.generate = mine
+        sessions.append(session)
+        stack.callback(end)
 
-        stack.callback(restore)
-        model.generate = announcing
-        for name in _PAGED:
-            if hasattr(model, name) and name not in vars(model):
-                setattr(model, name, _refusing(type(model).__name__, name))
-                stack.callback(vars(model).pop, name, None)
+
+class _Hook:
+    """What a session does at a module's call; a compiler leaves it alone.
+
+    A copy of the model would have it too, and tell this session of forwards that are not its own.
+    """
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        self._call = demand("torch").compiler.disable(call)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # what torch passes
+        return self._call(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise RuntimeError(
+            "a model must not be copied or pickled while reattend is attached to it: do so outside "
+            "of the block"
+        )
+
+
+def _announcing(model: Generating) -> list[ModelSession]:
+    """Let a model's `generate` tell sessions of its calls, the last of a list that is given."""
+    sessions: list[ModelSession] = []
+    generate = model.generate
+    mine = vars(model).get("generate")
+    refused = [name for name in _PAGED if hasattr(model, name) and name not in vars(model)]
+
+    @functools.wraps(generate)
+    def announcing(*args: Any, **kwargs: Any) -> Any:  # what generate() has
+        with sessions[-1].announced(args, cast("ForwardArguments", kwargs)):
+            return generate(*args, **kwargs)
+
+    def restore() -> None:
+        for name in ("generate", *refused):
+            vars(model).pop(name, None)
+        if mine is not None:
+            model.generate = mine
+
+    announcing.sessions, announcing.restore = sessions, restore  # type: ignore[attr-defined]
+    model.generate = announcing
+    for name in refused:
+        setattr(model, name, _refusing(type(model).__name__, name))
+    return sessions
 
 
 _PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")

@@ -72,7 +72,7 @@ def attend(
     -------
     torch.Tensor [B, N, H, Dv]
     """
-    refuse_unknown(module, query, options)
+    refuse_unknown(module, query, key, value, options)
     rows, slots = query.shape[2], key.shape[2]
     length, dropped = _keys(forward, module, rows, slots, mask)
     causal = options.get("is_causal")

@@ -45,7 +45,7 @@ def attend_across(
     -------
     torch.Tensor [B, N, H, Dv]
     """
-    refuse_unknown(module, query, options)
+    refuse_unknown(module, query, key, value, options)
     batch, _, rows, _ = query.shape
     if rows != forward.rows:
         raise NotImplementedError(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import local
 from typing import Protocol, cast
 from weakref import WeakKeyDictionary
 
@@ -21,15 +23,19 @@ from reattend.adaptors.transformers.protocols import (
     Model,
     Tensor,
 )
+from reattend.adaptors.transformers.tensors import bools
 from reattend.optional import demand
+from reattend.policy import Array
 
 NAME = "reattend"
+_EXACT = ("eager", "sdpa", "flex_attention")  # softmax attention, and nothing else
 
 
 class Owner(Protocol):
     """Who attends in place of a model's attention."""
 
     knows_sdpa: bool
+    own_cross: bool  # whether the model reads an encoder, whose masks are not the decoder's
 
     def attend(
         self,
@@ -42,12 +48,24 @@ class Owner(Protocol):
     ) -> Tensor:
         """Compute a layer's attention [B, N, H, Dv]."""
 
-    def note_padding(self, mask: Tensor | None, *, both_ways: bool) -> None:
-        """See a forward's 2-D attention mask, and whether rows see keys before and behind them."""
+
+@dataclass(eq=False)
+class _Switched:
+    """A config whose implementation is `NAME`: several blocks, and several models, may hold it."""
+
+    before: str  # what it used
+    owners: list[Owner] = field(default_factory=list)
 
 
-_owners: WeakKeyDictionary[AttentionModule, Owner] = WeakKeyDictionary()
-_configs: dict[int, tuple[Owner, str]] = {}  # id of a config -> owner, what it used before
+class Noted(local):
+    """What the mask function saw, for the forward of this thread that it makes a mask for."""
+
+    padding: Array | None = None  # the 2-D attention mask, bool [B, M]
+
+
+noted = Noted()
+_owners: WeakKeyDictionary[AttentionModule, list[Owner]] = WeakKeyDictionary()  # the last attends
+_switched: dict[int, _Switched] = {}  # by id of a config
 
 
 def owns(owner: Owner, structure: Structure) -> bool:
@@ -58,8 +76,21 @@ def owns(owner: Owner, structure: Structure) -> bool:
     owner : Owner
     structure : Structure
         Of the model.
+
+    Raises
+    ------
+    RuntimeError
+        If somebody else has changed the model's implementation, so that it asks nobody.
     """
-    return _owners.get(structure.attention[structure.first]) is owner
+    owners = _owners.get(structure.attention[structure.first])
+    if owners is None or owners[-1] is not owner:
+        return False
+    if structure.config._attn_implementation != NAME:
+        raise RuntimeError(
+            f"the attention implementation was changed to {structure.config._attn_implementation} "
+            "inside the block, so reattend is asked no more: change it before the model is attached"
+        )
+    return True
 
 
 def before(structure: Structure) -> str:
@@ -70,7 +101,7 @@ def before(structure: Structure) -> str:
     structure : Structure
         Of the model.
     """
-    return _configs[id(structure.config)][1]
+    return _switched[id(structure.config)].before
 
 
 @contextmanager
@@ -93,32 +124,34 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
     _register()
     config = structure.config
     modules = [*structure.attention.values(), *structure.cross.values(), *structure.seconds]
-    before = config._attn_implementation
-    owners = [_owners.get(module) for module in modules]
-    known = _configs.get(id(config))
+    held = _switched.setdefault(id(config), _Switched(config._attn_implementation))
+    held.owners.append(owner)
+    for module in modules:
+        _owners.setdefault(module, []).append(owner)
     try:
-        _switch(model, structure, NAME)
+        if held.before not in _EXACT and not str(held.before).startswith("flash_attention"):
+            raise NotImplementedError(
+                f"{type(model).__name__} has the attention implementation {held.before!r}, and "
+                "what that computes is not known: call set_attn_implementation('sdpa') first"
+            )
+        if config._attn_implementation != NAME:
+            _switch(model, structure, NAME)
         if config._attn_implementation != NAME:  # transformers only logs a warning
             raise NotImplementedError(
                 f"{type(model).__name__} does not route its attention through transformers' "
                 "AttentionInterface, so reattend cannot be its attention"
             )
-        for module in modules:
-            _owners[module] = owner
-        _configs[id(config)] = (owner, before if known is None else known[1])
         yield
-    finally:
-        for module, previous in zip(modules, owners, strict=True):
-            if previous is None:
-                _owners.pop(module, None)
-            else:
-                _owners[module] = previous
-        if known is None:
-            _configs.pop(id(config), None)
-        else:
-            _configs[id(config)] = known
-        if config._attn_implementation != before:
-            _switch(model, structure, before)
+    finally:  # blocks may end in any order
+        for module in modules:
+            _owners[module].remove(owner)
+            if not _owners[module]:
+                del _owners[module]
+        held.owners.remove(owner)
+        if not held.owners:
+            del _switched[id(config)]
+            if config._attn_implementation != held.before:
+                _switch(model, structure, held.before)
 
 
 def _register() -> None:
@@ -160,19 +193,19 @@ def _attention(
     **options: object,
 ) -> tuple[Tensor, None]:
     """Take the place of a model's attention: what transformers calls."""
-    owner = _owners.get(module)
-    if owner is not None:
+    owners = _owners.get(module)
+    if owners is not None:
         given = cast("AttentionOptions", options)
-        return owner.attend(module, query, key, value, attention_mask, given), None
+        return owners[-1].attend(module, query, key, value, attention_mask, given), None
     # The model's other attentions, and a second model that was built from the same config object,
     # switch together with the attached one; they go on as they were.
-    _, before = _configs.get(id(getattr(module, "config", None)), (None, "sdpa"))
-    own = own_attention(module, before)
+    held = _switched.get(id(getattr(module, "config", None)))
+    own = None if held is None else own_attention(module, held.before)
     if own is None:
         raise RuntimeError(
-            f"{type(module).__name__} shares its config object with an attached model, is not "
-            f"attached itself, and its own attention ({before}) cannot be found; give it a config "
-            "of its own (copy.deepcopy)"
+            f"{type(module).__name__} has the config of a model that is or was attached, is not "
+            "attached itself, and its own attention cannot be found: give it a config that was "
+            "copied outside of the block, or call set_attn_implementation()"
         )
     out, _ = own(module, query, key, value, attention_mask, **options)
     return out, None
@@ -184,12 +217,14 @@ def _mask(**options: object) -> Tensor | None:
     For sdpa: None where it is plain causal, else bool [B, 1, N, M]. Models that do not know sdpa
     may work on their masks, as numbers that are added to the scores.
     """
-    owner, before = _configs.get(id(options.get("config")), (None, ""))
+    held = _switched.get(id(options.get("config")))
     masks = demand("transformers.masking_utils")
+    owner = None if held is None else held.owners[-1]
     if owner is not None:  # generate() makes masks of static caches itself: nobody else sees these
         both_ways = options.get("mask_function") is masks.bidirectional_mask_function
         mask = cast("Tensor | None", options.get("attention_mask"))
-        owner.note_padding(mask, both_ways=both_ways)
-    eager = before == "eager" and not getattr(owner, "knows_sdpa", True)
+        if not (both_ways and owner.own_cross):  # an encoder's, with padding of its own
+            noted.padding = bools(mask) if mask is not None and mask.ndim == 2 else None
+    eager = held is not None and held.before == "eager" and not getattr(owner, "knows_sdpa", True)
     made: Tensor | None = (masks.eager_mask if eager else masks.sdpa_mask)(**options)
     return made

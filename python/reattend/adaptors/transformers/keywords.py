@@ -18,15 +18,17 @@ _PASSING = {
 _KNOWN = HONOURED | _PASSING | {"dropout", "output_attentions"}  # these are 0, as is checked
 
 
-def refuse_unknown(module: Module, query: Tensor, options: AttentionOptions) -> None:
+def refuse_unknown(
+    module: Module, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+) -> None:
     """Refuse what reattend cannot honour, by name.
 
     Parameters
     ----------
     module : torch.nn.Module
         The attention module.
-    query : torch.Tensor
-        [B, H, N, D].
+    query, key, value : torch.Tensor
+        [B, H, N, D], [B, H_kv, M, D], [B, H_kv, M, Dv].
     options : dict
         What the model passes to its attention by keyword.
 
@@ -35,12 +37,21 @@ def refuse_unknown(module: Module, query: Tensor, options: AttentionOptions) -> 
     NotImplementedError, RuntimeError
         Naming the module and the keyword.
     """
-    if demand("torch").compiler.is_compiling():
+    torch = demand("torch")
+    if torch.compiler.is_compiling():
         raise NotImplementedError(
             "torch.compile cannot see into reattend: do not compile the model"
         )
-    if query.requires_grad:
+    learned: tuple[Tensor | None, ...] = (query, key, value)
+    if torch.is_grad_enabled():
+        learned += (options.get("s_aux"), options.get("sinks"), options.get("position_bias"))
+    if any(tensor is not None and tensor.requires_grad for tensor in learned):
         raise RuntimeError("reattend computes no gradients: run the model under torch.no_grad()")
+    if query.dtype == torch.float64:
+        raise NotImplementedError(
+            f"{type(module).__name__} computes in float64, and reattend in 32 bits at most: use "
+            "model.float()"
+        )
     if options.get("dropout"):
         raise NotImplementedError(
             f"dropout must be 0, got {options['dropout']}: reattend is for inference"
@@ -54,8 +65,8 @@ def refuse_unknown(module: Module, query: Tensor, options: AttentionOptions) -> 
         )
     if options.keys() <= _KNOWN:
         return
-    for name, value in options.items():
-        if name in _KNOWN or value is None or value is False:
+    for name, given in options.items():
+        if name in _KNOWN or given is None or given is False:
             continue
         raise NotImplementedError(
             f"{type(module).__name__} passes {name} to its attention, which reattend does not "

@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
+from threading import local
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +17,7 @@ import numpy as np
 from reattend.adaptors.transformers.attending import Forward, attend
 from reattend.adaptors.transformers.caches import cache_of
 from reattend.adaptors.transformers.crossing import attend_across
-from reattend.adaptors.transformers.interface import before, owns
+from reattend.adaptors.transformers.interface import before, noted, owns
 from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.model_report import ModelReport
 from reattend.adaptors.transformers.pictures import (
@@ -35,7 +38,7 @@ from reattend.adaptors.transformers.protocols import (
     Module,
     Tensor,
 )
-from reattend.adaptors.transformers.tensors import bools, floats, padding_of
+from reattend.adaptors.transformers.tensors import floats, padding_of
 from reattend.adaptors.transformers.verify import Check
 from reattend.measuring import Measure, Measured
 from reattend.method import Method
@@ -47,6 +50,23 @@ from reattend.session import Session
 from reattend.sinks import sink_dims
 
 _sink_dims: WeakKeyDictionary[Decoder, tuple[int, ...]] = WeakKeyDictionary()  # of each decoder
+
+
+class _Now(local):
+    """What the forward of a thread is about, from one hook to the next."""
+
+    def __init__(self) -> None:
+        self.forward = Forward()
+        self.read: Prompt | None = None  # of the latest forward; the last begun is a branch's
+        self.generating = False  # whether generate() runs
+        self.spoken: Prompt | None = None  # its own prompt; later ones are a second branch's
+        self.announced: Array | None = None  # its ids [B, P]
+        self.announced_length: int | None = None
+        self.prompts: int | None = None  # how many it was given; beams repeat them
+        self.ids: Array | None = None  # of the forward that runs
+        self.pictures: str | None = None  # the argument that brought some, of either
+        self.places: Array | None = None  # where a call says that they are
+        self.probe: list[Array] | None = None  # sink dimensions seen, while they are looked for
 
 
 class ModelSession:
@@ -70,19 +90,12 @@ class ModelSession:
         self.image = image
         self._check = Check(type(model).__name__) if verify else None
         self.knows_sdpa = bool(getattr(structure.decoder, "_supports_sdpa", True))
+        self.own_cross = structure.own_cross
         self._prompts = Prompts()
+        self._now = _Now()
         self._recorded: int | None = None  # the item of the batch
-        self._forward = Forward()
-        self._read: Prompt | None = None  # of the latest forward; the last begun is a branch's
-        self._padding: Array | None = None  # what the mask function saw
-        self._announced: Array | None = None  # ids [B, P] of the generate() that runs
-        self._announced_length: int | None = None
-        self._ids: Array | None = None  # of the forward that runs
-        self._pictures: str | None = None  # the argument that brought some, of either
-        self._places: Array | None = None  # where a call says that they are
         self._found: tuple[int, ...] | None = None
         self._warned = False
-        self._probe: list[Array] | None = None  # sink dimensions seen, while they are looked for
 
     def __repr__(self) -> str:
         methods = ", ".join(map(repr, self.methods))
@@ -116,9 +129,8 @@ class ModelSession:
             active |= {r.method for r in report.readings}
         return tuple(name for name in names if name not in active)
 
-    def _warn_of_idle(self, stacklevel: int) -> None:
+    def _warn_of_idle(self, last: Prompt | None, stacklevel: int) -> None:
         """Warn, once, of methods that changed no row of a whole generation."""
-        last = self._prompts.last
         if last is None or self._warned or self._recorded is not None:
             return
         without = last.image is None  # then a warning was given when the prompt began
@@ -173,9 +185,9 @@ class ModelSession:
         RuntimeError
             If no prompt was read.
         """
-        if self._read is None:
+        if self._now.read is None:
             raise RuntimeError("note_confidence() needs a prompt that methods have read")
-        self._read.session.note_confidence(confidence)
+        self._now.read.session.note_confidence(confidence)
 
     def measured(self) -> Mapping[str, Measured]:
         """Give what the measures of `attached` found along the latest generation, by name.
@@ -204,9 +216,9 @@ class ModelSession:
 
     def end(self) -> None:
         """Close what is open; `attached` calls it."""
-        self._warn_of_idle(stacklevel=4)
+        self._warn_of_idle(self._prompts.last, stacklevel=4)
         self._prompts.end()
-        self._ids = self._padding = None
+        self._now.ids = noted.padding = None
 
     # What the hooks call, in the order in which they do.
 
@@ -220,78 +232,85 @@ class ModelSession:
         ids = kwargs.get("input_ids", kwargs.get("inputs"))
         ids = args[0] if ids is None and args else ids
         embeds = kwargs.get("inputs_embeds")
+        now, kept = self._now, vars(self._now).copy()
+        now.generating, now.spoken, now.announced = True, None, None
         if ids is not None and getattr(ids, "ndim", 0) == 2:
-            self._announced = ids.detach().numpy()
-        sized = embeds if embeds is not None else self._announced
-        self._announced_length = None if sized is None else int(sized.shape[1])
+            now.announced = ids.detach().numpy()
+        sized = embeds if embeds is not None else now.announced
+        now.announced_length = None if sized is None else int(sized.shape[1])
+        now.prompts = None if sized is None else int(sized.shape[0])
         self._see_pictures(kwargs)
         try:
             yield
-            self._warn_of_idle(stacklevel=5)
+            self._prompts.last = now.spoken or self._prompts.last  # a second branch may be younger
+            self._warn_of_idle(now.spoken, stacklevel=5)
         finally:
-            self._announced = self._announced_length = None
-            self._pictures = self._places = None
+            now.announced = now.announced_length = now.pictures = now.places = None
+            now.generating, now.spoken = kept["generating"], kept["spoken"]
+            now.prompts = kept["prompts"]
 
     def model_begins(
         self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
     ) -> None:
         """See the token ids of a forward, which the decoder does not get."""
-        if self._forward.text or not owns(self, self.structure):
+        if self._now.forward.text or not owns(self, self.structure):
             return
-        asked = kwargs.get("output_attentions")
+        given = _named(module, args, kwargs)
+        asked = given.get("output_attentions")
         if asked or (asked is None and getattr(self.model.config, "output_attentions", False)):
             raise NotImplementedError(
                 "output_attentions needs the attention matrix, which reattend never makes: use "
                 "eager attention for it"
             )
-        self._see_pictures(kwargs)
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        if not self._now.generating:  # what a forward that raised has left
+            self._now.pictures = self._now.places = None
+        self._see_pictures(given)
+        ids = given.get("input_ids")
         flat = ids if getattr(ids, "ndim", 0) == 2 else None
-        self._ids = None if flat is None else flat.detach().numpy()
+        self._now.ids = None if flat is None else flat.detach().numpy()
 
     def _see_pictures(self, values: ForwardArguments) -> None:
-        self._pictures = pictures_given(values) or self._pictures
+        self._now.pictures = pictures_given(values) or self._now.pictures
         places = places_given(values)
-        self._places = self._places if places is None else places
-
-    def note_padding(self, mask: Tensor | None, *, both_ways: bool) -> None:
-        """Keep a forward's 2-D attention mask; the mask function calls it."""
-        if both_ways and self.structure.own_cross:  # an encoder's, with padding of its own
-            return
-        self._padding = bools(mask) if mask is not None and mask.ndim == 2 else None
+        self._now.places = self._now.places if places is None else places
 
     def decoder_begins(
         self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
     ) -> tuple[tuple[Tensor, ...], ForwardArguments] | None:
         """Learn where in a prompt a forward is, and open a generation if it begins one."""
-        if self._forward.text or not owns(self, self.structure):
+        if self._now.forward.text or not owns(self, self.structure):
             return None
         if module.training:
             raise RuntimeError(
                 f"{type(self.model).__name__} is in training mode and reattend is for inference: "
                 "call model.eval()"
             )
-        inputs = kwargs.get("inputs_embeds")
-        if inputs is None:
-            inputs = kwargs.get("input_ids", args[0] if args else None)
+        given = _named(module, args, kwargs)
+        inputs = given.get("inputs_embeds")
+        inputs = given.get("input_ids") if inputs is None else inputs
         if inputs is None:
             raise NotImplementedError(
                 f"{type(module).__name__} was called without input_ids and inputs_embeds, which "
                 "reattend does not support"
             )
-        cache = cache_of(kwargs)
+        cache = cache_of(given)
         past = int(cache.get_seq_length()) if cache is not None else 0
-        ids, self._ids = self._ids, None
+        ids, self._now.ids = self._now.ids, None
         prompt = None
         if self.follows and past == 0:
-            mask = kwargs.get("attention_mask")
-            flat = getattr(mask, "ndim", 0) == 2 or self._padding is None
-            padding = padding_of(mask) if flat else self._padding
-            prompt = self._begin(inputs, padding, ids, cache, kwargs)
+            mask = given.get("attention_mask")
+            flat = getattr(mask, "ndim", 0) == 2 or noted.padding is None
+            padding = padding_of(mask) if flat else noted.padding
+            _refuse_packed(module, given.get("position_ids"), padding)
+            prompt = self._begin(inputs, padding, ids, cache, given)
         elif self.follows:
             prompt = self._resume(cache, past, ids if inputs.shape[1] > 1 else None)
-        self._read = prompt
-        self._forward = Forward(
+        self._now.read = prompt
+        if prompt is not None:
+            if self._now.generating and self._now.spoken is None:
+                self._now.spoken = prompt
+            prompt.keys = past + int(inputs.shape[1])
+        self._now.forward = Forward(
             past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure),
             cache=cache,
         )  # fmt: skip
@@ -306,14 +325,14 @@ class ModelSession:
         self, layer: int, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
     ) -> None:
         """See the hidden states that enter a layer."""
-        forward = self._forward
+        forward = self._now.forward
         states = args[0] if args else kwargs.get("hidden_states")
         active = getattr(self.structure.config, "altup_active_idx", None)
         if states is not None and getattr(states, "ndim", 3) == 4:  # several streams of states
             states = None if active is None else states[active]
-        if self._probe is not None and forward.text and states is not None:
+        if self._now.probe is not None and forward.text and states is not None:
             dims = sink_dims(floats(states))  # [B, C]
-            self._probe.append(np.flatnonzero(dims.any(0)))
+            self._now.probe.append(np.flatnonzero(dims.any(0)))
         if forward.prompt is None or forward.past >= forward.prompt.length:
             return
         forward.states = states
@@ -327,7 +346,7 @@ class ModelSession:
         self._see_cache(cache_of(kwargs))
 
     def _see_cache(self, cache: Cache | None) -> None:
-        forward = self._forward
+        forward = self._now.forward
         if cache is not None and forward.prompt is not None and forward.past == 0:
             forward.cache = cache
             self._prompts.bind(forward.prompt, cache)
@@ -336,7 +355,7 @@ class ModelSession:
         self, module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments
     ) -> None:
         """See the states that the keys of cross-attention are made of; later steps keep keys."""
-        self._forward.key_states = kwargs.get("cross_attention_states")
+        self._now.forward.key_states = kwargs.get("cross_attention_states")
 
     def attend(
         self,
@@ -348,16 +367,16 @@ class ModelSession:
         options: AttentionOptions,
     ) -> Tensor:
         """Compute a layer's attention [B, N, H, Dv]; the attention function calls it."""
-        asked = (self._forward, module, query, key, value, mask, self._padding, options)
+        asked = (self._now.forward, module, query, key, value, mask, noted.padding, options)
         if self.structure.cross.get(module.layer_idx) is module:
             return attend_across(*asked)
         return attend(*asked)
 
     def decoder_ends(self, module: Module, args: tuple[Tensor, ...], output: object) -> None:
         """Forget what was of one forward only."""
-        if not self._forward.text:
-            self._padding = None
-            self._forward = Forward()
+        if not self._now.forward.text:
+            noted.padding = None
+            self._now.forward = Forward()
 
     # What a prompt begins with.
 
@@ -370,16 +389,18 @@ class ModelSession:
         values: ForwardArguments,
     ) -> Prompt:
         batch, length = inputs.shape[:2]
-        announced, announced_length = self._announced, self._announced_length
-        self._announced = self._announced_length = None  # a second branch's prompt is not meant
+        announced, announced_length = self._now.announced, self._now.announced_length
+        self._now.announced = self._now.announced_length = (
+            None  # a second branch's prompt is not meant
+        )
         if announced_length is not None and announced_length > length:
             ids, length = announced, announced_length  # the prompt comes in chunks
         elif ids is None:  # some models' generate() gives the decoder embeddings only
             ids = announced
         if ids is not None and (ids.shape[1] != length or batch % len(ids)):
             ids = None
-        pictures, places = self._pictures, self._places
-        self._pictures = self._places = None
+        pictures, places = self._now.pictures, self._now.places
+        self._now.pictures = self._now.places = None
         tokens = self.structure.image_tokens
         places = places if self.image is None else self.image
         if places is None and ids is None and tokens:
@@ -387,7 +408,8 @@ class ModelSession:
                 "the prompt came as inputs_embeds, in which image tokens cannot be told: pass "
                 "input_ids as well, or attached(..., image=mask)"
             )
-        found = image_of(places, ids, tokens, batch, length)
+        repeats = batch // (self._now.prompts or batch)  # by beams and returned sequences
+        found = image_of(places, ids, tokens, batch, length, repeats)
         image = self._shown(found, inputs, values)
         wanting = [type(m).__name__ for m in self.methods if m.needs_image]
         if image is None and pictures is not None and wanting and self.structure.own_cross:
@@ -426,7 +448,8 @@ class ModelSession:
                 prompt.text_tokens = int(keep.sum())
             if probe:
                 session.methods = self._with_sink_dims() or self.methods
-        self._prompts.begin(prompt, cache)
+        # Reports are of the prompt that generate() was called with, and not of a second branch's.
+        self._prompts.begin(prompt, cache, last=self._now.spoken is None)
         return prompt
 
     def _shown(self, found: Array | None, inputs: Tensor, values: ForwardArguments) -> Array | None:
@@ -467,6 +490,12 @@ class ModelSession:
                 f"the cache holds {past} keys of a prompt that was read without these methods: "
                 "let the prompt begin inside the block, with an empty cache"
             )
+        if past > prompt.keys:
+            raise RuntimeError(
+                f"the cache holds {past} keys, of which these methods have seen {prompt.keys}: the "
+                "others were added without them; let the prompt begin anew"
+            )
+        self._now.announced = self._now.announced_length = None
         more = ids is not None and np.isin(ids, self.structure.image_tokens).any()
         if past >= prompt.length and more:
             raise NotImplementedError(
@@ -495,39 +524,68 @@ class ModelSession:
         name = "input_ids" if tokens.ndim == 2 else "inputs_embeds"
         lengths = keep.sum(1)
         outputs: dict[int, Array] = {}
-        saved = self._forward, self._padding
-        self._probe = [] if probe else None
-        self._padding = None
+        saved = self._now.forward, noted.padding
+        self._now.probe = [] if probe else None
+        noted.padding = None
         try:
             for length in np.unique(lengths):
                 items = np.flatnonzero(lengths == length)
                 packed = torch.stack([tokens[item, torch.from_numpy(keep[item])] for item in items])
                 found: dict[int, Array] = {}
-                self._forward = Forward(rows=int(length), text=True, text_outputs=found)
+                self._now.forward = Forward(rows=int(length), text=True, text_outputs=found)
                 with torch.no_grad():
                     decoder(**{name: packed}, use_cache=False)
                 for layer, last in found.items():
                     room = outputs.setdefault(layer, np.zeros((len(keep), *last.shape[1:]), "f4"))
                     room[items] = last
-            if self._probe is not None:
-                _sink_dims[decoder] = tuple(sorted({int(d) for x in self._probe for d in x}))
+            if self._now.probe is not None:
+                _sink_dims[decoder] = tuple(sorted({int(d) for x in self._now.probe for d in x}))
         finally:
-            self._forward, self._padding = saved
-            self._probe = None
+            self._now.forward, noted.padding = saved
+            self._now.probe = None
         return outputs
 
 
+def _refuse_packed(module: Module, places: Tensor | None, padding: Array | None) -> None:
+    """Refuse several prompts in one row, whose positions begin anew: methods would see one."""
+    if places is None or places.ndim != 2 or places.shape[1] < 2:
+        return
+    back = places.numpy()[:, 1:] <= places.numpy()[:, :-1]
+    if padding is not None:
+        back = back & padding[:, 1 : back.shape[1] + 1] & padding[:, : back.shape[1]]
+    if back.any():
+        raise NotImplementedError(
+            f"{type(module).__name__} was given position_ids that go back within a row, as of "
+            "several prompts in one, of which methods know nothing: give each a row of its own"
+        )
+
+
+_ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+
+
+def _named(module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments) -> ForwardArguments:
+    """Give the arguments of a forward by name, those that came by place too."""
+    if not args:
+        return kwargs
+    names = signature(module.forward).parameters
+    return cast("ForwardArguments", {**dict(zip(names, args, strict=False)), **kwargs})
+
+
 def _refuse_generate(model: Model, kwargs: ForwardArguments) -> None:
-    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
+    given = dict(kwargs)
+    configs = given.get("generation_config"), getattr(model, "generation_config", None)
 
     def option(name: str) -> object:
-        return dict(kwargs).get(name, getattr(config, name, None))
+        if name in given:
+            return given[name]
+        said = (getattr(config, name, None) for config in configs)  # the model's fills in
+        return next((value for value in said if value is not None), None)
 
-    if kwargs.get("assistant_model") is not None or option("prompt_lookup_num_tokens"):
+    asked = [name for name in _ASSISTED if option(name)]
+    if asked:
         raise NotImplementedError(
             "assisted generation reads guessed tokens together with the prompt and takes rows "
-            "back, which methods cannot follow: leave out assistant_model and "
-            "prompt_lookup_num_tokens"
+            f"back, which methods cannot follow: leave out {' and '.join(asked)}"
         )
     if option("use_cache") is False:
         raise NotImplementedError(

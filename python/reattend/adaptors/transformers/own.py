@@ -23,8 +23,8 @@ def own_attention(module: Module, implementation: str) -> OwnAttention | None:
     callable, or None if nobody knows it
     """
     if implementation == "sdpa":
-        where = demand("transformers.integrations.sdpa_attention")
-        sdpa: OwnAttention | None = getattr(where, "sdpa_attention_forward", None)
+        functions = demand("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS
+        sdpa: OwnAttention | None = functions.get("sdpa")  # somebody may have put another there
         return sdpa
     eager: OwnAttention | None = getattr(
         sys.modules[type(module).__module__], "eager_attention_forward", None

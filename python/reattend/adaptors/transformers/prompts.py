@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, ref
@@ -24,6 +24,7 @@ class Prompt:
     text_outputs: dict[int, Array] | None = None  # [B, H, Dv], of the text-only branch
     text_seconds: float | None = None  # what the text-only branch cost
     text_tokens: int = 0
+    keys: int = 0  # that forwards have read so far
     _open: ExitStack = field(default_factory=ExitStack)
 
     def begin(self) -> None:
@@ -46,10 +47,11 @@ class Prompts:
         self._of_cache: WeakKeyDictionary[Cache, Prompt] = WeakKeyDictionary()
         self.last: Prompt | None = None  # the latest, for reports
 
-    def begin(self, prompt: Prompt, cache: Cache | None) -> None:
-        """Open a prompt; one that the cache held before is over."""
+    def begin(self, prompt: Prompt, cache: Cache | None, *, last: bool = True) -> None:
+        """Open a prompt, which reports are of if it is the last; one of this cache is over."""
         prompt.begin()
-        self.last = prompt
+        if last or self.last is None:
+            self.last = prompt
         if cache is not None:
             self.bind(prompt, cache)
 
@@ -82,29 +84,33 @@ class Prompts:
 _BATCH_CHANGES = ("reorder_cache", "batch_repeat_interleave", "batch_select_indices")
 
 
+class _Following:
+    """A method of one cache that changes its batch, and its prompt's states with it."""
+
+    def __init__(self, cache: Cache, prompts: Prompts, name: str) -> None:
+        self._cache = ref(cache)  # the cache must not hold itself through this
+        self._prompts, self._name = prompts, name
+
+    def __call__(self, argument: Tensor | int) -> None:
+        cache = self._cache()
+        prompt, batch = self._prompts.of(cache), _batch(cache)
+        getattr(type(cache), self._name)(cache, argument)
+        if prompt is not None and batch:
+            rows = np.arange(batch)
+            if self._name == "batch_repeat_interleave":
+                prompt.session.reorder(rows.repeat(int(argument)))
+            else:
+                prompt.session.reorder(rows[np.asarray(argument)])
+
+    def __deepcopy__(self, memo: dict[int, Cache]) -> _Following:  # the cache's own copy is in it
+        return _Following(memo[id(self._cache())], self._prompts, self._name)
+
+
 def _follow(cache: Cache, prompts: Prompts) -> None:
     """Let the states of a cache's prompt be reordered with it: beam search calls nobody else."""
-    target = ref(cache)  # the cache must not hold itself through these functions
-
-    def following(name: str) -> None:
-        change: Callable[..., None] | None = getattr(type(cache), name, None)
-        if change is None:
-            return
-
-        def changed(argument: Tensor | int) -> None:
-            prompt, batch = prompts.of(target()), _batch(target())
-            change(target(), argument)
-            if prompt is not None and batch:
-                rows = np.arange(batch)
-                if name == "batch_repeat_interleave":
-                    prompt.session.reorder(rows.repeat(int(argument)))
-                else:
-                    prompt.session.reorder(rows[np.asarray(argument)])
-
-        setattr(cache, name, changed)
-
     for name in _BATCH_CHANGES:
-        following(name)
+        if getattr(type(cache), name, None) is not None:
+            setattr(cache, name, _Following(cache, prompts, name))
 
 
 def _batch(cache: Cache | None) -> int:
@@ -117,20 +123,27 @@ def _batch(cache: Cache | None) -> int:
 
 
 def image_of(
-    given: Array | None, ids: Array | None, tokens: Sequence[int], batch: int, length: int
+    given: Array | None,
+    ids: Array | None,
+    tokens: Sequence[int],
+    batch: int,
+    length: int,
+    repeats: int = 1,
 ) -> Array | None:
     """Find a prompt's image tokens.
 
     Parameters
     ----------
     given : array of bool [B, P] or [P], optional
-        What the user says.
+        What the user says: of each prompt, or of all.
     ids : array of int [B, P], optional
         The prompt's token ids, where they are known.
     tokens : sequence of int
         The ids that stand for a part of an image.
     batch, length : int
-        Of the prompt; beams and returned sequences repeat its items.
+        Of the prompt.
+    repeats : int, optional
+        How often beams and returned sequences have repeated each of its items.
 
     Returns
     -------
@@ -143,15 +156,16 @@ def image_of(
 
     Examples
     --------
-    >>> image_of(None, np.array([[9, 7, 7, 4]]), [7], batch=2, length=4)
+    >>> image_of(None, np.array([[9, 7, 7, 4]]), [7], batch=2, length=4, repeats=2)
     array([[False,  True,  True, False],
            [False,  True,  True, False]])
     """
     if given is not None:
         found = np.atleast_2d(given)
-        if found.ndim != 2 or found.shape[1] != length or batch % len(found):
+        prompts = batch // max(repeats, 1)
+        if found.ndim != 2 or found.shape[1] != length or len(found) not in (1, prompts, batch):
             raise ValueError(
-                f"image must be bool [B, P] = {(batch, length)}, True at the prompt's image "
+                f"image must be bool [B, P] = {(prompts, length)}, True at the prompt's image "
                 f"tokens, got shape {np.shape(given)}"
             )
     elif ids is None or not tokens:

@@ -161,6 +161,7 @@ class ForwardArguments(TypedDict, total=False):
     inputs_embeds: Tensor | None
     hidden_states: Tensor | None
     attention_mask: Tensor | None
+    position_ids: Tensor | None
     cache: Cache | None
     past_key_values: Cache | None
     deepstack_features: object

@@ -127,7 +127,8 @@ def _own_rows(attend: OwnAttention, asked: Asked, rows: Array) -> tuple[Array, A
         shown = mask > HIDDEN if mask.is_floating_point() else mask
         visible = np.asarray(shown.numpy().any(-1))
         mask = mask.float() if mask.is_floating_point() else mask
-    result, _ = attend(asked.module, query, key, value, mask, **options)
+    with torch.autocast("cpu", enabled=False):  # it would round what is compared
+        result, _ = attend(asked.module, query, key, value, mask, **options)
     return floats(result.transpose(1, 2)), visible
 
 
