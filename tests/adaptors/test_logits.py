@@ -232,6 +232,50 @@ def test_a_report_is_of_the_branch_that_speaks():
         assert lengths == [8]
 
 
+@pytest.mark.parametrize(
+    "family", ["gemma3", "mllama", "qwen3_5", "kosmos-2.5", "gpt2", "mamba", "bamba", "gpt_oss"]
+)
+def test_a_branch_says_what_generate_says(family):
+    """Of a padded batch, with pictures where it sees them; the first branch is not disturbed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from given import given, prompts
+    from reattend.decoding.contrastive import ModelBranch
+    from runs import generate
+    from tiny import MEDIA, model_of
+
+    model = model_of(family)
+    inputs = given(model).inputs if family in MEDIA else prompts()
+    plain = generate(model, inputs, 4)
+    branch, said = ModelBranch(model, **inputs), []
+
+    def setting(logits, other, step):
+        said.append(other)
+        return logits
+
+    found = generate(model, inputs, 4, logits_processor=[TwoBranch(branch, setting=setting)])
+    for own, again, other in zip(plain.logits, found.logits, said, strict=True):
+        assert (own - again).abs().max() < 1e-4
+        assert np.abs(own.numpy() - other).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [("recurrent_gemma", "gives no cache"), ("kosmos-2", r"has a generate\(\) of its own")],
+)
+def test_a_branch_that_cannot_be_kept_apart_is_refused(family, says):
+    """Its states were those of the first branch, or its steps those of another model."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from given import given, prompts
+    from reattend.decoding.contrastive import ModelBranch
+    from tiny import MEDIA, model_of
+
+    model = model_of(family)
+    with pytest.raises(NotImplementedError, match=says):
+        ModelBranch(model, **(given(model).inputs if family in MEDIA else prompts())).begin()
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode", "llama", "opt"])
 def test_a_padded_branch_is_each_of_its_prompts_alone(family):
     """Positions that are learned count from the first token, as in generate()."""

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reattend.adaptors.transformers.caches import cache_argument, cache_of
 from reattend.adaptors.transformers.tensors import floats
 from reattend.decoding.mixing import comparable, floats_of
 from reattend.decoding.settings import VCD, Setting
@@ -197,72 +196,93 @@ class ModelBranch:
                 "attention_mask must be [B, P], and not 0 at a prompt's last token, from which "
                 "what follows is read: pad prompts on the left"
             )
+        transformers = demand("transformers")
+        plain = transformers.GenerationMixin.generate
+        if isinstance(model, transformers.PreTrainedModel) and type(model).generate is not plain:
+            raise NotImplementedError(
+                f"{type(model).__name__} has a generate() of its own, and what it gives a forward "
+                "is not known"
+            )
         self.model, self.inputs = model, inputs
-        self._cache: Any = None
-        self._mask: Any = None
-        self._places: Any = None  # position_ids, where the model does not count them itself
+        self._ids: Any = None  # [B, N], all so far
+        self._given: dict[str, Any] = {}  # what else the next forward is prepared from
         self._deltas: Any = None  # where a model keeps its place between forwards
 
     def begin(self) -> Array:
         """Read the prompts; give the logits [B, V] of what follows."""
-        torch = demand("torch")
-        mask = self.inputs.get("attention_mask")
-        ids = self.inputs["input_ids"]
-        self._mask = torch.ones_like(ids) if mask is None else mask
-        self._cache, self._deltas = None, None
-        self._places = self.inputs.get("position_ids")
-        if self._places is None and not self._mask.all() and self._counts_rows():
-            self._places = (self._mask.long().cumsum(1) - 1).clamp(min=0)
-        given = {**self.inputs, "attention_mask": self._mask}
-        if self._places is not None:
-            self._places = self._places.expand(*self._places.shape[:-2], *ids.shape)
-            given["position_ids"] = self._places
-        return self._forward(**given)
+        given = {"attention_mask": demand("torch").ones_like(self.inputs["input_ids"])}
+        given |= {name: each for name, each in self.inputs.items() if each is not None}
+        self._ids, self._deltas = given.pop("input_ids"), None
+        with self._apart():
+            positions = self._positions(given)
+        if positions is not None:
+            given["position_ids"] = positions.expand(*positions.shape[:-2], *self._ids.shape)
+        self._given = {**given, "use_cache": True}
+        return self._forward(first=True)
 
     def step(self, tokens: Array) -> Array:
         """Go on by one token [B] for each item; give the logits [B, V] of what follows."""
         torch = demand("torch")
-        self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
-        ids = torch.from_numpy(np.ascontiguousarray(tokens))[:, None]
-        # Without padding no mask: Qwen-VL models take one for the positions of the new rows.
-        given = {} if self._mask.all() else {"attention_mask": self._mask}
-        if self._places is not None:
-            self._places = given["position_ids"] = self._places[..., -1:] + 1
-        return self._forward(input_ids=ids, **given)
-
-    def _counts_rows(self) -> bool:
-        """Whether positions are the number of tokens before: `generate` then counts no padding."""
-        name = "_prepare_position_ids_for_generation"
-        own = getattr(type(self.model), name, None)
-        plain = getattr(demand("transformers").GenerationMixin, name, None)
-        return own is plain and "position_ids" in signature(self.model.forward).parameters
+        new = torch.from_numpy(np.ascontiguousarray(tokens))[:, None]
+        self._ids = torch.cat([self._ids, new.to(self._ids.dtype)], dim=1)
+        return self._forward(first=False)
 
     def reorder(self, indices: Array) -> None:
         """Let item b become what item ``indices[b]`` was."""
-        chosen = demand("torch").from_numpy(np.asarray(indices))
-        self._cache.reorder_cache(chosen)
-        self._mask = self._mask[chosen]
-        if self._places is not None:
-            self._places = self._places[..., chosen, :]
+        chosen, batch = demand("torch").from_numpy(np.asarray(indices)), len(self._ids)
+        self._ids = self._ids[chosen]
+        for name, each in self._given.items():
+            if hasattr(each, "reorder_cache"):
+                each.reorder_cache(chosen)
+            elif name == "position_ids":
+                self._given[name] = each[..., chosen, :]
+            elif getattr(each, "ndim", 0) and len(each) == batch:
+                self._given[name] = each[chosen]
         if self._deltas is not None and len(self._deltas) > 1:
             self._deltas = self._deltas[chosen]
 
-    def _forward(self, **inputs: Any) -> Array:
-        # Qwen-VL models keep how far positions run behind keys; the first branch needs its own.
-        holder = next((m for m in self.model.modules() if hasattr(m, "rope_deltas")), None)
-        kept = getattr(holder, "rope_deltas", None)
-        if holder is not None:
-            holder.rope_deltas = self._deltas
-        try:
-            with demand("torch").no_grad(), beside():
-                held = {cache_argument(self.model): self._cache}
-                out = self.model(**inputs, **held, use_cache=True)
-            self._cache = cache_of(out)
-            self._deltas = getattr(holder, "rope_deltas", None)
-        finally:
-            if holder is not None:
-                holder.rope_deltas = kept
+    def _positions(self, given: dict[str, Any]) -> Any:
+        """Give the positions of the prompts, as `generate` counts them; None: the model does."""
+        counted = "position_ids" in signature(self.model.forward).parameters
+        if not counted or "position_ids" in given:
+            return given.get("position_ids")
+        prepare = getattr(self.model, "_prepare_position_ids_for_generation", None)
+        if prepare is not None:
+            return prepare(self._ids, {**given, "input_ids": self._ids})
+        return (given["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
+
+    def _forward(self, *, first: bool) -> Array:
+        """Go on as `generate` does: what a step needs beside its token is the model's matter."""
+        how = {"is_first_iteration": True} if first else {"next_sequence_length": 1}
+        with demand("torch").no_grad(), beside(), self._apart():
+            inputs = self.model.prepare_inputs_for_generation(self._ids, **how, **self._given)
+            out = self.model(**inputs, return_dict=True)
+            self._given = self.model._update_model_kwargs_for_generation(
+                out, self._given, is_encoder_decoder=False
+            )
+        if not any(self._given.get(name) is not None for name in _CACHES):
+            raise NotImplementedError(
+                f"{type(self.model).__name__} gives no cache, so what its second branch has read "
+                "cannot be kept apart from the first"
+            )
         return floats(out.logits[:, -1])
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Keep apart what Qwen-VL models keep: how far positions run behind keys, of a branch."""
+        holder = next((m for m in self.model.modules() if hasattr(m, "rope_deltas")), None)
+        if holder is None:
+            yield
+            return
+        kept, holder.rope_deltas = holder.rope_deltas, self._deltas
+        try:
+            yield
+            self._deltas = holder.rope_deltas
+        finally:
+            holder.rope_deltas = kept
+
+
+_CACHES = ("cache", "past_key_values", "cache_params")
 
 
 def _parents(seen: Array, ids: Array, items: Array) -> Array | None:
