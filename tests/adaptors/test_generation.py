@@ -14,6 +14,7 @@ from reattend.adaptors.transformers.caches import cache_argument  # noqa: E402
 from reattend.adaptors.transformers.tensors import numbers, output_like  # noqa: E402
 from reattend.methods import VAR  # noqa: E402
 from runs import KINDS, METHODS, generate, held, tokens  # noqa: E402
+from transformers.cache_utils import QuantizedLayer  # noqa: E402
 
 CASES = {case.name: case for case in MODELS}
 LLAMA, LLAVA, QWEN = CASES["Llama"], CASES["LLaVA-1.5"], CASES["Qwen2-VL"]
@@ -61,6 +62,31 @@ def test_beams_take_their_state_along(case: Model, name):
         for sequence, score in zip(out.sequences, out.sequences_scores, strict=True):
             _, total = loop(model, inputs, STEPS, follow=sequence[None, -STEPS:])
             assert float(total) / STEPS == pytest.approx(float(score), abs=1e-4)
+
+
+class Packed(QuantizedLayer):
+    """Keeps few keys where other caches keep all; its numbers are not rounded."""
+
+    def __init__(self):
+        super().__init__(nbits=4, axis_key=0, axis_value=0, q_group_size=4, residual_length=4)
+
+    def _quantize(self, tensor, axis):
+        return tensor.clone()
+
+    def _dequantize(self, tensor):
+        return tensor
+
+
+def test_beams_take_their_state_along_in_a_quantised_cache():
+    model, inputs = LLAMA.load(), LLAMA.inputs((0,))
+    with torch.no_grad(), attached(model, method("ACT")):
+        out = generate(
+            model, inputs, 8, num_beams=3, num_return_sequences=3, output_scores=True,
+            **{cache_argument(model): hf.Cache(layer_class_to_replicate=Packed)},
+        )  # fmt: skip
+        for sequence, score in zip(out.sequences, out.sequences_scores, strict=True):
+            _, total = loop(model, inputs, 8, follow=sequence[None, -8:])
+            assert float(total) / 8 == pytest.approx(float(score), abs=1e-4)
 
 
 @each_method

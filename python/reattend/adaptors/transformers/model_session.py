@@ -309,7 +309,7 @@ class ModelSession:
         if prompt is not None:
             if self._now.generating and self._now.spoken is None:
                 self._now.spoken = prompt
-            prompt.keys = past + int(inputs.shape[1])
+            prompt.batch, prompt.keys = int(inputs.shape[0]), past + int(inputs.shape[1])
         self._now.forward = Forward(
             past, int(inputs.shape[1]), prompt, check=self._check, before=before(self.structure),
             cache=cache,

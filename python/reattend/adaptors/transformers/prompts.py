@@ -25,6 +25,7 @@ class Prompt:
     text_seconds: float | None = None  # what the text-only branch cost
     text_tokens: int = 0
     keys: int = 0  # that forwards have read so far
+    batch: int = 0  # items of the latest
     _open: ExitStack = field(default_factory=ExitStack)
 
     def begin(self) -> None:
@@ -93,14 +94,15 @@ class _Following:
 
     def __call__(self, argument: Tensor | int) -> None:
         cache = self._cache()
-        prompt, batch = self._prompts.of(cache), _batch(cache)
         getattr(type(cache), self._name)(cache, argument)
-        if prompt is not None and batch:
-            rows = np.arange(batch)
-            if self._name == "batch_repeat_interleave":
-                prompt.session.reorder(rows.repeat(int(argument)))
-            else:
-                prompt.session.reorder(rows[np.asarray(argument)])
+        prompt = self._prompts.of(cache)
+        if prompt is None:
+            return
+        rows = np.arange(prompt.batch)
+        repeated = self._name == "batch_repeat_interleave"
+        rows = rows.repeat(int(argument)) if repeated else rows[np.asarray(argument)]
+        prompt.session.reorder(rows)
+        prompt.batch = len(rows)
 
     def __deepcopy__(self, memo: dict[int, Cache]) -> _Following:  # the cache's own copy is in it
         return _Following(memo[id(self._cache())], self._prompts, self._name)
@@ -111,15 +113,6 @@ def _follow(cache: Cache, prompts: Prompts) -> None:
     for name in _BATCH_CHANGES:
         if getattr(type(cache), name, None) is not None:
             setattr(cache, name, _Following(cache, prompts, name))
-
-
-def _batch(cache: Cache | None) -> int:
-    """Give the number of items of a cache, 0 while it is empty."""
-    for layer in getattr(cache, "layers", ()):
-        keys = getattr(layer, "keys", None)
-        if keys is not None:
-            return int(keys.shape[0])
-    return 0
 
 
 def image_of(
