@@ -211,6 +211,18 @@ def test_planes_of_bytes_are_the_numbers_they_were(rng, tmp_path):
             WeightsFile(npz(path, **{"scale.planes": wrong}))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["scale.npy", "scale.planes.npy"])
+def test_an_array_that_is_there_twice_is_refused(tmp_path, second):
+    path = npz(tmp_path / "weights.npz", scale=np.ones(3, np.float16))
+    again = io.BytesIO()
+    np.save(again, planes(np.ones(3, np.float16)) if "planes" in second else np.zeros(3, "f4"))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(second, again.getvalue())
+    with pytest.raises(ModelFileError, match=r"weights\.npz.*'scale' is there twice"):
+        WeightsFile(path)
+
+
 def test_odd_zip_files_are_refused(tmp_path):
     path = npz(tmp_path / "weights.npz", scale=np.ones(3, np.float32))
     content = path.read_bytes()

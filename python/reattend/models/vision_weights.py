@@ -141,7 +141,12 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
     """
     path = Path(path)
     with path.open("rb") as opened, zipfile.ZipFile(opened) as file:
-        return dict(_members(file, path.stat().st_size))
+        arrays: dict[str, Array] = {}
+        for name, array in _members(file, path.stat().st_size):
+            if name in arrays:
+                raise ValueError(f"{name!r} is there twice")
+            arrays[name] = array
+        return arrays
 
 
 def _members(file: zipfile.ZipFile, size: int) -> Iterator[tuple[str, Array]]:
