@@ -264,6 +264,12 @@ def test_sink_dimensions_are_found_and_kept():
     found = [r.found["text sinks"] for r in session.report().methods.readings if r.found]
     assert found
     assert all(sinks == [[0]] for sinks in found)
+    other = {name: each.clone() for name, each in model.state_dict().items()}
+    other["model.embed_tokens.weight"][1, 11], other["model.embed_tokens.weight"][1, 13] = 0, 500
+    model.load_state_dict(other)  # another checkpoint in the same model
+    with attached(model, VAR(tau=0.3), image=image) as session:
+        tokens(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 3)
+    assert session.report().sink_dims == (13,)
 
 
 # Types.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from threading import local
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -49,7 +49,8 @@ from reattend.report import Report
 from reattend.session import Session
 from reattend.sinks import sink_dims
 
-_sink_dims: WeakKeyDictionary[Decoder, tuple[int, ...]] = WeakKeyDictionary()  # of each decoder
+# Of each decoder, with the weights that it had.
+_sink_dims: WeakKeyDictionary[Decoder, tuple[Hashable, tuple[int, ...]]] = WeakKeyDictionary()
 
 
 class _Now(local):
@@ -472,8 +473,8 @@ class ModelSession:
         without = [m for m in self.methods if getattr(m, "sink_dims", ()) is None]
         if not without:
             return self.methods
-        found = _sink_dims.get(self.structure.decoder)
-        if found is None:
+        weights, found = _sink_dims.get(self.structure.decoder, (None, ()))
+        if weights != _weights_of(self.structure.decoder):  # others may have been loaded
             return None
         self._found = found
         if not found:  # each prompt may still show some
@@ -539,7 +540,8 @@ class ModelSession:
                     room = outputs.setdefault(layer, np.zeros((len(keep), *last.shape[1:]), "f4"))
                     room[items] = last
             if self._now.probe is not None:
-                _sink_dims[decoder] = tuple(sorted({int(d) for x in self._now.probe for d in x}))
+                seen = sorted({int(d) for x in self._now.probe for d in x})
+                _sink_dims[decoder] = _weights_of(decoder), tuple(seen)
         finally:
             self._now.forward, noted.padding = saved
             self._now.probe = None
@@ -561,6 +563,12 @@ def _refuse_packed(module: Module, places: Tensor | None, padding: Array | None)
 
 
 _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+
+
+def _weights_of(decoder: Decoder) -> Hashable:
+    """Give what changes when a model's weights do."""
+    weights: list[Any] = list(decoder.parameters())  # torch.nn.Parameter
+    return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
 
 
 def _named(module: Module, args: tuple[Tensor, ...], kwargs: ForwardArguments) -> ForwardArguments:
