@@ -112,7 +112,9 @@ def _noticed(path, source, tests):
             return plain(self, name)
 
         SourceFileLoader.get_code = get_code
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+        # Where reattend is installed pytest would load it itself, to rewrite what it asserts.
+        quietly = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
+        code = pytest.main([*quietly, *tests])
         os._exit(int(code))
     except BaseException:
         os._exit(99)
@@ -125,6 +127,7 @@ def try_module(module, most, jobs):
     if most and len(found) > most:
         found = sorted(random.Random(0).sample(found, most))
     assert not _noticed(path, path.read_text(), tests), f"{module}: its tests fail as it is"
+    assert _noticed(path, "raise SystemError", tests), f"{module}: its tests do not read it"
     with ThreadPoolExecutor(jobs) as pool:
         noticed = [*pool.map(lambda mutant: _noticed(path, mutant[2], tests), found)]
     print(f"{module}: {sum(noticed)} of {len(found)} noticed")
