@@ -58,6 +58,10 @@ def processes(count: int) -> Iterator[Executor]:
                 executor.submit(abs, 0)
         yield executor
     finally:
+        # What is still to be written to processes that end is read by nobody: a pipe that is full
+        # would hold up the executor's threads, and Python's end with them.
+        if (queue := getattr(executor, "_call_queue", None)) is not None:
+            queue.cancel_join_thread()
         executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             if process not in others:
