@@ -235,6 +235,9 @@ TABLE = {
     "decoding.distortion.outlier_patches": (
         decoding.outlier_patches, {"query": np.ones(16), "keys": STATES[0], "k": 2}
     ),
+    "decoding.mixing.comparable": (
+        decoding.mixing.comparable, {"scores": LOGITS, "mixed": LOGITS}
+    ),
     "decoding.mixing.floats_of": (
         decoding.mixing.floats_of, {"name": "given", "given": LOGITS}
     ),

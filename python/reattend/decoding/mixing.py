@@ -209,6 +209,11 @@ def comparable(scores: Array, mixed: Array) -> Array:
     scores, mixed : array [..., V]
         What came, and what was made of it.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no such numbers.
+
     Examples
     --------
     >>> comparable(np.log([0.5, 0.5]), np.array([3.0, -np.inf]))
@@ -216,6 +221,7 @@ def comparable(scores: Array, mixed: Array) -> Array:
     >>> comparable(np.array([2.0, 0.0]), np.array([3.0, 1.0]))
     array([3., 1.])
     """
+    scores, mixed = floats_of("scores", scores), floats_of("mixed", mixed)
     with np.errstate(over="ignore"):
         totals = np.exp(scores.astype(np.float64)).sum(-1)
     if not (totals < 1.02).all():  # so much do 16 bits round
