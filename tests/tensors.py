@@ -9,6 +9,7 @@ from reattend import AttentionResult, attention, reference
 # Relative to 1 + |expected|: float32 sums of up to 700 numbers near 1, whose scores (up to 30)
 # carry some roundings of their own. Random cases at v2, v3 and v4 stayed below 2e-6.
 TOLERANCE = 5e-6
+STATISTICS = ("score_sums", "abs_score_sums", "entropies", "largest", "largest_keys", "scores")
 EVERYTHING = ("masses", "logsumexp", "column_sums", "factors", "changed")
 
 
@@ -47,10 +48,13 @@ def close(actual, expected, name="result", tolerance=TOLERANCE):
     assert beyond <= 1, f"{name} differs by {np.max(error):.3g}, {beyond:.3g} times what is allowed"
 
 
-def agree(arrays, returns=EVERYTHING, num_threads=None, **how):
-    """Assert that the kernel and the reference give the same; give what the kernel gave."""
+def agree(arrays, returns=EVERYTHING, num_threads=None, numbers=None, tolerance=TOLERANCE, **how):
+    """Assert that the kernel and the reference give the same; give what the kernel gave.
+
+    `numbers` are what the arrays hold, where these are stored in another way.
+    """
     found = attention(*arrays, returns=returns, num_threads=num_threads, **how)
-    expected = reference.attention(*arrays, returns=returns, **how)
+    expected = reference.attention(*(numbers or arrays), returns=returns, **how)
     for name, actual in found._asdict().items():
         if name == "changed" and name in returns:  # to be held against the kernel's own factors
             assert actual.dtype == bool
@@ -59,9 +63,31 @@ def agree(arrays, returns=EVERYTHING, num_threads=None, **how):
                 np.testing.assert_array_equal(actual, (found.factors != 1).any(-1))
         elif name == "out" or name in returns:
             assert actual.dtype == np.float32
-            close(actual, getattr(expected, name), name)
+            close(actual, getattr(expected, name), name, tolerance)
         else:
             assert actual is None
+    return found
+
+
+def agree_on_statistics(arrays, numbers=None, tolerance=5e-6, num_threads=None, **how):
+    """Assert that the pass and the reference tell the same; give what the pass told."""
+    found = attention(*arrays, returns=STATISTICS, num_threads=num_threads, **how)
+    expected = reference.attention(*(numbers or arrays), returns=STATISTICS, **how)
+    sizes = 1 + expected.abs_score_sums
+    for name in ("score_sums", "abs_score_sums"):
+        found = found._replace(**{name: getattr(found, name) / sizes})
+        expected = expected._replace(**{name: getattr(expected, name) / sizes})
+    for name in ("out", "score_sums", "abs_score_sums", "entropies", "largest", "scores"):
+        close(getattr(found, name), getattr(expected, name), name, tolerance)
+    ours, theirs = found.largest_keys, expected.largest_keys
+    assert ours.dtype == np.int64
+    np.testing.assert_array_equal(ours < 0, theirs < 0)
+    if ours.size and expected.scores.shape[-1]:  # equal but for roundings of the scores
+        of_ours, of_theirs = (
+            np.where(keys < 0, 0, np.take_along_axis(expected.scores, np.maximum(keys, 0), -1))
+            for keys in (ours, theirs)
+        )
+        close(of_ours, of_theirs, "largest_keys", tolerance)
     return found
 
 

@@ -10,10 +10,20 @@ from reattend.border.dtypes import to_float32
 from reattend.border.quantized import quantize
 from reattend.border.request import MaskSpec
 from reattend.call import Call, Prompt
-from tensors import LABELS, MASKS, Sizes, close, labels_of, mask_of, same_bytes, tensors
+from tensors import (
+    LABELS,
+    MASKS,
+    STATISTICS,
+    Sizes,
+    agree_on_statistics,
+    close,
+    labels_of,
+    mask_of,
+    same_bytes,
+    tensors,
+)
 from test_properties import MASKED, SEEDS, all_sizes
 
-STATISTICS = ("score_sums", "abs_score_sums", "entropies", "largest", "largest_keys", "scores")
 KINDS = pytest.mark.parametrize(
     "sizes",
     [
@@ -23,28 +33,6 @@ KINDS = pytest.mark.parametrize(
     ],
     ids=["decode-one-row", "decode-five-rows", "many-tiles"],
 )
-
-
-def agree(arrays, numbers=None, tolerance=5e-6, num_threads=None, **how):
-    """Assert that the pass and the reference tell the same; give what the pass told."""
-    found = attention(*arrays, returns=STATISTICS, num_threads=num_threads, **how)
-    expected = reference.attention(*(numbers or arrays), returns=STATISTICS, **how)
-    sizes = 1 + expected.abs_score_sums
-    for name in ("score_sums", "abs_score_sums"):
-        found = found._replace(**{name: getattr(found, name) / sizes})
-        expected = expected._replace(**{name: getattr(expected, name) / sizes})
-    for name in ("out", "score_sums", "abs_score_sums", "entropies", "largest", "scores"):
-        close(getattr(found, name), getattr(expected, name), name, tolerance)
-    ours, theirs = found.largest_keys, expected.largest_keys
-    assert ours.dtype == np.int64
-    np.testing.assert_array_equal(ours < 0, theirs < 0)
-    if ours.size and expected.scores.shape[-1]:  # equal but for roundings of the scores
-        of_ours, of_theirs = (
-            np.where(keys < 0, 0, np.take_along_axis(expected.scores, np.maximum(keys, 0), -1))
-            for keys in (ours, theirs)
-        )
-        close(of_ours, of_theirs, "largest_keys", tolerance)
-    return found
 
 
 @settings(max_examples=examples(60))
@@ -58,14 +46,14 @@ def test_the_pass_tells_what_the_reference_tells(data, sizes, masks, seed):
     if data.draw(st.booleans()):
         shape = sizes.batch, sizes.heads, sizes.query_len
         how["null_logit"] = np.where(rng.random(shape) < 0.5, rng.standard_normal(shape), -np.inf)
-    agree(tensors(rng, sizes), num_threads=data.draw(st.integers(1, 3)), **how)
+    agree_on_statistics(tensors(rng, sizes), num_threads=data.draw(st.integers(1, 3)), **how)
 
 
 def test_a_later_chunk_has_far_larger_scores(rng):
     """By more than exp() can hold: a step's chunks are brought to the larger maximum of two."""
     query, key, value = tensors(rng, Sizes(1, 1500, batch=1, heads=2, kv_heads=1))
     key[:, :, 900:] *= 60
-    agree((query, key, value), tolerance=2e-5)
+    agree_on_statistics((query, key, value), tolerance=2e-5)
 
 
 @KINDS
@@ -125,7 +113,7 @@ def test_narrow_numbers(rng, sizes, stored):
     how = {"causal": True, "segments": labels_of(rng, sizes, "image-and-sinks")}
     if stored == "quantized":
         arrays = query, quantize(key), quantize(value)
-        agree(arrays, **how)
+        agree_on_statistics(arrays, **how)
         return
     if stored == "bfloat16":
         pytest.importorskip("ml_dtypes")
@@ -156,7 +144,7 @@ def test_values_that_are_not_finite_change_no_statistic(rng, length):
 def test_large_scores_and_policies_in_python(rng):
     query, key, value = tensors(rng, Sizes(9, 600))
     how = {"segments": labels_of(rng, Sizes(9, 600), "per-head"), "scale": 8.0}
-    told = agree((query, key, value), tolerance=3e-5, **how)  # scores of hundreds
+    told = agree_on_statistics((query, key, value), tolerance=3e-5, **how)  # scores of hundreds
     assert told.entropies.min() >= -1e-5
     same = attention(query, key, value, returns=STATISTICS, policy=lambda m: m * 0 + 1, **how)
     for name in STATISTICS[2:]:

@@ -468,8 +468,9 @@ def compose(plans: Sequence[Plan], known: Composition | None = None) -> Composit
         segments = labelled[0].segments if labelled else None
         policies = tuple(plan.policy for plan in plans)
         return Composition(segments, policies, wheres, labels, tuple(plans), *edits)
-    for plan in labelled[1:] and labelled:
-        _check_labels(plan)
+    if len(labelled) > 1:  # else the core looks at them
+        for plan in labelled:
+            _check_labels(plan)
     segments = labelled[0].segments
     assert segments is not None
     own = [np.arange(labelled[0].num_segments)]  # of each labelled plan: its label of each part

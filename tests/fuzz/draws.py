@@ -20,7 +20,18 @@ import reattend as ra
 from reattend import reference
 from reattend.border.dtypes import to_float32
 from reattend.transform import Transform
-from tensors import LABELS, MASKS, STRIDES, Sizes, close, labels_of, mask_of, tensors
+from tensors import (
+    LABELS,
+    MASKS,
+    STRIDES,
+    Sizes,
+    agree,
+    agree_on_statistics,
+    close,
+    labels_of,
+    mask_of,
+    tensors,
+)
 
 LENGTHS = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 70, 129)
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64)
@@ -199,32 +210,11 @@ def run_changed_scores(rng, sizes, arrays, mask, how, labels):
         shape = sizes.batch, pick(rng, (1, sizes.heads)), pick(rng, (1, sizes.query_len))
         edit["null_logit"] = rng.normal(0, 3, shape)
     returns = ("masses", "logsumexp", *(() if "null_logit" in edit else ("column_sums",)))
-    found = ra.attention(*arrays, returns=returns, segments=labels, **edit, **how)
-    exact = reference.attention(*arrays, returns=returns, segments=labels, **edit, **mask)
-    for name in ("out", *returns):
-        close(getattr(found, name), getattr(exact, name), name, 5e-5)
+    agree(arrays, returns, tolerance=5e-5, segments=labels, **edit, **how)
 
 
 def run_statistics(rng, sizes, arrays, mask, how, labels):
-    sums = ("score_sums", "abs_score_sums")
-    returns = [*sums, "entropies", "largest", "largest_keys", "scores"]
-    found = ra.attention(*arrays, returns=returns, segments=labels, **how)
-    exact = reference.attention(*arrays, returns=returns, segments=labels, **mask)
-    size = 1 + exact.abs_score_sums
-    for name in ("out", *returns):
-        ours, right = getattr(found, name), getattr(exact, name)
-        if name in sums:
-            ours, right = ours / size, right / size
-        if name != "largest_keys":
-            close(ours, right, name, 2e-5)
-    # Where two scores are nearly one, either may be the largest.
-    keys, right = found.largest_keys, exact.largest_keys
-    np.testing.assert_array_equal(keys < 0, right < 0)
-    of_keys, of_right = (
-        np.where(each < 0, 0, np.take_along_axis(exact.scores, np.maximum(each, 0), axis=-1))
-        for each in (keys, right)
-    )
-    close(of_keys, of_right, "largest_keys", 2e-5)
+    agree_on_statistics(arrays, tolerance=2e-5, segments=labels, **how)
 
 
 def run_prefixed(rng, sizes, arrays, mask, how, labels):
@@ -235,12 +225,9 @@ def run_prefixed(rng, sizes, arrays, mask, how, labels):
         parts = [tuple(ra.quantize(np.ascontiguousarray(x)) for x in part) for part in parts]
     both = [ra.Prefixed(*part) for part in parts]
     edit = {"segments": labels, "policy": ra.Reweight(rng.random(4), to=())}
+    whole = [query, *map(np.asarray, both)]
     returns = ("masses", "logsumexp", "column_sums")
-    found = ra.attention(query, *both, returns=returns, **edit, **how)
-    whole = [np.asarray(x) for x in both]
-    exact = reference.attention(query, *whole, returns=returns, **edit, **mask)
-    for name in ("out", *returns):
-        close(getattr(found, name), getattr(exact, name), name, 2e-5)
+    agree((query, *both), returns, numbers=whole, tolerance=2e-5, **edit, **how)
 
 
 def run_cache(rng, sizes, arrays, mask, how, labels):

@@ -318,7 +318,9 @@ class VisionLanguage:
         inputs = self.llama.embed(np.where(image, 0, tokens))
         pictures, shape = self._encoded(pixels), (len(prompts), wanted, inputs.shape[-1])
         if pictures.shape != shape:
-            raise ValueError(f"encoded pixels must be [B, tokens, C] = {shape}, {pictures.shape}")
+            raise ValueError(
+                f"encoded pixels must be [B, tokens, C] = {shape}, got {pictures.shape}"
+            )
         inputs[image] = pictures.reshape(-1, shape[-1])
         return inputs, key_mask, image
 
