@@ -50,6 +50,12 @@ struct Scores {
     bool padding_row(int64_t item, int64_t row) const {
         return causal && position(row) >= 0 && masked(item, position(row));
     }
+    /// Adds what is no number to what keys [key_len] received: a row that is not finite reaches the
+    /// keys that it sees, no masked one.
+    void add_not_finite(int64_t item, Interval keys, float what, float* received) const {
+        for (int64_t key = keys.begin; key < keys.end; ++key)
+            if (!masked(item, key)) received[key] += what;
+    }
     /// Where a head and a row lie in results [batch, num_heads, ...] and [.., query_len, ...].
     int64_t head_index(int64_t item, int64_t head) const { return item * num_heads + head; }
     int64_t row_index(int64_t item, int64_t head, int64_t row) const {

@@ -255,6 +255,9 @@ private:
                            [&](const PolicyStep& step) { return step.applies(item_, head_, row); });
     }
 
+    /// Lets a row be computed from scratch.
+    void again(int r) { again_[num_again_++] = r; }
+
     /// A row whose first policies are in its output already, by factors f of that pass' masses. The
     /// others multiply what is not touched by one factor c, so that
     ///
@@ -280,10 +283,7 @@ private:
             whole += before[g] * mass[g];
         }
         if (applies(ahead.policies, row)) {
-            if (!(rest >= kLeastRest * whole && whole > 0)) {  // NaN too
-                again_[num_again_++] = r;
-                return;
-            }
+            if (!(rest >= kLeastRest * whole && whole > 0)) return again(r);  // NaN too
             call_.weigh_on(ahead.policies, item_, head_, row, mass, factor);
         }
         const bool changes = !std::equal(before, before + call_.num_segments, factor);
@@ -305,19 +305,13 @@ private:
         if (logsumexp_[r] == kNoKey) return call_.finish_empty(item_, head_, row);
         // A weight of 0 times a value that is not finite is NaN, also for a key that the row does
         // not see.
-        if (!finite_) {
-            again_[num_again_++] = r;
-            return;
-        }
+        if (!finite_) return again(r);
         if (call_.ahead) return finish_behind(r);
         const int num_segments = call_.num_segments;
         float* mass = mass_[r];
         mass[0] = 1;
         for (int g = 1; g < num_segments; ++g) mass[0] -= mass[g];
-        if (applies(0, row) && !(mass[0] >= kLeastRest)) {  // NaN too
-            again_[num_again_++] = r;
-            return;
-        }
+        if (applies(0, row) && !(mass[0] >= kLeastRest)) return again(r);  // NaN too
         float factor[kMaxSegments];
         call_.factors_of(item_, head_, row, mass, factor);
         write(r, mass, factor);

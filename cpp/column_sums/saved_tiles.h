@@ -64,12 +64,11 @@ public:
                     std::accumulate(sum[r] + 1, sum[r] + call_.num_segments, sum[r][0]);
                 factor_[r] = counts(r) && whole != 0 ? std::exp(tile_max[r] - max[r]) / whole : 0;
                 if (std::isfinite(factor_[r]) && factor_[r] != 0) continue;
-                // A row that is not finite reaches the keys that it sees, no other; a row at
-                // padding none. In the product 0 times what is not finite would be NaN.
+                // In the product 0 times what is not finite would be NaN.
                 const Interval seen = call_.scores.visible(place_.row + r, keys);
-                for (int64_t j = std::max(seen.begin, key);
-                     factor_[r] != 0 && j < std::min(seen.end, key + count); ++j)
-                    if (!call_.scores.masked(place_.item, j)) place_.sums[j] += factor_[r];
+                const Interval both{std::max(seen.begin, key), std::min(seen.end, key + count)};
+                if (factor_[r] != 0)
+                    call_.scores.add_not_finite(place_.item, both, factor_[r], place_.sums);
                 std::fill_n(weights.row(r), padded(count), 0.0f);
                 factor_[r] = 0;
             }

@@ -111,8 +111,8 @@ public:
             kDecodeKeys, [&](int64_t begin, int64_t end, float factor, const float*) {
                 if (std::isfinite(factor))
                     return kernels().scaled(to + begin, factor, to + begin, end - begin);
-                for (int64_t key = begin; key < end; ++key)
-                    to[key] = call_.scores.masked(item, key) ? 0 : factor;
+                std::fill(to + begin, to + end, 0.0f);
+                call_.scores.add_not_finite(item, {begin, end}, factor, to);
             });
     }
 

@@ -143,9 +143,8 @@ private:
                 continued(item, place_[head], {begin, end});
                 if (std::isfinite(factor))
                     kernels().add_scaled(kept, factor, received + begin, end - begin);
-                else  // a row that is not finite reaches no masked key
-                    for (int64_t key = begin; key < end; ++key)
-                        if (!call_.scores.masked(item, key)) received[key] += factor;
+                else
+                    call_.scores.add_not_finite(item, {begin, end}, factor, received);
                 search_[item].find(received, begin, end, sinks);
             });
         return sinks;
