@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from reattend.adaptors.transformers.caches import cache_of
 from reattend.adaptors.transformers.tensors import floats
 from reattend.decoding.mixing import comparable, floats_of
 from reattend.decoding.settings import VCD, Setting
@@ -260,7 +261,7 @@ class ModelBranch:
             self._given = self.model._update_model_kwargs_for_generation(
                 out, self._given, is_encoder_decoder=False
             )
-        if not any(self._given.get(name) is not None for name in _CACHES):
+        if cache_of(self._given) is None and self._given.get("cache_params") is None:
             raise NotImplementedError(
                 f"{type(self.model).__name__} gives no cache, so what its second branch has read "
                 "cannot be kept apart from the first"
@@ -280,9 +281,6 @@ class ModelBranch:
             self._deltas = holder.rope_deltas
         finally:
             holder.rope_deltas = kept
-
-
-_CACHES = ("cache", "past_key_values", "cache_params")
 
 
 def _parents(seen: Array, ids: Array, items: Array) -> Array | None:
