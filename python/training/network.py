@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from reattend.models import ModelFile, read_llama
 from reattend.models.vision import blankest_patches
 from reattend.models.vision_weights import read_arrays
+from reattend.testing.torch_llama import torch_llama
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 IMAGE = -1  # stands for an image token among token ids
 IMAGE_TOKENS = 100
@@ -205,10 +207,7 @@ def read_network(language: Path, weights: Path, dtype: torch.dtype = torch.float
 
 def read_language(path: Path) -> LlamaForCausalLM:
     """Read SmolLM2 from its GGUF file."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.float32
-    )
-    read: LlamaForCausalLM = model.eval()
+    read: LlamaForCausalLM = torch_llama(read_llama(ModelFile(path)))
     return read
 
 

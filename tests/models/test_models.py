@@ -1,6 +1,7 @@
 """The NumPy loop against transformers: on tiny random models, and on SmolLM2 itself."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from reattend.models import (
     read_llama,
 )
 from reattend.models.bfloat16 import Bfloat16Matrix, round_matrices
+from reattend.testing.torch_llama import torch_llama
 
 pytest.importorskip("gguf")
 
@@ -351,6 +353,31 @@ def smollm2():
     # OpenMP threads that wait by spinning would slow NumPy's own: torch must not start them here.
     with threadpoolctl.threadpool_limits(1, user_api="openmp"):
         yield read_llama(file), Tokenizer(file), theirs
+
+
+def test_smollm2_for_transformers_is_what_transformers_reads(smollm2):
+    model, _, theirs = smollm2
+    ours = torch_llama(model, eos_token_id=2)
+    wanted = theirs.state_dict()
+    assert ours.state_dict().keys() == wanted.keys()
+    assert all((each == wanted[name]).all() for name, each in ours.state_dict().items())
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+    assert ours.config.rope_parameters == theirs.config.rope_parameters
+    for name in ("rms_norm_eps", "max_position_embeddings", "head_dim", "hidden_act"):
+        assert getattr(ours.config, name) == getattr(theirs.config, name)
+    ids = np.array([[1, 5, 9, 100, 2000]])
+    np.testing.assert_array_equal(expected(ours, ids), expected(theirs, ids))
+
+
+def test_what_a_plain_llama_has_not_is_not_left_out_for_transformers(model):
+    pytest.importorskip("transformers")
+    model.layers[0] = replace(model.layers[0], query_norm=np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="norms of queries"):
+        torch_llama(model)
+    model.layers[0] = replace(model.layers[0], query_norm=None)
+    model.frequencies = model.frequencies / 2
+    with pytest.raises(ValueError, match="rotary frequencies"):
+        torch_llama(model)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
