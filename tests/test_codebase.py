@@ -301,6 +301,15 @@ def test_both_products_give_what_their_header_says():
 
 
 @needs_source
+def test_faults_of_the_kernels_stand_where_they_are_put_in(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "mutation")
+    faults = [*importlib.import_module("kernel_mutants").mutants()]
+    for file, (before, old, _, after) in faults:
+        text = (ROOT / "cpp" / file).read_text("utf-8")
+        assert text.count(before + old + after) == 1, f"{file}: {before}{old}{after}"
+    assert len(faults) > 100
+
+
 def test_kernel_knows_no_paper():
     for path in CPP.rglob("*.*"):
         assert not re.search(r"\b(VAR|VHR|ACT)\b", path.read_text()), path.name
