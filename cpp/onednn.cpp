@@ -134,8 +134,7 @@ void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
 }
 
 bool matmul_is_fast(const MatmulShape& shape) {
-    // Asked at each tile, and a product that oneDNN has not is sought anew each time. Newer ones
-    // have it on AVX2, no faster than float32.
+    // Asked at each tile, and a product that oneDNN has not is sought anew each time.
     if (shape.bfloat16 && dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core_bf16)
         return false;
     const OneThread one_thread;
