@@ -271,6 +271,16 @@ def test_a_picture_that_is_missing_is_not_another_whose_name_ends_alike(tmp_path
         assert pictures.find(asked) is None, asked
 
 
+def test_a_name_without_its_ending_that_two_pictures_have_is_refused(tmp_path):
+    for name in ("cat.jpg", "cat.png", "dog.png"):
+        (tmp_path / name).touch()
+    pictures = Pictures(tmp_path)
+    assert pictures.find("cat.png") == tmp_path / "cat.png"
+    assert pictures.find("dog") == tmp_path / "dog.png"
+    with pytest.raises(DataError, match="cat may be any of cat.jpg, cat.png"):
+        pictures.find("cat")
+
+
 def test_captions_join_pictures_by_the_id_that_the_file_gives_them(tmp_path):
     """Not by the number at the end of a name, which may be another picture's id."""
     images = [{"id": 7, "file_name": "street_1.jpg"}, {"id": 1, "file_name": "barn_7.jpg"}]

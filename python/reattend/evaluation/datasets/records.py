@@ -121,11 +121,12 @@ class Pictures:
             raise DataError([Problem(str(folder), None, "is not a folder")])
         self.folder = folder
         self._by_name: dict[str, Path] = {}
+        self._by_stem: dict[str, list[Path]] = {}
         self._of_coco: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 self._by_name[path.name] = path
-                self._by_name.setdefault(path.stem, path)
+                self._by_stem.setdefault(path.stem, []).append(path)
                 number = coco_number(path.name)
                 if number is not None:
                     self._of_coco.setdefault(number, path)
@@ -139,9 +140,20 @@ class Pictures:
             Its name with or without a folder or ending. Where files have COCO's names, also the
             number alone, or with another prefix (``COCO_val2014_``); of other names, such as
             ``cat_1.jpg``, the whole counts.
+
+        Raises
+        ------
+        DataError
+            If it has no ending, and several files have that name.
         """
         name = Path(str(image)).name
-        found, short = self._by_name.get(name), _SHORT.fullmatch(name)
+        found, several = self._by_name.get(name), self._by_stem.get(name, [])
+        if found is None and len(several) > 1:
+            names = ", ".join(path.name for path in several)
+            raise DataError([Problem(str(self.folder), None, f"{name} may be any of {names}")])
+        if found is None and several:
+            found = several[0]
+        short = _SHORT.fullmatch(name)
         number = coco_number(name) if short is None else int(short[1])
         return self._of_coco.get(number) if found is None and number is not None else found
 
