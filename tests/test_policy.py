@@ -1,6 +1,7 @@
 """Policies: Reweight in NumPy and in the pass, its properties, and the open road for callables."""
 
 import pickle
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reattend import Reweight, Share, attention, combine, reference, segment_pass
-from reattend.policy import SMALLEST_MASS, decided_factors
+from reattend.policy import KEEP, LARGEST, MAX_SEGMENTS, SMALLEST_MASS, decided_factors
 from reattend.transform import Transform
 
 EXACT = 1e-12  # float64 sums of at most 16 numbers below 16
@@ -197,6 +198,19 @@ def test_the_largest_factor_is_one():
     assert decided_factors(masses, np.zeros((1, 1, 1)), policies, [None, None]) == largest
 
 
+def test_the_largest_numbers_and_labels_are_taken():
+    assert Share(0, -LARGEST).at_least == -LARGEST
+    assert Reweight((1, 1), power=(1, LARGEST)).power == (1, LARGEST)
+    last = MAX_SEGMENTS - 1
+    assert Reweight((1,) * MAX_SEGMENTS, to=(last,)).to == (last,)
+    with pytest.raises(ValueError, match=f"labels from 0 to {last}"):
+        Share(MAX_SEGMENTS, 0.5)
+
+
+def test_the_policy_that_keeps_all_changes_nothing():
+    assert KEEP(np.ones(1)) == [1]
+
+
 def test_eight_conditions_are_not_too_many():
     shares = (Share(0, 0.1),) * 8
     assert Reweight((1,), when=shares).when == shares
@@ -266,6 +280,10 @@ def test_a_denormal_receiver_counts_as_zero():
     policy = Reweight(weight=(0.5, 1), to=(1,))
     np.testing.assert_array_equal(policy(np.array([1 - tiny, tiny])), 1)
     assert np.isfinite(policy(np.array([1, SMALLEST_MASS]))).all()
+    assert policy(np.array([1, SMALLEST_MASS]))[0] == 0.5  # the least normal number counts
+    raised = Reweight(weight=(1, 1), power=(1, 0.5))
+    np.testing.assert_allclose(raised(np.array([1, SMALLEST_MASS]))[1], SMALLEST_MASS**-0.5)
+    np.testing.assert_array_equal(raised(np.array([1, tiny])), 1)
 
 
 def test_a_receiver_that_is_nan_receives_nothing():
@@ -285,6 +303,7 @@ def test_is_a_value(policy):
     assert copy == policy
     assert hash(copy) == hash(policy)
     assert policy != Reweight(weight=(3, 3, 3, 3))
+    assert policy == mock.ANY  # what is no policy is asked in its turn
     with pytest.raises(AttributeError):
         policy.weight = (1,)
 

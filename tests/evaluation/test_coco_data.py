@@ -277,7 +277,7 @@ def test_a_name_without_its_ending_that_two_pictures_have_is_refused(tmp_path):
     pictures = Pictures(tmp_path)
     assert pictures.find("cat.png") == tmp_path / "cat.png"
     assert pictures.find("dog") == tmp_path / "dog.png"
-    with pytest.raises(DataError, match="cat may be any of cat.jpg, cat.png"):
+    with pytest.raises(DataError, match=r"cat may be any of cat\.jpg, cat\.png"):
         pictures.find("cat")
 
 

@@ -60,7 +60,7 @@ def _changes(node):
             yield lambda n: setattr(n, "value", not n.value)
         elif isinstance(node.value, int | float):
             yield lambda n: setattr(n, "value", n.value + 1)
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
         yield lambda n: setattr(n, "value", ast.Constant(None))
     elif isinstance(node, ast.If | ast.IfExp | ast.While):
         yield lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
