@@ -236,6 +236,18 @@ def test_vhr_refuses_chunks():
         run(VHR(), sample(0), chunks=(10,))
 
 
+def test_vhr_layers_of_small_models():
+    """Of 32 layers, layer 1 and the last 14: at least the last one, and none that is not there."""
+    assert VHR().layers_for(1) == (0,)
+    assert VHR().layers_for(2) == (1,)
+    assert VHR().layers_for(5) == (1, 3, 4)
+
+
+def test_vhr_without_an_image_has_nothing_to_tell():
+    assert VHR().readings(None) == {}
+    assert VHR().describe([], 2)[0].startswith("0 of 0 heads reinforced")
+
+
 def test_vhr_tells_of_the_first_item():
     found = {"heads": [[0, 2], [1]], "chosen": np.ones((2, 4), bool)}
     reading = Reading(1, "VHR", ("rest",), 1, np.ones(4), np.ones((4, 1)), np.ones((4, 1)), found)
