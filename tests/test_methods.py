@@ -10,6 +10,7 @@ from cases import METHODS
 from reattend import Plan, Reweight
 from reattend.method import Method
 from reattend.methods import ACT, VAR, VHR
+from reattend.methods.act import Columns
 from reattend.reading import Reading
 from reattend.session import Session
 from reattend.testing import Case, checks, parametrize_with_checks, run
@@ -229,6 +230,32 @@ def test_var_asks_for_hidden_states():
     session = Session(VAR(), num_layers=5)
     with session.generation(inputs.image), pytest.raises(ValueError, match="hidden_states=x"):
         session.attend(2, *(x[2, :, :, :24] for x in (inputs.query, inputs.key, inputs.value)))
+
+
+def test_act_leaves_the_first_two_layers_and_the_last():
+    inputs = sample(0)
+    changed = run([], inputs) != run(ACT(theta=0.05), inputs)  # [L, B, H, T, Dv]
+    assert changed.any(axis=(1, 2, 3, 4)).tolist() == [False, False, True, True, False]
+
+
+def test_act_tells_of_layers_whose_rows_it_changed():
+    def reading(layer, changed):
+        mass = np.ones((len(changed), 2))
+        return Reading(layer, "ACT", ("rest", "sinks"), 1, np.array(changed), mass, mass, {})
+
+    nothing = ["no sink found behind the first key, so ACT changes nothing"]
+    assert ACT().describe([], 5) == nothing
+    assert ACT().describe([reading(2, [0.0, 0.0])], 5) == nothing
+    found = ACT().describe([reading(2, [0.0, 0.0]), reading(3, [0.0, 0.25])], 5)
+    assert found[0] == "sinks behind the first key attenuated, in layers 3"
+    assert len(found) > 1
+
+
+def test_act_that_saw_nothing_yet_has_no_readings():
+    assert ACT().readings(None) == {}
+    found = ACT().readings(Columns(np.zeros((2, 3, 0)), None, 2))
+    assert found["sinks"] == [[], []]
+    assert found["counts"].tolist() == [[0, 0], [0, 0]]
 
 
 def test_vhr_refuses_chunks():

@@ -24,9 +24,9 @@ PACKAGE = Path(__file__).parents[2] / "python" / "reattend"
 SECONDS = 60  # of a CPU; a mutant that takes longer is noticed, as one that hangs
 LAWS = [
     "tests/test_methods.py", "tests/methods/test_formulas.py", "tests/test_session.py",
-    "tests/test_cross_attention.py", "tests/test_golden.py",
+    "tests/test_following.py", "tests/test_cross_attention.py", "tests/test_golden.py",
 ]  # fmt: skip
-ALL = "test_session or test_cross"  # the files of which every test counts, whatever it is called
+ALL = "test_session or test_cross or test_following"  # every test of these files counts
 # Module -> its tests, the quick ones first.
 MODULES = {
     "policy": ["tests/test_policy.py", "tests/test_plan.py"],
