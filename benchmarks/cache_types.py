@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TYPES = ("float32", "float16", "bfloat16", "int8")
+TYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 TEXT = Path(__file__).parent.parent / "LICENSE"
 STARTS = (0, 1200)  # tokens of the text before each prompt
 

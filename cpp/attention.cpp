@@ -89,11 +89,16 @@ ScoreEdits Scores::edits(int64_t item, int64_t head, int64_t row, int rows, int6
 
 Matrix<const float> Tensor::rows(int64_t batch, int64_t head, int64_t row, int64_t count,
                                  float* buffer) const {
-    const StoredMatrix from = stored(batch, head, row);
-    if (read_in_place()) return {static_cast<const float*>(from.data), from.ld};
+    if (read_in_place()) {
+        const StoredMatrix from = stored(batch, head, row);
+        return {static_cast<const float*>(from.data), from.ld};
+    }
     const Matrix<float> to{buffer, buffer_stride()};
-    kernels().widen(from, scales ? scales_at(batch, head, row) : nullptr, static_cast<int>(count),
-                    static_cast<int>(dim), to);
+    for_parts(row, count, [&](int offset, int some) {
+        kernels().widen(stored(batch, head, row + offset),
+                        scales ? scales_at(batch, head, row + offset) : nullptr, some,
+                        static_cast<int>(dim), to.at(offset));
+    });
     return to;
 }
 

@@ -188,8 +188,11 @@ private:
         const int count = static_cast<int>(keys.size());
         if (value.scales)
             kernels().multiply(value.scales.row(item_, kv_head, keys.begin), weights, count);
-        kernels().accumulate_few({weights}, value.stored(item_, kv_head, keys.begin), {out}, 1,
-                                 count, static_cast<int>(call_.value_dim), fetched_ahead(1, false));
+        value.for_parts(keys.begin, count, [&](int offset, int some) {
+            kernels().accumulate_few(
+                {weights + offset}, value.stored(item_, kv_head, keys.begin + offset), {out}, 1,
+                some, static_cast<int>(call_.value_dim), fetched_ahead(1, false));
+        });
     }
 
     /// Mass and partial of a segment.

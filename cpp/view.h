@@ -1,6 +1,7 @@
 // Views: pointers with a shape's strides, as they come from NumPy.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/kernels.h"
@@ -35,12 +36,26 @@ struct Tensor {
     // Rows before prefix_len lie there, with batch_stride 0: all items share them.
     const Tensor* prefix = nullptr;
     int64_t prefix_len = 0;
+    // Of what follows, rows from rest_begin on lie there, as float32.
+    const Tensor* rest = nullptr;
+    int64_t rest_begin = 0;
 
     /// Where a row is: some rows of one part, from one on, are read together.
     const Tensor& part(int64_t& row) const {
-        if (row < prefix_len) return *prefix;
+        if (row < prefix_len) return prefix->part(row);
         row -= prefix_len;
-        return *this;
+        if (!rest || row < rest_begin) return *this;
+        row -= rest_begin;
+        return *rest;
+    }
+    /// use(offset, number) for the pieces of some rows that lie in one part each.
+    template <class Use>
+    void for_parts(int64_t row, int64_t count, const Use& use) const {
+        if (!rest && !prefix) return use(0, static_cast<int>(count));
+        for (int64_t done = 0, some; done < count; done += some) {
+            some = std::min(count - done, left_in_part(row + done));
+            use(static_cast<int>(done), static_cast<int>(some));
+        }
     }
     bool direct() const { return type == Type::kFloat32; }
     /// Whether products can read its rows where they lie: oneDNN takes none that overlap or run
@@ -53,14 +68,34 @@ struct Tensor {
         const Tensor& from = part(row);
         return static_cast<const char*>(from.data) + from.at(batch, head, row) * item_size();
     }
-    int64_t item_size() const { return type == Type::kFloat32 ? 4 : type == Type::kInt8 ? 1 : 2; }
+    /// Bytes of what strides count: numbers, or bytes of blocks.
+    int64_t item_size() const {
+        return type == Type::kFloat32 ? 4 : type == Type::kInt8 || is_blocks(type) ? 1 : 2;
+    }
+    /// Rows that are stored together, and the bytes that they take.
+    int64_t rows_together() const {
+        return type == Type::kInt4 || type == Type::kInt4ByChannel ? kBlock : 1;
+    }
+    int64_t row_size() const {
+        const int64_t blocks = (dim + kBlock - 1) / kBlock;
+        if (type == Type::kQ8_0) return (2 + kBlock) * blocks;
+        if (type == Type::kQ4_0) return (2 + kBlock / 2) * blocks;
+        if (type == Type::kInt4) return (4 + kBlock / 2) * kBlock * blocks;
+        if (type == Type::kInt4ByChannel) return (4 + kBlock / 2) * ((dim + 7) / 8 * 8);
+        return dim * item_size();
+    }
     /// Where a row of this part begins, in numbers of the type.
     int64_t at(int64_t batch, int64_t head, int64_t row) const {
         return batch * batch_stride + head * head_stride + row * row_stride;
     }
     /// The rows from one on, as they are stored.
     StoredMatrix stored(int64_t batch, int64_t head, int64_t row) const {
-        return {this->row(batch, head, row), stride_at(row), type};
+        const Tensor& from = part(row);
+        if (from.rows_together() != 1)
+            return {static_cast<const char*>(from.data) + from.at(batch, head, row / kBlock),
+                    from.row_stride, from.type, static_cast<int32_t>(row % kBlock)};
+        return {static_cast<const char*>(from.data) + from.at(batch, head, row) * from.item_size(),
+                from.row_stride, from.type};
     }
     /// The same of bfloat16.
     Matrix<const uint16_t> bits(int64_t batch, int64_t head, int64_t row) const {
@@ -77,6 +112,12 @@ struct Tensor {
                              float* buffer) const;
     /// One row, written to `to` [buffer_stride()].
     void read_row(int64_t batch, int64_t head, int64_t row, float* to) const;
+    /// Rows from one on that lie in its part.
+    int64_t left_in_part(int64_t row) const {
+        if (row < prefix_len) return std::min(prefix->left_in_part(row), prefix_len - row);
+        row -= prefix_len;
+        return rest && row < rest_begin ? rest_begin - row : INT64_MAX;
+    }
     /// Distance of rows in a buffer.
     int64_t buffer_stride() const { return padded(dim); }
     /// Floats that a buffer for so many rows takes: none where they are read where they lie.

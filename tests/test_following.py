@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from reattend import quantize
+from reattend.border.prefixed import keys_between
 from reattend.following import FollowedSteps
 from reattend.methods import ACT, VAR, VHR
 from reattend.plan import Plan, compose_with_columns
@@ -69,9 +70,7 @@ def generation(methods, arrays, rng, *, length, **mask):
 
 
 def _until(array, end):
-    if isinstance(array, tuple):
-        return type(array)(*(x[:, :, :end] for x in array))
-    return array[:, :, :end]
+    return keys_between(array, slice(end))
 
 
 def methods_of(names, act):
@@ -156,16 +155,18 @@ def test_chunks_of_keys_and_new_room(rng, followed):
     np.testing.assert_array_equal(outs[0], again)
 
 
-@pytest.mark.parametrize("kind", ["float16", "int8"])
+@pytest.mark.parametrize("kind", ["float16", "int8", "int4"])
 def test_other_types(rng, kind):
     length = PROMPT + 5
     query, key, value = numbers(rng, length)
     if kind == "int8":
         arrays = query, quantize(key), quantize(value)
+    elif kind == "int4":
+        arrays = query, quantize(key, bits=4, by_channel=True), quantize(value, bits=4)
     else:
         arrays = tuple(x.astype(kind) for x in (query, key, value))
     outs, _ = both("VAR ACT", arrays, length=length)
-    np.testing.assert_allclose(*outs, atol=TOLERANCE if kind == "int8" else 4e-3)
+    np.testing.assert_allclose(*outs, atol=4e-3 if kind == "float16" else TOLERANCE)
 
 
 def test_an_item_is_what_it_is_alone(rng):

@@ -10,7 +10,7 @@ from patience import HANGS
 if sys.platform.startswith("linux"):
     from guarded import guarded
 
-ROADS = ("plain", "policy", "masses", "apply_policy", "column_sums", "half", "int8")
+ROADS = ("plain", "policy", "masses", "apply_policy", "column_sums", "half", "int8", "int4")
 # (batch, heads, kv_heads, N, M, D, Dv): decode, prefill, odd sizes, more rows than a tile.
 SIZES = [
     (1, 1, 1, 9, 9, 8, 8),
@@ -63,6 +63,15 @@ def check(road, side):
                 ra.Quantized(*map(keep, ra.quantize(array))) for array in (key, value)
             )
             results.append(ra.attention(query, keys8, values8, out=out, **how))
+        elif road == "int4":
+            for by_channel in (False, True):
+                keys4, values4 = (
+                    ra.QuantizedBlocks(keep(each.blocks), each.layout, keep(each.rest))
+                    for each in (
+                        ra.quantize(array, bits=4, by_channel=by_channel) for array in (key, value)
+                    )
+                )
+                results.append(ra.attention(query, keys4, values4, **how))
     return results
 
 

@@ -118,7 +118,13 @@ TABLE = {
         lambda **given: ra.apply_policy(given.pop("plain", plain()), **given),
         {**ARRAYS, **MASK, **BIAS, **SEGMENTS, **MANY, "returns": ("masses",)},
     ),
-    "border.quantized.quantize": (ra.quantize, {"array": KEY, "name": "array"}),
+    "border.quantized.quantize": (
+        ra.quantize, {"array": KEY, "name": "array", "bits": 4, "by_channel": True}
+    ),
+    "border.blocks.QuantizedBlocks.from_ggml": (
+        ra.QuantizedBlocks.from_ggml,
+        {"blocks": np.zeros((2, 2, 5, 34), np.uint8), "layout": "q8_0"},
+    ),
     "border.results.combine": (
         ra.combine, {"partials": np.ones((2, 4, 3, 2, 8)), "factors": np.ones((2, 4, 3, 2))}
     ),
@@ -580,6 +586,10 @@ def test_a_call_has_no_rows_beyond_its_own():
 
 def test_measures_take_keys_in_8_bits():
     stored = ra.quantize(KEY)
+    packed = ra.quantize(np.tile(KEY, (1, 1, 13, 1)), bits=4, by_channel=True)
+    assert np.allclose(
+        measures.attention_rows(QUERY, packed), measures.attention_rows(QUERY, packed.to_float32())
+    )
     query = RNG.standard_normal((2, 4, 5, 8), dtype=np.float32)
     for measure, more in (
         (measures.local_share, {"window": 2}),

@@ -150,7 +150,7 @@ def test_unaligned_arrays_are_copied(rng):
 
 
 @pytest.mark.parametrize("name", [*MASKS, "not causal, padding"])
-@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8", "int4"])
 @pytest.mark.parametrize("labelled", [3, 150, 290, 300])
 @pytest.mark.parametrize("to", [(0,), (2,), ()])
 def test_a_row_whose_weights_are_known(rng, name, kind, labelled, to):
@@ -163,6 +163,9 @@ def test_a_row_whose_weights_are_known(rng, name, kind, labelled, to):
         stored = exact = tuple(x.astype(np.float16) for x in stored)
     if kind == "int8":
         stored = tuple(map(ra.quantize, stored))
+        exact = tuple(x.to_float32() for x in stored)
+    if kind == "int4":
+        stored = ra.quantize(key, bits=4, by_channel=True), ra.quantize(value, bits=4)
         exact = tuple(x.to_float32() for x in stored)
     labels = np.zeros((2, 4, 300), np.uint8)
     for item, head in np.ndindex(2, 4):

@@ -83,7 +83,7 @@ def test_all_results_are_those_of_all_keys(data):
     agree((query, *whole(key, value)), returns=("masses",), **how)  # as the specification says
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("batch", [1, 3, 12])
 def test_stored_types(rng, kind, batch):
     """What is stored narrow is widened; the output is that of the numbers stored."""
@@ -92,6 +92,10 @@ def test_stored_types(rng, kind, batch):
     if kind == "int8":
         key, value = (Prefixed(*map(quantize, each)) for each in (key, value))
         wide = [each.whole().to_float32() for each in (key, value)]
+    elif kind == "int4":
+        key = Prefixed(*(quantize(each, bits=4, by_channel=True) for each in key))
+        value = Prefixed(*(quantize(each, bits=4) for each in value))
+        wide = [each.whole() for each in (key, value)]
     else:
         dtype = ml_dtypes.bfloat16 if kind == "bfloat16" else np.float16
         key, value = (Prefixed(*(x.astype(dtype) for x in each)) for each in (key, value))

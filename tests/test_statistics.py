@@ -107,12 +107,16 @@ def test_who_asks_for_statistics_gets_the_same_output(rng, sizes, masks):
 
 
 @KINDS
-@pytest.mark.parametrize("stored", ["float16", "bfloat16", "quantized"])
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "quantized", "int4"])
 def test_narrow_numbers(rng, sizes, stored):
     query, key, value = tensors(rng, sizes)
     how = {"causal": True, "segments": labels_of(rng, sizes, "image-and-sinks")}
     if stored == "quantized":
         arrays = query, quantize(key), quantize(value)
+        agree_on_statistics(arrays, **how)
+        return
+    if stored == "int4":
+        arrays = query, quantize(key, bits=4, by_channel=True), quantize(value, bits=4)
         agree_on_statistics(arrays, **how)
         return
     if stored == "bfloat16":

@@ -1,5 +1,7 @@
 """Keys and values stored narrower than the query: read as they lie, computed in float32."""
 
+from functools import partial
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from reattend import (
     reference,
     segment_pass,
 )
+from reattend.border.dtypes import to_float32
+from reattend.border.prefixed import keys_between
 from reattend.border.quantized import Quantized, quantize
 from tensors import EVERYTHING, Sizes, close, labels_of, mask_of, tensors
 
@@ -27,6 +31,8 @@ STORED = {
     "float16": lambda array: array.astype(np.float16),
     "bfloat16": lambda array: array.astype(ml_dtypes.bfloat16),
     "int8": quantize,
+    "int4": partial(quantize, bits=4),
+    "int4-by-channel": partial(quantize, bits=4, by_channel=True),
 }
 POLICY = Reweight((1, 0.5, 0.7, 0.2), to=(0,))
 
@@ -35,13 +41,11 @@ each_store = pytest.mark.parametrize("store", STORED.values(), ids=STORED)
 
 
 def part(stored, begin, end):
-    if isinstance(stored, Quantized):
-        return Quantized(stored.numbers[:, :, begin:end], stored.scale[:, :, begin:end])
-    return stored[:, :, begin:end]
+    return keys_between(stored, slice(begin, end))
 
 
 def numbers_of(stored):
-    return stored.to_float32() if isinstance(stored, Quantized) else stored.astype(np.float32)
+    return to_float32(stored)
 
 
 @each_size
@@ -63,7 +67,17 @@ def test_it_equals_the_reference_on_the_stored_numbers(rng, sizes, store, masks,
 
 
 @each_size
-@pytest.mark.parametrize("kinds", [("bfloat16", "int8"), ("int8", "float16"), (None, "int8")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("bfloat16", "int8"),
+        ("int8", "float16"),
+        (None, "int8"),
+        ("int4-by-channel", "int4"),
+        ("int4-by-channel", None),
+        ("int8", "int4"),
+    ],
+)
 def test_keys_and_values_may_differ(rng, sizes, kinds):
     query, *both = tensors(rng, sizes)
     both = [x if kind is None else STORED[kind](x) for x, kind in zip(both, kinds, strict=True)]

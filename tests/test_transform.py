@@ -138,20 +138,22 @@ def test_policies_see_what_is_left(shape, kind, rng, monkeypatch):
     assert np.allclose(found.out, right.out, rtol=1e-4, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("stored", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("rows", [1, 60])
 def test_other_types(stored, rows, rng):
     shape = (1, 4, 2, rows, 300, 32)
     query, key, value = arrays(shape, rng)
     if stored == "int8":
         key, value = quantize(key), quantize(value)
+    elif stored == "int4":
+        key, value = quantize(key, bits=4, by_channel=True), quantize(value, bits=4)
     else:
         kind = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16
         query, key, value = (x.astype(kind) for x in (query, key, value))
     how = {"causal": True, "transform": drawn(shape, rng), "null_logit": np.ones((1, 1, 1))}
     out = np.empty((1, 4, rows, 32), np.float32)
     attention(query, key, value, out=out, **how)
-    tolerance = {"int8": TOLERANCE, "float16": TOLERANCE, "bfloat16": 2e-2}[stored]
+    tolerance = 2e-2 if stored == "bfloat16" else TOLERANCE
     assert np.abs(out - reference.attention(query, key, value, **how)).max() < tolerance
 
 

@@ -54,7 +54,7 @@ enum Result : unsigned {
 
 /// Names and classes of the package, which the core looks for.
 struct Package {
-    PyTypeObject *reweight, *quantized, *prefixed, *transform, *result;
+    PyTypeObject *reweight, *quantized, *blocks, *prefixed, *transform, *result;
     PyObject* packed;  // the name of what a Reweight and a Transform keep for the core
 
     static const Package& get() {
@@ -72,6 +72,7 @@ private:
         };
         return {type("reattend.policy", "Reweight"),
                 type("reattend.border.quantized", "Quantized"),
+                type("reattend.border.blocks", "QuantizedBlocks"),
                 type("reattend.border.prefixed", "Prefixed"),
                 type("reattend.transform", "Transform"),
                 type("reattend.border.results", "AttentionResult"),
@@ -188,7 +189,7 @@ private:
 class Arguments {
 public:
     Attention call;
-    Array query, key, value;
+    Array query;
     Array out;                       // false: a new one is wanted
     const float* weights = nullptr;  // of its only row
     const float* plain = nullptr;    // logsumexp of plain attention, which `out` holds
@@ -213,7 +214,7 @@ public:
         call.scores.num_threads = num_threads;
         if (PyTuple_GET_SIZE(mask) != kMaskFields) throw std::invalid_argument("mask: no MaskSpec");
         return read_dtype(field(mask, kDtype)) && read_tensor(query_, query, call.scores.query) &&
-               read_parts(key_, key, call.scores.key, prefix_key_) && sizes_fit() &&
+               read_parts(key_, key_shape_, call.scores.key, key_parts_) && sizes_fit() &&
                read_numbers(mask) && read_key_mask(field(mask, kKeyMask)) &&
                read_bias(field(mask, kBias));
     }
@@ -246,7 +247,14 @@ private:
     std::vector<Array> read_;    // what `out` may not overlap with
     std::vector<py::object> kept_;
     PassAhead ahead_;
-    Tensor prefix_key_, prefix_value_;
+    /// Keys or values [B, H_kv, M, D]; of Prefixed ones what is the items' own.
+    using Shape = std::array<int64_t, 4>;
+    Shape key_shape_{}, value_shape_{};
+    /// What keys or values point to that are in parts.
+    struct Parts {
+        Tensor prefix, rest, prefix_rest;
+    };
+    Parts key_parts_, value_parts_;
 
     bool read_dtype(PyObject* dtype) {
         if (is_none(dtype)) return true;
@@ -285,24 +293,34 @@ private:
                (rows <= kDecodeRows && !plain && !(rows > 1 && (returns & kColumnSums)));
     }
 
-    /// Keys or values, which may be Prefixed: `array` is then what is the items' own.
-    bool read_parts(PyObject* object, Array& array, Tensor& to, Tensor& prefix) {
+    /// Keys or values, which may be Prefixed: the shape is then that of the items' own.
+    bool read_parts(PyObject* object, Shape& shape, Tensor& to, Parts& parts) {
         if (!PyTuple_Check(object) || Py_TYPE(object) != Package::get().prefixed)
-            return read_stored(object, array, to);
-        Array first;
-        if (!read_stored(PyTuple_GET_ITEM(object, 0), first, prefix) ||
-            !read_stored(PyTuple_GET_ITEM(object, 1), array, to) || prefix.type != to.type ||
-            !first.is({1, array.shape(1), first.shape(2), array.shape(3)}))
+            return read_stored(object, shape, to, parts.rest);
+        Shape first{};
+        if (!read_stored(PyTuple_GET_ITEM(object, 0), first, parts.prefix, parts.prefix_rest) ||
+            !read_stored(PyTuple_GET_ITEM(object, 1), shape, to, parts.rest) ||
+            parts.prefix.type != to.type || first != Shape{1, shape[1], first[2], shape[3]})
             return false;
-        to.prefix_len = first.shape(2);
-        if (to.prefix_len) to.prefix = &prefix;
+        to.prefix_len = first[2];
+        if (to.prefix_len) to.prefix = &parts.prefix;
         return true;
     }
 
-    /// Keys or values, which may be Quantized.
-    bool read_stored(PyObject* object, Array& array, Tensor& to) {
-        if (!PyTuple_Check(object) || Py_TYPE(object) != Package::get().quantized)
-            return read_tensor(object, array, to);
+    /// Keys or values, which may be Quantized or QuantizedBlocks.
+    bool read_stored(PyObject* object, Shape& shape, Tensor& to, Tensor& rest) {
+        if (PyTuple_Check(object) && Py_TYPE(object) == Package::get().blocks)
+            return read_blocks(object, shape, to, rest);
+        Array array;
+        const bool quantized = PyTuple_Check(object) && Py_TYPE(object) == Package::get().quantized;
+        if (!(quantized ? read_int8(object, array, to) : read_tensor(object, array, to)))
+            return false;
+        for (int axis = 0; axis < 4; ++axis) shape[axis] = array.shape(axis);
+        return true;
+    }
+
+    /// Quantized: numbers, scale.
+    bool read_int8(PyObject* object, Array& array, Tensor& to) {
         array = Array(PyTuple_GET_ITEM(object, 0));
         const Array scales(PyTuple_GET_ITEM(object, 1));
         if (!array || !scales || array.num_axes() != 4 || array.type() != Numpy::NPY_INT8_ ||
@@ -317,25 +335,54 @@ private:
         return true;
     }
 
+    /// QuantizedBlocks: blocks uint8 [B, H_kv, rows, bytes], what they are, and the last rows.
+    bool read_blocks(PyObject* object, Shape& shape, Tensor& to, Tensor& rest) {
+        constexpr std::pair<const char*, Type> kNames[] = {
+            {"q8_0", Type::kQ8_0},
+            {"q4_0", Type::kQ4_0},
+            {"int4", Type::kInt4},
+            {"int4_by_channel", Type::kInt4ByChannel}};
+        const Array blocks(PyTuple_GET_ITEM(object, 0)), last(PyTuple_GET_ITEM(object, 2));
+        PyObject* const layout = PyTuple_GET_ITEM(object, 1);
+        if (!PyUnicode_CheckExact(layout)) return false;
+        const auto* found = std::find_if(std::begin(kNames), std::end(kNames),
+                                         [&](auto each) { return is_text(layout, each.first); });
+        if (found == std::end(kNames) || !blocks || blocks.type() != Numpy::NPY_UINT8_ ||
+            blocks.num_axes() != 4 || !blocks.readable() || !last || last.num_axes() != 4 ||
+            last.type() != Numpy::NPY_FLOAT32_ || !last.readable())
+            return false;
+        to = tensor(blocks, found->second);
+        to.dim = last.shape(3);
+        if (blocks.shape(3) != to.row_size() || last.shape(0) != blocks.shape(0) ||
+            last.shape(1) != blocks.shape(1))
+            return false;
+        to.rest_begin = blocks.shape(2) * to.rows_together();
+        rest = tensor(last, Type::kFloat32);
+        to.rest = &rest;
+        shape = {last.shape(0), last.shape(1), to.rest_begin + last.shape(2), to.dim};
+        read_.insert(read_.end(), {blocks, last});
+        return true;
+    }
+
     bool sizes_fit() {
         Scores& scores = call.scores;
         scores.batch = query.shape(0);
         scores.num_heads = query.shape(1);
         scores.query_len = query.shape(2);
         scores.head_dim = query.shape(3);
-        scores.num_kv_heads = key.shape(1);
-        scores.key_len = scores.key.prefix_len + key.shape(2);
+        scores.num_kv_heads = key_shape_[1];
+        scores.key_len = scores.key.prefix_len + key_shape_[2];
         const bool grouped = scores.num_kv_heads ? scores.num_heads % scores.num_kv_heads == 0
                                                  : scores.num_heads == 0;
-        return grouped && key.shape(0) == scores.batch && key.shape(3) == scores.head_dim &&
+        return grouped && key_shape_[0] == scores.batch && key_shape_[3] == scores.head_dim &&
                scores.head_dim > 0;
     }
 
     bool read_value(PyObject* object) {
-        if (!read_parts(object, value, call.value, prefix_value_)) return false;
-        call.value_dim = value.shape(3);
+        if (!read_parts(object, value_shape_, call.value, value_parts_)) return false;
+        call.value_dim = value_shape_[3];
         return call.value.prefix_len == call.scores.key.prefix_len &&
-               value.is({key.shape(0), key.shape(1), key.shape(2), call.value_dim});
+               value_shape_ == Shape{key_shape_[0], key_shape_[1], key_shape_[2], call.value_dim};
     }
 
     bool read_numbers(PyObject* mask) {

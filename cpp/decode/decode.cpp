@@ -117,7 +117,8 @@ public:
     static int64_t bytes_read(const Attention& call) {
         const Scores& scores = call.scores;
         return scores.batch * scores.num_kv_heads * scores.key_len *
-               (scores.head_dim * scores.key.item_size() + call.value_dim * call.value.item_size());
+               (scores.key.row_size() / scores.key.rows_together() +
+                call.value.row_size() / call.value.rows_together());
     }
 
     /// Whether products are of bfloat16, with weights rounded to it: not with a single row, which
@@ -291,8 +292,10 @@ private:
                                            weights_.at(0, offset), size_, some, dim,
                                            Ahead::kNothing);
                         });
-        kernels().dots(query_, keys.stored(group_.first_item, group_.kv_head, key), weights_, size_,
-                       count, dim, ahead_);
+        keys.for_parts(key, count, [&](int offset, int some) {
+            kernels().dots(query_, keys.stored(group_.first_item, group_.kv_head, key + offset),
+                           weights_.at(0, offset), size_, some, dim, ahead_);
+        });
         for (int r = 0; keys.scales && r < size_; ++r)
             kernels().multiply(keys.scales_at(group_.first_item, group_.kv_head, key),
                                weights_.row(r), count);
@@ -328,8 +331,11 @@ private:
         for (int r = 0; values.scales && r < rows; ++r)
             kernels().multiply(values.scales_at(group_.first_item, group_.kv_head, key),
                                weights.row(r), count);
-        kernels().accumulate_few(weights, values.stored(group_.first_item, group_.kv_head, key),
-                                 out, rows, count, dim, ahead_);
+        values.for_parts(key, count, [&](int offset, int some) {
+            kernels().accumulate_few(weights.at(0, offset),
+                                     values.stored(group_.first_item, group_.kv_head, key + offset),
+                                     out, rows, some, dim, ahead_);
+        });
     }
 
     void open(int segment) {

@@ -217,8 +217,9 @@ inline bool with_vectors(int vecs, const Use& use) {
     }
 }
 
-inline void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int rows,
-                 int count, int dim, Ahead ahead) {
+/// Kernels::dots of numbers that are in no blocks.
+inline void dot_numbers(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int rows,
+                        int count, int dim, Ahead ahead) {
     const int step = rows <= 4 ? count : kLanes;  // more rows read keys again, from the first cache
     as_stored(keys, [&](auto stored) {
         const auto add = [&](int j, int r, auto number, auto fetching) {
@@ -292,8 +293,9 @@ inline void weigh_columns(Matrix<const float> weights, Matrix<const T> values, M
     }
 }
 
-inline void accumulate_few(Matrix<const float> weights, StoredMatrix values, Matrix<float> out,
-                           int rows, int count, int dim, Ahead ahead) {
+/// Kernels::accumulate_few of numbers that are in no blocks.
+inline void weigh_numbers(Matrix<const float> weights, StoredMatrix values, Matrix<float> out,
+                          int rows, int count, int dim, Ahead ahead) {
     as_stored(values, [&](auto stored) {
         bool cut = true;
         if (dim % kLanes == 0)

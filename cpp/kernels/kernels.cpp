@@ -2,9 +2,11 @@
 #include "kernels/kernels.h"
 
 #include "kernels/bf16_layout.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 #include "kernels/gemv.h"
 #include "kernels/gemv_bf16.h"
+#include "kernels/gemv_blocks.h"
 #include "kernels/load.h"
 #include "kernels/pack_bf16.h"
 #include "kernels/simd.h"

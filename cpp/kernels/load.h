@@ -49,6 +49,24 @@ inline Vec numbers(const int8_t* from) {
 #endif
 }
 
+/// Whole numbers from 0 to 255.
+inline IntVec bytes(const uint8_t* from) {
+#if defined(__AVX512F__)
+    __m128i some;
+    memcpy(&some, from, kLanes);
+    return (IntVec)_mm512_maskz_cvtepu8_epi32(0xffff, some);
+#elif defined(__AVX2__)
+    return (IntVec)_mm256_cvtepu8_epi32(_mm_loadu_si64(from));
+#elif defined(__SSE4_1__)
+    return (IntVec)_mm_cvtepu8_epi32(_mm_loadu_si32(from));
+#else
+    typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+    Bytes some;
+    memcpy(&some, from, sizeof some);
+    return __builtin_convertvector(some, IntVec);
+#endif
+}
+
 /// The first `count`, the other lanes 0; reads nothing beyond.
 template <class T>
 inline Vec first_numbers(const T* from, int64_t count) {
@@ -58,7 +76,7 @@ inline Vec first_numbers(const T* from, int64_t count) {
     return numbers(some);
 }
 
-/// use(a matrix of what the numbers are).
+/// use(a matrix of what the numbers are), where they are in no blocks.
 template <class Use>
 inline void as_stored(StoredMatrix matrix, const Use& use) {
     const auto of = [&]<class T>(T) {
@@ -73,17 +91,9 @@ inline void as_stored(StoredMatrix matrix, const Use& use) {
             return of(Bfloat16{});
         case Type::kInt8:
             return of(int8_t{});
+        default:
+            return;
     }
-}
-
-inline void widen(StoredMatrix from, const float* scales, int count, int dim, Matrix<float> to) {
-    as_stored(from, [&](auto stored) {
-        for (int i = 0; i < count; ++i) {
-            const Vec scale = broadcast(scales ? scales[i] : 1);
-            for (int d = 0; d < dim; d += kLanes)
-                store(to.row(i) + d, scale * first_numbers(stored.row(i) + d, dim - d));
-        }
-    });
 }
 
 }  // namespace

@@ -8,8 +8,21 @@
 namespace reattend {
 
 /// How the numbers of an array are stored. Sums are float32. int8 are to be multiplied by a scale,
-/// one for each row.
-enum class Type : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8 };
+/// one for each row. Of what follows it 32 numbers have a scale of their own (blocks.h).
+enum class Type : uint8_t {
+    kFloat32,
+    kFloat16,
+    kBfloat16,
+    kInt8,
+    kQ8_0,
+    kQ4_0,
+    kInt4,
+    kInt4ByChannel
+};
+
+constexpr int kBlock = 32;
+
+[[gnu::always_inline]] inline bool is_blocks(Type type) { return type >= Type::kQ8_0; }
 
 /// Rows of numbers, `ld` numbers apart; how many there are of either, whoever passes it says.
 ///
@@ -31,11 +44,13 @@ struct Matrix {
     }
 };
 
-/// A matrix to be read, of numbers of any type.
+/// A matrix to be read, of numbers of any type. Of blocks `ld` counts bytes; of int4 they are those
+/// between 32 rows and the next, and the matrix begins at row `first` of these.
 struct StoredMatrix {
     const void* data;
     int64_t ld;
     Type type;
+    int32_t first = 0;
 };
 
 }  // namespace reattend

@@ -11,6 +11,7 @@ _refuse_subinterpreter()  # before the core, which would wait for ever
 # ruff: noqa: E402
 from reattend import adaptors, measures, reference, sinks, testing
 from reattend.attention import attention, segment_pass
+from reattend.border.blocks import QuantizedBlocks
 from reattend.border.config import __version__, num_threads, show_config
 from reattend.border.explanation import explain
 from reattend.border.prefixed import Prefixed
@@ -91,6 +92,7 @@ __all__ = [
     "Plan",
     "Prefixed",
     "Quantized",
+    "QuantizedBlocks",
     "Reweight",
     "RowEdit",
     "ScalingVis",

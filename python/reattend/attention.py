@@ -8,7 +8,7 @@ from typing import Any, overload
 from reattend.border.core_call import attend
 from reattend.border.keywords import refuse
 from reattend.border.prefixed import Prefixed
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.border.request import CAUSAL, PLAIN, MaskSpec, Request
 from reattend.border.results import AttentionResult, SegmentState
 from reattend.checks import integer
@@ -21,8 +21,8 @@ __all__ = ["attention", "segment_pass"]
 @overload
 def attention(
     query: Array,
-    key: Array | Quantized | Prefixed,
-    value: Array | Quantized | Prefixed,
+    key: Array | Stored | Prefixed,
+    value: Array | Stored | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -43,8 +43,8 @@ def attention(
 @overload
 def attention(
     query: Array,
-    key: Array | Quantized | Prefixed,
-    value: Array | Quantized | Prefixed,
+    key: Array | Stored | Prefixed,
+    value: Array | Stored | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -64,8 +64,8 @@ def attention(
 ) -> Array: ...
 def attention(
     query: Array,
-    key: Array | Quantized | Prefixed,
-    value: Array | Quantized | Prefixed,
+    key: Array | Stored | Prefixed,
+    value: Array | Stored | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -106,10 +106,10 @@ def attention(
         axis that is not contiguous costs a copy. Sums are float32 for all types; so are products,
         but for bfloat16 on a CPU that multiplies these, where rows are many or share a key head:
         there attention weights are rounded to bfloat16 before they meet the values.
-    key : array [B, H_kv, M, D], Quantized or Prefixed
+    key : array [B, H_kv, M, D], Quantized, QuantizedBlocks or Prefixed
         Grouped heads by shape: query head h reads key head ``h // (H // H_kv)``. Its type may
         differ from query's: narrower keys and values are read faster.
-    value : array [B, H_kv, M, Dv], Quantized or Prefixed
+    value : array [B, H_kv, M, Dv], Quantized, QuantizedBlocks or Prefixed
         Dv may differ from D.
     scale : float, optional
         Multiplies the scores; D ** -0.5 by default.
@@ -215,8 +215,8 @@ def attention(
 
 def segment_pass(
     query: Array,
-    key: Array | Quantized | Prefixed,
-    value: Array | Quantized | Prefixed,
+    key: Array | Stored | Prefixed,
+    value: Array | Stored | Prefixed,
     *,
     segments: Array | None,
     num_segments: int | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reattend.border import arguments
 from reattend.border.core_call import attend, sums_of
 from reattend.border.prepare import as_tuple
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.border.request import MaskSpec, Request
 from reattend.border.results import AttentionResult
 from reattend.policy import Array, Reweight
@@ -17,7 +17,7 @@ _OF_POLICIES = ("masses", "factors", "changed")
 
 def column_sums(
     query: Array,
-    key: Array | Quantized,
+    key: Array | Stored,
     logsumexp: Array,
     *,
     scale: float | None = None,
@@ -66,8 +66,8 @@ def column_sums(
 def apply_policy(
     plain: AttentionResult,
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Stored,
+    value: Array | Stored,
     *,
     segments: Array | None,
     policy: Reweight | Sequence[Reweight],

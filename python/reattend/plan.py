@@ -11,7 +11,7 @@ import numpy as np
 
 from reattend.border.dtypes import to_float32, write
 from reattend.border.prefixed import Prefixed
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.border.request import PassAhead, Request
 from reattend.border.results import AttentionResult
 from reattend.checks import as_array, count, integers, items, marks, numbers
@@ -54,8 +54,8 @@ class Composition:
         if self.heads_from.max(initial=0) >= heads:
             raise ValueError(f"heads_from must hold heads below {heads}, got {self.heads_from}")
         chosen = np.broadcast_to(self.heads_from, (len(query), heads))
-        key = to_float32(key) if isinstance(key, (Quantized, Prefixed)) else key
-        value = to_float32(value) if isinstance(value, (Quantized, Prefixed)) else value
+        key = to_float32(key) if isinstance(key, Stored | Prefixed) else key
+        value = to_float32(value) if isinstance(value, Stored | Prefixed) else value
         items = np.arange(len(query))[:, None]
         return query[items, chosen], key[items, chosen // group], np.repeat(value, group, axis=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.border.arguments import names
 from reattend.border.dtypes import to_float32
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.border.results import AttentionResult, SegmentState
 from reattend.epilogue import Epilogue
 from reattend.policy import LARGEST, Array, Policy, Reweight
@@ -18,7 +18,7 @@ from reattend.transform import Transform
 
 
 def weights(
-    query: Array, key: Array | Quantized, *, null_logit: Array | None = None, **mask: Any
+    query: Array, key: Array | Stored, *, null_logit: Array | None = None, **mask: Any
 ) -> tuple[Array, Array, Array]:
     """Give the attention matrix A [B, H, N, M], logsumexp [B, H, N] and the keys each row sees."""
     scores, seen = _scores(query, key, **mask)
@@ -36,7 +36,7 @@ def weights(
 
 def _scores(
     query: Array,
-    key: Array | Quantized,
+    key: Array | Stored,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -82,8 +82,8 @@ def _labels(segments: Array | None, key_len: int) -> Array:
 
 def segment_pass(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Stored,
+    value: Array | Stored,
     *,
     segments: Array | None,
     num_segments: int | None = None,
@@ -126,7 +126,7 @@ def merge(states: Sequence[SegmentState]) -> SegmentState:
 
 def column_sums(
     query: Array,
-    key: Array | Quantized,
+    key: Array | Stored,
     logsumexp: Array | None = None,
     *,
     heads: Array | None = None,
@@ -145,8 +145,8 @@ def column_sums(
 
 def attention(
     query: Array,
-    key: Array | Quantized,
-    value: Array | Quantized,
+    key: Array | Stored,
+    value: Array | Stored,
     *,
     segments: Array | None = None,
     policy: Policy | Sequence[Policy] | None = None,
@@ -208,8 +208,8 @@ def _as_heads(heads: Array, *arrays: Array) -> list[Array]:
     return [*(np.take_along_axis(x, each, axis=1) for x in (query, key)), value]
 
 
-def _numbers(array: Array | Quantized, dtype: str | None) -> Array:
-    """Give float64; uint16 are the bits of a 16-bit type, int8 have scales."""
-    if isinstance(array, Quantized) or array.dtype == np.uint16:
+def _numbers(array: Array | Stored, dtype: str | None) -> Array:
+    """Give float64; uint16 are the bits of a 16-bit type, what is quantized has scales."""
+    if isinstance(array, Stored) or array.dtype == np.uint16:
         array = to_float32(array, dtype)
     return np.asarray(array, np.float64)

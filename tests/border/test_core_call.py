@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reattend import Reweight, Share, _core, apply_policy, attention, column_sums, quantize
+from reattend.border.blocks import QuantizedBlocks
 from reattend.border.core_call import attend
 from reattend.border.prepare import as_tuple, prepare
 from reattend.border.quantized import Quantized
@@ -63,6 +64,14 @@ def stored(rng, name):
         yield Quantized(found.numbers.astype(np.int16), found.scale)
         yield Quantized(np.repeat(found.numbers, 2, axis=-1)[..., ::2], found.scale)
         yield Quantized(found.numbers, np.repeat(found.scale, 2, axis=-1)[..., ::2])
+        long = np.repeat(whole, 40, axis=2)[:, :, : whole.shape[2]]
+        four = quantize(long, bits=4, by_channel=name == "key")
+        yield from (four, four._replace(layout="q8_0"), four._replace(layout="int3"), tuple(four))
+        yield from (four._replace(rest=four.rest[:1]), four._replace(rest=four.rest.astype(float)))
+        yield four._replace(rest=np.repeat(four.rest, 2, axis=-1)[..., ::2])
+        yield four._replace(blocks=four.blocks.view(np.int8))
+        ggml = np.zeros((*whole.shape[:3], 34), np.uint8)
+        yield QuantizedBlocks(ggml, "q8_0", whole[:, :, :0])
 
 
 def options(rng):

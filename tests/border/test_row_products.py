@@ -23,6 +23,7 @@ STORED = {
     "float32": lambda x: x,
     "float16": lambda x: x.astype(np.float16),
     "int8": quantize,
+    "int4": lambda x: quantize(x, bits=4, by_channel=True),
     "prefix": lambda x: Prefixed(np.ascontiguousarray(x[:1, :, :600]), x[:, :, 600:]),
 }
 
@@ -35,7 +36,8 @@ STORED = {
 def test_products_that_are_known_give_the_same_bytes(mask, stored, policy, rng):
     query = rng.standard_normal((2, 6, 1, 32), np.float32)
     key, value = rng.standard_normal((2, 2, 2, KEYS, 32), np.float32)
-    key[1, :, :5] = 1e4 if stored is quantize else np.inf  # of padding, where there is any
+    finite = stored in (quantize, STORED["int4"])
+    key[1, :, :5] = 1e4 if finite else np.inf  # of padding, where there is any
     key, value = stored(key), stored(value)
     query = query.astype(np.float16) if stored is STORED["float16"] else query
     labels = (np.arange(KEYS) % 97 < 30)[None, None].repeat(2, 0).view(np.uint8)

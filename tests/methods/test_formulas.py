@@ -119,7 +119,7 @@ def test_errors_name_the_parameter(make, message):
 
 
 @pytest.mark.parametrize("hidden", [{}, {"window": 12}, {"softcap": 1.5}], ids=str)
-@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8", "int4"])
 @pytest.mark.parametrize("step", [False, True], ids=["prompt", "step"])
 def test_spin_counts_the_keys_that_a_row_sees(hidden, stored, step):
     """With a window or softcap, and keys of other types, heads are those of the full matrix."""
@@ -131,6 +131,8 @@ def test_spin_counts_the_keys_that_a_row_sees(hidden, stored, step):
         key, value = key.astype(np.float16), value.astype(np.float16)
     if stored == "int8":
         key, value = quantize(key), quantize(value)
+    if stored == "int4":
+        key, value = quantize(key, bits=4, by_channel=True), quantize(value, bits=4)
     image = np.pad(INPUTS.image, ((0, 0), (0, 3)))
     session = Session(SPIN(r=0.5, gamma=0), num_layers=5)
     with session.generation(image[:, :26] if step else image):

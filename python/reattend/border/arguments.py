@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reattend.border import config
+from reattend.border.blocks import LAYOUTS, QuantizedBlocks, row_bytes
 from reattend.border.prefixed import Prefixed
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Quantized, Stored
 from reattend.border.request import MaskSpec
 from reattend.checks import as_array, count, integer, real
 from reattend.policy import LARGEST, MAX_SEGMENTS, SMALLEST_MASS, Array, Policy, Reweight
@@ -49,7 +50,11 @@ def array_or_stored(name: str, given: Any, axes: str | None = None) -> Any:
 
     What computes with it says which types it reads.
     """
-    found = given if isinstance(given, (Quantized, Prefixed)) else as_array(name, given)
+    found = (
+        given
+        if isinstance(given, (Quantized, QuantizedBlocks, Prefixed))
+        else as_array(name, given)
+    )
     if axes is not None and found.ndim != 4:
         raise ValueError(f"{name} must have 4 axes {axes}, got shape {found.shape}")
     return found
@@ -66,8 +71,10 @@ def tensor(name: str, array: Any, axes: str, dtype: str | None = None) -> Array:
     return readable(array)
 
 
-def stored(name: str, array: Any, axes: str, dtype: str | None = None) -> Array | Quantized:
+def stored(name: str, array: Any, axes: str, dtype: str | None = None) -> Array | Stored:
     """Give keys or values as the core reads them."""
+    if isinstance(array, QuantizedBlocks):
+        return _blocks(name, array, axes)
     if not isinstance(array, Quantized):
         return tensor(name, array, axes, dtype)
     numbers, scale = as_array(name, array.numbers), as_array(name, array.scale)
@@ -84,6 +91,29 @@ def stored(name: str, array: Any, axes: str, dtype: str | None = None) -> Array 
     return array if same and type(array) is Quantized else Quantized(*found)
 
 
+def _blocks(name: str, array: QuantizedBlocks, axes: str) -> QuantizedBlocks:
+    blocks, rest = as_array(name, array.blocks), as_array(name, array.rest)
+    layout = array.layout
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise ValueError(f"{name} must have a layout of {LAYOUTS}, got {layout!r}")
+    if rest.dtype != FLOAT32 or rest.ndim != 4:
+        raise TypeError(
+            f"{name} must have a float32 rest of 4 axes {axes}, got {rest.dtype} {rest.shape}"
+        )
+    count = blocks.shape[2] if blocks.ndim == 4 else 0
+    expected = (*rest.shape[:2], count, row_bytes(layout, rest.shape[3]))
+    if blocks.dtype != np.uint8 or blocks.shape != expected:
+        raise TypeError(
+            f"{name} must have uint8 blocks {expected} of {layout}, got {blocks.dtype} "
+            f"{blocks.shape}"
+        )
+    found = readable(blocks), readable(rest)
+    same = found[0] is array.blocks and found[1] is array.rest and type(layout) is str
+    if same and type(array) is QuantizedBlocks:
+        return array
+    return QuantizedBlocks(found[0], next(each for each in LAYOUTS if each == layout), found[1])
+
+
 def prefixed(name: str, given: Prefixed, axes: str, dtype: str | None = None) -> Prefixed:
     """Check both parts of keys or values, which are to fit."""
     prefix, own = (stored(name, part, axes, dtype) for part in given)
@@ -92,8 +122,9 @@ def prefixed(name: str, given: Prefixed, axes: str, dtype: str | None = None) ->
             f"{name} must have a prefix [1, H_kv, P, D] with own's heads and head size, "
             f"got shapes {prefix.shape} and {own.shape}"
         )
-    if prefix.dtype != own.dtype:
-        raise TypeError(f"{name} must have parts of one type, got {prefix.dtype} and {own.dtype}")
+    kinds = [getattr(part, "layout", part.dtype) for part in (prefix, own)]
+    if kinds[0] != kinds[1]:
+        raise TypeError(f"{name} must have parts of one type, got {kinds[0]} and {kinds[1]}")
     same = prefix is given.prefix and own is given.own
     return given if same and type(given) is Prefixed else Prefixed(prefix, own)
 
@@ -112,7 +143,7 @@ def _check_type(name: str, found: np.dtype[Any], dtype: str | None) -> None:
         raise TypeError(f"{name} must be {wanted}, got {found}{hint}")
 
 
-def check_half_types(dtype: str | None, **arrays: Array | Quantized) -> None:
+def check_half_types(dtype: str | None, **arrays: Array | Stored) -> None:
     """Check that the 16-bit arrays among the inputs have one type."""
     found: str | None = None
     for name, array in arrays.items():
@@ -149,7 +180,7 @@ def broadcasts(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
     return len(shape) <= len(full) and all(n in (1, size) for n, size in ends)
 
 
-def sizes(query: Array, key: Array | Quantized) -> Shape:
+def sizes(query: Array, key: Array | Stored) -> Shape:
     """Check query and key against each other."""
     batch, num_heads, query_len, head_dim = query.shape
     key_batch, num_kv_heads, key_len, key_dim = key.shape
@@ -166,7 +197,7 @@ def sizes(query: Array, key: Array | Quantized) -> Shape:
     return Shape(batch, num_heads, query_len, key_len, head_dim)
 
 
-def check_value(value: Array | Quantized, key: Array | Quantized) -> None:
+def check_value(value: Array | Stored, key: Array | Stored) -> None:
     """Check value against key."""
     if value.shape[:3] != key.shape[:3]:
         raise ValueError(

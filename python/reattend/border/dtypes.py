@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from reattend import _core
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.policy import Array
 
 
@@ -16,7 +16,7 @@ def to_float32(array: Any, dtype: str | None = None) -> Array:
 
     Parameters
     ----------
-    array : array or Quantized
+    array : array, Quantized or QuantizedBlocks
         Of any float type, or uint16: the bits of ``dtype``.
     dtype : "float16" or "bfloat16", optional
         What uint16 bits stand for.
@@ -26,7 +26,7 @@ def to_float32(array: Any, dtype: str | None = None) -> Array:
     >>> to_float32(np.array([0x3FC0], np.uint16), "bfloat16")
     array([1.5], dtype=float32)
     """
-    if isinstance(array, Quantized):
+    if isinstance(array, Stored):
         return array.to_float32()
     numbers: Array = np.asarray(array)
     if numbers.dtype != np.uint16:

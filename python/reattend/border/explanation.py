@@ -10,7 +10,7 @@ from reattend.border import arguments
 from reattend.border.keywords import refuse
 from reattend.border.prefixed import Prefixed
 from reattend.border.prepare import Prepared, as_tuple, prepare, segment_count
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.border.request import MaskSpec, Request
 from reattend.policy import Array, Policy, Reweight
 from reattend.transform import Transform
@@ -56,8 +56,8 @@ class Explanation(NamedTuple):
 
 def explain(
     query: Array,
-    key: Array | Quantized | Prefixed,
-    value: Array | Quantized | Prefixed,
+    key: Array | Stored | Prefixed,
+    value: Array | Stored | Prefixed,
     *,
     scale: float | None = None,
     causal: bool = False,

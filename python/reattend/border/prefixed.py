@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reattend.border.quantized import Quantized
+from reattend.border.blocks import QuantizedBlocks, some_rows
+from reattend.border.quantized import Quantized, Stored
 from reattend.policy import Array
 
 
@@ -26,8 +27,8 @@ class Prefixed(NamedTuple):
     ((3, 2, 6, 8), (3, 2, 6, 8))
     """
 
-    prefix: Array | Quantized  # [1, H_kv, P, D]
-    own: Array | Quantized  # [B, H_kv, M, D], of the same type
+    prefix: Array | Stored  # [1, H_kv, P, D]
+    own: Array | Stored  # [B, H_kv, M, D], of the same type
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,20 +56,28 @@ class Prefixed(NamedTuple):
         if copy is False:
             raise ValueError("two parts become one array by a copy")
         whole = self.whole()
-        array = whole.to_float32() if isinstance(whole, Quantized) else whole
+        array = whole.to_float32() if isinstance(whole, Stored) else whole
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def whole(self) -> Array | Quantized:
+    def whole(self) -> Array | Stored:
         """Give all keys of all items in one array."""
-        if isinstance(self.prefix, Quantized) or isinstance(self.own, Quantized):
-            assert isinstance(self.prefix, Quantized)
+        if isinstance(self.prefix, Quantized):
             assert isinstance(self.own, Quantized)
             return Quantized(*map(_joined, self.prefix, self.own))
+        if isinstance(self.prefix, QuantizedBlocks):  # a block may not end where the prefix does
+            assert isinstance(self.own, QuantizedBlocks)
+            return _joined(self.prefix.to_float32(), self.own.to_float32())
+        assert not isinstance(self.own, Stored)
         return _joined(self.prefix, self.own)
 
 
-def keys_between(stored: Array | Quantized | Prefixed, keys: slice) -> Array | Quantized | Prefixed:
-    """Give some of the keys or values [B, H_kv, M, D], as they are stored; without a copy."""
+def keys_between(stored: Array | Stored | Prefixed, keys: slice) -> Array | Stored | Prefixed:
+    """Give some of the keys or values [B, H_kv, M, D], as they are stored.
+
+    Nothing is copied but what is left of a block of 32 keys.
+    """
+    if isinstance(stored, QuantizedBlocks):
+        return some_rows(stored, keys)
     if isinstance(stored, Quantized):
         return Quantized(stored.numbers[:, :, keys], stored.scale[:, :, keys])
     if not isinstance(stored, Prefixed):

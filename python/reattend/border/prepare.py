@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from reattend.border import arguments, score_edits
 from reattend.border.arguments import Shape
+from reattend.border.blocks import QuantizedBlocks
 from reattend.border.prefixed import Prefixed
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Quantized, Stored
 from reattend.border.request import MaskSpec, Request
 from reattend.policy import Array, Policy, Reweight
 
@@ -18,8 +19,8 @@ class Prepared(NamedTuple):
     """A call that the core reads, but for policies that are no `Reweight`."""
 
     query: Array
-    key: Array | Quantized | Prefixed
-    value: Array | Quantized | Prefixed
+    key: Array | Stored | Prefixed
+    value: Array | Stored | Prefixed
     mask: MaskSpec
     request: Request
 
@@ -119,4 +120,6 @@ def _whole(stored: Any) -> Any:
 def _arrays(stored: Any) -> tuple[Array, ...]:
     if isinstance(stored, Prefixed):
         return (*_arrays(stored.prefix), *_arrays(stored.own))
+    if isinstance(stored, QuantizedBlocks):
+        return stored.blocks, stored.rest
     return tuple(stored) if isinstance(stored, Quantized) else (stored,)

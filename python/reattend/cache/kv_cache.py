@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from reattend.border.blocks import QuantizedBlocks
 from reattend.border.prefixed import Prefixed
-from reattend.border.quantized import Quantized, quantize
+from reattend.border.quantized import Quantized, Stored, quantize
+from reattend.cache.four_bits import FourBitLayer
 from reattend.cache.storage import Layer
 from reattend.checks import as_array, count, integers, items, layer_count, place
 from reattend.one_thread import OneThread, UsedByOneThread, alone
 from reattend.optional import demand
 from reattend.policy import Array
 
-_DTYPES = ("float32", "float16", "bfloat16", "int8")
+_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 
 
 class KVCache(UsedByOneThread):
@@ -33,9 +35,11 @@ class KVCache(UsedByOneThread):
     ----------
     num_layers : int
         Number of layers.
-    dtype : {"float32", "float16", "bfloat16", "int8"}
+    dtype : {"float32", "float16", "bfloat16", "int8", "int4"}
         What the numbers are stored as. ``"bfloat16"`` needs the package ml_dtypes; ``"int8"`` gives
-        keys and values as `Quantized`.
+        keys and values as `Quantized`, ``"int4"`` as `QuantizedBlocks`: keys by channel, values by
+        token, and the last 32 to 63 of both in full. What is cropped or kept within 32 keys of 4
+        bits is rounded again once it is 32 keys old.
     capacity : int, optional
         Number of keys to make room for at first. Storage grows by half when it is full.
 
@@ -53,11 +57,19 @@ class KVCache(UsedByOneThread):
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {_DTYPES}, got {dtype!r}")
         self.num_layers = layer_count("num_layers", num_layers)
-        self.dtype = np.dtype(demand("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+        self.dtype = np.dtype(
+            demand("ml_dtypes").bfloat16
+            if dtype == "bfloat16"
+            else np.uint8  # 4 bits lie in bytes
+            if dtype == "int4"
+            else dtype
+        )
         self._capacity = count("capacity", capacity, 0)
-        self._as_given = None if dtype == "int8" else self.dtype  # the type that needs no change
-        self._layers = [Layer() for _ in range(self.num_layers)]
-        self._prefix: list[Layer] | None = None  # what all items begin with
+        narrow = dtype in ("int8", "int4")
+        self._as_given = None if narrow else self.dtype  # the type that needs no change
+        self._kind = FourBitLayer if dtype == "int4" else Layer
+        self._layers: list[Layer | FourBitLayer] = [self._kind() for _ in range(self.num_layers)]
+        self._prefix: list[Layer | FourBitLayer] | None = None  # what all items begin with
         self._batch = 0  # of a cache with a prefix
         self._use = OneThread("KVCache")
 
@@ -74,7 +86,8 @@ class KVCache(UsedByOneThread):
 
         Returns
         -------
-        keys, values : array, Quantized or Prefixed, [B, H_kv, M, D] and [B, H_kv, M, Dv]
+        keys, values : array, Quantized, QuantizedBlocks or Prefixed
+            [B, H_kv, M, D] and [B, H_kv, M, Dv].
             Views of the storage. They show the same until this cache is reordered, or cropped to
             fewer keys than they have; nothing that is done to another cache changes them.
 
@@ -84,7 +97,7 @@ class KVCache(UsedByOneThread):
             If key or value is of another type than a float.
         ValueError
             If shapes do not fit one another or what the layer holds, or if numbers to be stored as
-            int8 are not finite.
+            int8 or int4 are not finite, as int4 beyond float16's.
 
         Examples
         --------
@@ -107,21 +120,21 @@ class KVCache(UsedByOneThread):
             )
         sizes = (*key.shape[:2], key.shape[3], value.shape[3])
         prefix = None if self._prefix is None else self._prefix[layer]
-        expected = held.sizes if held.room is not None else sizes
+        expected = sizes if held.empty else held.sizes
         if prefix is not None:
-            expected = (self._batch, *(sizes if prefix.room is None else prefix.sizes)[1:])
+            expected = (self._batch, *(sizes if prefix.empty else prefix.sizes)[1:])
         if sizes != expected:
             raise ValueError(
                 "key and value must have the batch, heads and head sizes that the layer holds, "
                 f"{expected}, got {sizes}"
             )
         parts: tuple[Any, ...] = (key, value)
-        if self._as_given is None:
+        if self._as_given is None and self._kind is Layer:
             parts = *quantize(key, name="key"), *quantize(value, name="value")
         keys, values = _stored(held.append(sizes, parts, self._capacity, self._as_given))
-        if prefix is None or prefix.room is None:
+        if prefix is None or prefix.empty:
             return keys, values
-        shared = _stored([array[:, :, : prefix.length] for array in prefix.room.arrays])
+        shared = _stored(prefix.views())
         return Prefixed(shared[0], keys), Prefixed(shared[1], values)
 
     @alone
@@ -232,7 +245,7 @@ class KVCache(UsedByOneThread):
         >>> cache.append(0, np.ones((2, 1, 0, 1)), np.ones((2, 1, 0, 1)))[0].ravel()
         array([1., 1.], dtype=float32)
         """
-        batch = min((held.sizes[0] for held in self._layers if held.room is not None), default=None)
+        batch = min((held.sizes[0] for held in self._layers if not held.empty), default=None)
         if self._prefix is not None:
             batch = self._batch
         indices = items("indices", indices, batch)
@@ -281,7 +294,7 @@ class KVCache(UsedByOneThread):
         """
         if batch is not None:
             batch = count("batch", batch, 1)
-            most = max((held.sizes[0] for held in self._layers if held.room is not None), default=1)
+            most = max((held.sizes[0] for held in self._layers if not held.empty), default=1)
             if most > 1 or self._prefix is not None:
                 raise ValueError(
                     "batch is for a cache of one item that shares no prefix, got "
@@ -294,7 +307,7 @@ class KVCache(UsedByOneThread):
         if batch is not None:
             other._batch = batch
             other._capacity = max(self._capacity - len(self), 0)  # of what each has of its own
-            other._prefix, other._layers = other._layers, [Layer() for _ in self._layers]
+            other._prefix, other._layers = other._layers, [self._kind() for _ in self._layers]
         other._use = OneThread("KVCache")
         return other
 
@@ -319,8 +332,7 @@ class KVCache(UsedByOneThread):
     @property
     def nbytes(self) -> int:
         """Memory that the storage takes, in bytes; what forks share counts in each of them."""
-        rooms = [room for held in (*self._layers, *(self._prefix or ())) if (room := held.room)]
-        return sum(array.nbytes for room in rooms for array in room.arrays)
+        return sum(held.nbytes for held in (*self._layers, *(self._prefix or ())))
 
     def __repr__(self) -> str:
         return f"KVCache({self.num_layers} layers, {len(self)} keys, {self.nbytes / 2**20:.1f} MiB)"
@@ -333,13 +345,14 @@ class KVCache(UsedByOneThread):
             else self._prefix[place("layer", layer, self.num_layers)].length
         )
 
-    def _layer(self, layer: int) -> Layer:
+    def _layer(self, layer: int) -> Layer | FourBitLayer:
         return self._layers[place("layer", layer, self.num_layers)]
 
     def _floats(self, name: str, array: Any) -> Any:
         """Give an array of floats."""
-        if isinstance(array, Quantized):
-            raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, got int8")
+        if isinstance(array, Stored):
+            kind = array.layout if isinstance(array, QuantizedBlocks) else array.dtype
+            raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, got {kind}")
         array = as_array(name, array)
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(
@@ -348,7 +361,7 @@ class KVCache(UsedByOneThread):
         return array
 
 
-def _stored(views: list[Array]) -> tuple[Any, Any]:
+def _stored(views: list[Any]) -> tuple[Any, Any]:
     """Give keys and values, of which a room holds two arrays, or four of 8 bits."""
     if len(views) == 2:
         return views[0], views[1]

@@ -27,6 +27,20 @@ class Layer:
         self.sizes = (0, 0, 0, 0)  # B, H_kv, D, Dv
         self.equal: Array  # int [B, B]: so many first keys of two items are known to be the same
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever appended."""
+        return self.room is None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the storage takes."""
+        return 0 if self.room is None else sum(array.nbytes for array in self.room.arrays)
+
+    def views(self) -> list[Array]:
+        """Give all there is."""
+        return [] if self.room is None else [a[:, :, : self.length] for a in self.room.arrays]
+
     def append(
         self,
         sizes: tuple[int, int, int, int],

@@ -8,7 +8,7 @@ import numpy as np
 
 from reattend.attention import attention
 from reattend.border.arguments import array_or_stored
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored
 from reattend.checks import as_array, count, integer
 from reattend.column_sums import column_sums
 from reattend.policy import Array
@@ -201,7 +201,7 @@ def _inputs(query: Any, key: Any) -> tuple[Array, Any]:
     return given, array_or_stored("key", key, "[B, H_kv, M, D]")
 
 
-def _unread(key: Array | Quantized) -> Array:
+def _unread(key: Array | Stored) -> Array:
     return np.broadcast_to(np.zeros(1, np.float32), (*key.shape[:3], 1))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reattend.border.arguments import scalars
 from reattend.border.dtypes import to_float32
-from reattend.border.quantized import Quantized
+from reattend.border.quantized import Stored, of_head
 from reattend.border.request import MaskSpec
 from reattend.checks import integers, marks, numbers
 from reattend.policy import Array
@@ -17,7 +17,7 @@ from reattend.policy import Array
 
 def attention_rows(
     query: Array,
-    key: Array | Quantized,
+    key: Array | Stored,
     rows: Sequence[int] | Array | None = None,
     *,
     scale: float | None = None,
@@ -33,7 +33,7 @@ def attention_rows(
     ----------
     query : array [B, H, N, D]
         As for `reattend.attention`.
-    key : array [B, H_kv, M, D], or Quantized
+    key : array [B, H_kv, M, D], Quantized or QuantizedBlocks
         Keys that the rows see.
     rows : sequence of int, optional
         Which of the N rows, negative ones counted from the end; the last one by default.
@@ -60,9 +60,9 @@ def attention_rows(
            [0.25, 0.25, 0.25, 0.25]], dtype=float32)
     """
     query = numbers("query", query)
-    if not isinstance(key, Quantized):
+    if not isinstance(key, Stored):
         key = numbers("key", key)
-    shape = key.numbers.shape if isinstance(key, Quantized) else key.shape
+    shape = key.shape
     four = query.ndim == len(shape) == 4
     if not four or query.shape[::3] != (shape[0], shape[3]) or not shape[3]:
         raise ValueError(
@@ -112,10 +112,9 @@ def _seen(row: Array, column: Array, causal: bool, window: int | None) -> Array:
     return seen
 
 
-def _head(key: Array | Quantized, item: int, head: int, dtype: str | None) -> Array:
-    if isinstance(key, Quantized):
-        numbers = key.numbers[item, head].astype(np.float32)
-        return np.asarray(numbers * key.scale[item, head][:, None])
+def _head(key: Array | Stored, item: int, head: int, dtype: str | None) -> Array:
+    if isinstance(key, Stored):
+        return of_head(key, item, head)
     return _float32(key[item, head], dtype)
 
 
