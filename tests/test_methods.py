@@ -192,6 +192,9 @@ def test_vhr_equals_its_formula(heads):
     [
         (lambda: VAR(p=2), "p must be from 0 to 1, got 2"),
         (lambda: VAR(tau=-1), "tau must be a positive number"),
+        (lambda: VAR(tau=0), "tau must be a positive number"),
+        (lambda: VAR(tau=np.inf), "tau must be a"),
+        (lambda: VAR(sink_dims=(-1,)), "sink_dims must"),
         (lambda: VAR(sink_dims=()), "sink_dims must hold at least one"),
         (lambda: VHR(alpha=np.nan), "alpha must be a finite number"),
         (lambda: VHR(layers=(-1,)), "layers must be from 0"),
@@ -223,6 +226,40 @@ def test_act_heads_in_any_form_are_equal():
 def test_var_says_when_tau_can_never_be_reached():
     with pytest.raises(ValueError, match=r"tau must be below sqrt\(C\) = 22.63.*got 30"):
         run(VAR(tau=30), sample(0))
+
+
+def test_var_defaults_are_the_papers():
+    assert VAR() == VAR(sink_dims=None, p=0.6, rho=0.5, tau=20.0, image_mass=0.2)
+
+
+def test_var_tau_below_1_is_a_share_of_the_most_that_phi_can_be():
+    same = [VAR(tau=tau)._threshold(400) for tau in (0.5, 10, 1)]
+    assert same == [10.0, 10.0, 1.0]
+    with pytest.raises(ValueError, match=r"tau must be below sqrt\(C\) = 20"):
+        VAR(tau=20).check_model(5, 4, 400)
+
+
+def test_var_dimensions_must_be_those_of_the_model():
+    for fits in (VAR(sink_dims=(0, 511)), VAR()):
+        fits.check_model(5, 4, 512)
+        fits.check_model(5, 4, None)
+    with pytest.raises(ValueError, match=r"sink_dims must be below 512.*got 512"):
+        VAR(sink_dims=(7, 512)).check_model(5, 4, 512)
+
+
+def test_var_tells_of_the_first_item():
+    def reading(layer, *sinks):
+        found = {"visual sinks": [list(sinks), [3]], "text sinks": [[], []]}
+        mass = np.ones((4, 4))
+        return Reading(layer, "VAR", VAR.segment_names, 1, np.ones(4), mass, mass, found)
+
+    nothing = ["no image token is a sink, so VAR changes nothing"]
+    assert VAR().describe([], 5) == nothing
+    assert VAR().describe([reading(2)], 5) == nothing
+    found = VAR().describe([reading(2, 6), reading(3, 6, 11)], 5)
+    assert found[0] == "2 image tokens found to be a sink, in layers 2-3"
+    assert len(found) > 1
+    assert VAR().readings(None) == {}
 
 
 def test_var_asks_for_hidden_states():
