@@ -1,37 +1,48 @@
-"""A step over a cache of 8 bits: ours beside ONNX Runtime's, on the same numbers.
+"""A step over caches of 8 and 4 bits: ours, ONNX Runtime's and llama.cpp's, on the same numbers.
 
     python benchmarks/narrow_caches.py [--keys 4096] [--rounds 20] [--threads 2]
 
-Ours has a scale for each token and head, ONNX Runtime's `GroupQueryAttention` one for each head and
-column (its finest). Rounds go in turns and the shortest counts; the error is the largest against
-NumPy's full matrix in float64 on the numbers before they were rounded.
+Ours has a scale for each token and head as int8, and as int4 what `KVCache(dtype="int4")` holds;
+ONNX Runtime's `GroupQueryAttention` one for each head and column (its finest), llama.cpp one for
+each 32 numbers (q8_0, q4_0), which we read as well. Rounds go in turns and the shortest counts; the
+error is the largest against NumPy's full matrix in float64 on the numbers before they were rounded.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
 
+import gguf
 import numpy as np
+import peers_ggml
 import reattend as ra
 
 SHAPES = {"llava-1.5-7b": (32, 32, 128), "llama3-8b": (32, 8, 128), "smollm2-135m": (9, 3, 64)}
+GGML = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
 
 
-def onnxruntime(query: Any, key: Any, value: Any, threads: int) -> tuple[Callable[[], Any], Any]:
+def onnxruntime(
+    query: Any, key: Any, value: Any, bits: int, threads: int
+) -> tuple[Callable[[], Any], Any]:
     """Give a step and where its output goes; its cache stands in place, as in a model."""
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
     (_, heads, _, dim), (_, kv_heads, length, _) = query.shape, key.shape
-    scales = [np.abs(each).max(2, keepdims=True) / np.float32(127) for each in (key, value)]
+    most = np.float32(2 ** (bits - 1) - 1)
+    scales = [np.abs(each).max(2, keepdims=True) / most for each in (key, value)]
     caches = [
         np.rint(each / scale).astype(np.int8)
         for each, scale in zip((key, value), scales, strict=True)
     ]
+    if bits == 4:  # two numbers to a byte, each 8 more than it is
+        caches = [(each + 8).astype(np.uint8) for each in caches]
+        caches = [each[..., ::2] | each[..., 1::2] << 4 for each in caches]
     given = {
         "query": query.reshape(1, 1, -1),
         "key": np.ascontiguousarray(key[:, :, -1]).reshape(1, 1, -1),
@@ -43,7 +54,10 @@ def onnxruntime(query: Any, key: Any, value: Any, threads: int) -> tuple[Callabl
         "key_scale": scales[0],
         "value_scale": scales[1],
     }
-    kinds = {"float32": TensorProto.FLOAT, "int8": TensorProto.INT8, "int32": TensorProto.INT32}
+    kinds = {
+        "float32": TensorProto.FLOAT, "int8": TensorProto.INT8, "uint8": TensorProto.UINT8,
+        "int32": TensorProto.INT32,
+    }  # fmt: skip
     described = {
         name: helper.make_tensor_value_info(name, kinds[str(each.dtype)], each.shape)
         for name, each in given.items()
@@ -51,11 +65,12 @@ def onnxruntime(query: Any, key: Any, value: Any, threads: int) -> tuple[Callabl
     names = list(given)
     node = helper.make_node(
         "GroupQueryAttention", [*names[:7], *[""] * 5, *names[7:]], ["out", "keys", "values"],
-        domain="com.microsoft", num_heads=heads, kv_num_heads=kv_heads, kv_cache_bit_width=8,
+        domain="com.microsoft", num_heads=heads, kv_num_heads=kv_heads, kv_cache_bit_width=bits,
         k_quant_type="PER_CHANNEL", v_quant_type="PER_CHANNEL",
     )  # fmt: skip
-    results = {"out": TensorProto.FLOAT, "keys": TensorProto.INT8, "values": TensorProto.INT8}
-    shapes = {"out": (1, 1, heads * dim), "keys": key.shape, "values": value.shape}
+    stored = kinds[str(caches[0].dtype)]
+    results = {"out": TensorProto.FLOAT, "keys": stored, "values": stored}
+    shapes = {"out": (1, 1, heads * dim), "keys": caches[0].shape, "values": caches[1].shape}
     graph = helper.make_graph(
         [node], "step", list(described.values()),
         [helper.make_tensor_value_info(name, results[name], shapes[name]) for name in results],
@@ -79,35 +94,66 @@ def onnxruntime(query: Any, key: Any, value: Any, threads: int) -> tuple[Callabl
     return functools.partial(session.run_with_iobinding, binding), out
 
 
+def ours(query: Any, threads: int, *stored: Any) -> Callable[[], Any]:
+    """Give a step over keys and values."""
+    return functools.partial(ra.attention, query, *stored, num_threads=threads)
+
+
+def candidates(query: Any, key: Any, value: Any, threads: int) -> dict[str, Callable[[], Any]]:
+    """Give the steps by name; each gives its output [1, H, 1, D] or [1, 1, H, D]."""
+    steps: dict[str, Callable[[], Any]] = {
+        "float32": ours(query, threads, key, value),
+        "int8": ours(query, threads, ra.quantize(key), ra.quantize(value)),
+        "int4": ours(query, threads, *ra.KVCache(1, dtype="int4").append(0, key, value)),
+    }
+    for bits in (8, 4):
+        run, out = onnxruntime(query, key, value, bits, threads)
+
+        def step(run: Callable[[], Any] = run, out: Any = out) -> Any:
+            run()
+            return out
+
+        steps[f"ONNX Runtime int{bits}"] = step
+    for name, kind in GGML.items():
+        blocks = [gguf.quants.quantize(each, kind) for each in (key, value)]
+        stored = [ra.QuantizedBlocks.from_ggml(each, name) for each in blocks]
+        steps[name] = ours(query, threads, *stored)
+        if importlib.util.find_spec(peers_ggml.PACKAGE):
+            kinds = [("float32", query.shape), *((name, each.shape) for each in (key, value))]
+            steps[f"llama.cpp {name}"] = peers_ggml.flash_attention(
+                [query, *blocks], kinds, threads
+            )
+    return steps
+
+
 def main() -> None:
-    """Measure each shape, and print a row of a table for it."""
+    """Measure each shape, and print a row of a table for each step."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--keys", type=int, default=4096)
     options.add_argument("--rounds", type=int, default=20)
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
-    print("| shape | float32, ms | int8 | ONNX Runtime int8 | error of int8 | of ONNX Runtime's |")
+    print("| shape | cache | ms | float32 takes | int8 takes | error |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, (heads, kv_heads, dim) in SHAPES.items():
+    for shape, (heads, kv_heads, dim) in SHAPES.items():
         rng = np.random.default_rng(0)
         query = rng.standard_normal((1, heads, 1, dim), np.float32)
         key, value = rng.standard_normal((2, 1, kv_heads, given.keys, dim), np.float32)
-        step = functools.partial(ra.attention, query, num_threads=given.threads)
-        peer, out = onnxruntime(query, key, value, given.threads)
-        narrow = functools.partial(step, ra.quantize(key), ra.quantize(value))
         expected = ra.reference.attention(query, key, value)
-        peer()
-        errors = [np.abs(narrow() - expected).max()]
-        errors.append(np.abs(out.numpy().reshape(expected.shape) - expected).max())
-        calls = functools.partial(step, key, value), narrow, peer
-        least = [np.inf] * len(calls)
+        steps = candidates(query, key, value, given.threads)
+        least, errors = dict.fromkeys(steps, np.inf), {}
+        for name, step in steps.items():
+            out = step()
+            out = out.numpy() if hasattr(out, "numpy") else out
+            errors[name] = np.abs(out.reshape(expected.shape) - expected).max()
         for _ in range(given.rounds):
-            for i, call in enumerate(calls):
+            for name, step in steps.items():
                 start = time.perf_counter()
-                call()
-                least[i] = min(least[i], time.perf_counter() - start)
-        times = " | ".join(f"{each * 1e3:.2f}" for each in least)
-        print(f"| {name} | {times} | {errors[0]:.0e} | {errors[1]:.0e} |")
+                step()
+                least[name] = min(least[name], time.perf_counter() - start)
+        for name, time_ in least.items():
+            ratios = " | ".join(f"{least[of] / time_:.2f}x" for of in ("float32", "int8"))
+            print(f"| {shape} | {name} | {time_ * 1e3:.2f} | {ratios} | {errors[name]:.0e} |")
 
 
 if __name__ == "__main__":

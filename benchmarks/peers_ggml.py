@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import files
 from typing import Any
@@ -12,7 +13,7 @@ from cases import Arrays, Candidate, Case
 from numpy.typing import NDArray
 
 PACKAGE = "pywhispercpp"
-KINDS = {"float32": 0, "float16": 1, "bfloat16": 30}  # enum ggml_type
+KINDS = {"float32": 0, "float16": 1, "q4_0": 2, "q8_0": 8, "bfloat16": 30}  # enum ggml_type
 _Pointer, _Size = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -37,29 +38,38 @@ def llama_cpp(case: Case, arrays: Arrays, method: str, threads: int) -> Candidat
     """
     if method != "plain" or case.window:
         return None
-    base, cpu = _libraries()
     inputs = [arrays.query.astype(np.float32), arrays.key, arrays.value]
     if not case.decode:
         shape = (1, 1, case.query_len, case.key_len)
         inputs.append(np.triu(np.full(shape, -np.inf, np.float16), 1))
+    run = flash_attention(inputs, [(str(each.dtype), each.shape) for each in inputs], threads)
+    return Candidate(run, own_bytes=sum(each.nbytes for each in inputs))
+
+
+def flash_attention(
+    inputs: list[NDArray[Any]], kinds: list[tuple[str, tuple[int, ...]]], threads: int
+) -> Callable[[], Any]:
+    """Give a call on query, key, value and a mask, if any, of these types and shapes."""
+    base, cpu = _libraries()
     own = sum(each.nbytes for each in inputs)
     context = base.ggml_init(_Room(own + inputs[0].nbytes + 2**20, None, False))
 
-    def tensor(array: NDArray[Any]) -> int:
-        kind = KINDS[str(array.dtype)]
-        made: int = base.ggml_new_tensor_4d(context, kind, *array.shape[::-1])
+    def tensor(array: NDArray[Any], kind: str, shape: tuple[int, ...]) -> int:
+        made: int = base.ggml_new_tensor_4d(context, KINDS[kind], *shape[::-1])
         ctypes.memmove(base.ggml_get_data(made), array.ctypes.data, array.nbytes)
         return made
 
-    made = [tensor(each) for each in inputs] + [None] * case.decode
-    node = base.ggml_flash_attn_ext(context, *made, case.head_dim**-0.5, 0, 0)
+    made = [tensor(each, *kind) for each, kind in zip(inputs, kinds, strict=True)]
+    batch, heads, rows, dim = kinds[0][1]
+    made += [None] * (4 - len(made))
+    node = base.ggml_flash_attn_ext(context, *made, dim**-0.5, 0, 0)
     graph = base.ggml_new_graph(context)
     base.ggml_build_forward_expand(graph, node)
     plan = cpu.ggml_graph_plan(graph, threads, None)
     work = ctypes.create_string_buffer(plan.work_size + 1)
     plan.work_data = ctypes.addressof(work)
     place = ctypes.cast(base.ggml_get_data(node), ctypes.POINTER(ctypes.c_float))
-    shape = (case.batch, case.query_len, case.num_heads, case.head_dim)  # its own order
+    shape = (batch, rows, heads, dim)  # its own order
     out = np.ctypeslib.as_array(place, shape).swapaxes(1, 2)
 
     def run() -> Any:
@@ -67,7 +77,7 @@ def llama_cpp(case: Case, arrays: Arrays, method: str, threads: int) -> Candidat
         cpu.ggml_graph_compute(graph, plan)
         return out
 
-    return Candidate(run, own_bytes=own)
+    return run
 
 
 @cache
