@@ -17,11 +17,21 @@
 namespace reattend::REATTEND_ISA {
 namespace {
 
+constexpr int kLineBytes = 64;
+constexpr int kTileDistance = 2560;  // 32 keys of 128 numbers
+
 /// What factors are multiplied by: of rows with odd numbers nibbles are upper halves of bytes.
 inline Vec nibble_units() {
     Vec units;
     for (int lane = 0; lane < kLanes; ++lane) units[lane] = 1.0f / (1 << lane % 2 * 4);
     return units;
+}
+
+/// Fetches what is used later, one line at a time: a tile is not read end to end, and many lines
+/// asked for together make those that are needed wait (a step of 32 heads of 128 and 4,096 keys on
+/// a Zen 3: 1.15 ms, 1.36 with the next tile fetched at once, 1.40 without).
+inline void fetch_tile(const void* from) {
+    __builtin_prefetch(static_cast<const uint8_t*>(from) + kTileDistance, 0, 3);
 }
 
 /// out [rows, 32] = factors [rows, 8 octets] * words of a tile.
@@ -33,6 +43,8 @@ inline void sum_octets(const uint8_t* words, int octets, Matrix<const float> fac
     for (int part = 0; part < kParts; part += kVecs) {
         Vec sum[rows][kVecs][kSums] = {};
         for (int o = 0; o < octets; ++o) {
+            if (part * sizeof(BitVec) % kLineBytes == 0)
+                fetch_tile(words + (o * kParts + part) * sizeof(BitVec));
             BitVec all[kVecs];
 #pragma GCC unroll 2
             for (int v = 0; v < kVecs; ++v)
@@ -75,6 +87,10 @@ template <int rows>
         Vec least[rows] = {};
         for (int d = 0; d < some; d += kLanes) {
             const int at = begin + d, left = keys.rows - at;
+            if (d * sizeof(Float16) % kLineBytes == 0) {
+                fetch_tile(keys.scales() + at);
+                fetch_tile(keys.least() + at);
+            }
             const Vec scale = first_numbers(keys.scales() + at, left) * units;
             const Vec lowest = first_numbers(keys.least() + at, left);
             for (int r = 0; r < rows; ++r) {
@@ -115,6 +131,8 @@ template <int rows>
     const Vec units = nibble_units();
     for (int d = 0; d < dim; d += kBlock) {
         const Int4Tile tile = Int4Tile::of_keys(values, d / kBlock);
+        fetch_tile(tile.scales());
+        fetch_tile(tile.least());
         Vec least[rows] = {};
         for (int j = 0; j < kBlock; j += kLanes) {
             const Vec scale = numbers(tile.scales() + j) * units;
@@ -202,18 +220,12 @@ template <int rows>
     }
 }
 
-/// Fetches the tiles that follow these: 32 keys are read in columns of 64 bytes, not end to end.
-inline void fetch_next(const uint8_t* tiles, int64_t ld, int bytes) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(tiles + ld + i, 0, 3);
-}
-
 inline void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out, int rows,
                  int count, int dim, Ahead ahead) {
     if (!is_blocks(keys.type)) return dot_numbers(query, keys, out, rows, count, dim, ahead);
     if (keys.type == Type::kInt4ByChannel)
         return by_tiles(keys, count, [&](int offset, int begin, int end, const uint8_t* data) {
             const Int4Tile tile = Int4Tile::of_channels(data, dim);
-            fetch_next(data, keys.ld, tile.bytes());
             by_some(rows, [&](int r, auto number) {
                 float all[number.value][kBlock];
                 dot_channels<number.value>(query.at(r), tile, all, dim);
@@ -235,7 +247,6 @@ inline void accumulate_few(Matrix<const float> weights, StoredMatrix values, Mat
         return weigh_numbers(weights, values, out, rows, count, dim, ahead);
     if (values.type == Type::kInt4 || values.type == Type::kInt4ByChannel)
         return by_tiles(values, count, [&](int offset, int begin, int end, const uint8_t* tiles) {
-            fetch_next(tiles, values.ld, Int4Tile{nullptr, dim}.bytes());
             by_some(rows, [&](int r, auto number) {
                 float some[number.value][kBlock] = {};
                 for (int i = 0; i < number.value; ++i)
