@@ -91,24 +91,18 @@ inline void by_tiles(StoredMatrix from, int count, const Use& use) {
         use(j, bigger(0, -j), smaller(kBlock, count - j), tiles);
 }
 
-/// use(read) where read(j, block, to) gives 32 numbers of a key, unless they are by channel.
-template <class Use>
-inline void with_blocks(StoredMatrix from, const Use& use) {
-    const auto* data = static_cast<const uint8_t*>(from.data);
-    if (from.type == Type::kQ8_0)
-        use([=](int j, int block, Vec(&to)[kParts]) {
-            Q8_0::numbers_at(data + j * from.ld, block, to);
-        });
-    if (from.type == Type::kQ4_0)
-        use([=](int j, int block, Vec(&to)[kParts]) {
-            Q4_0::numbers_at(data + j * from.ld, block, to);
-        });
-    if (from.type == Type::kInt4)
-        use([=](int j, int block, Vec(&to)[kParts]) {
-            const int at = from.first + j;
-            Int4Tile::of_keys(data + at / kBlock * from.ld, block).numbers_at(at % kBlock, to);
-        });
-}
+/// 32 numbers of a key, of any blocks that are not by channel.
+struct BlockReader {
+    StoredMatrix from;
+
+    const uint8_t* row(int j) const { return static_cast<const uint8_t*>(from.data) + j * from.ld; }
+    void operator()(int j, int block, Vec (&to)[kParts]) const {
+        if (from.type == Type::kQ8_0) return Q8_0::numbers_at(row(j), block, to);
+        if (from.type == Type::kQ4_0) return Q4_0::numbers_at(row(j), block, to);
+        const int at = from.first + j;
+        Int4Tile::of_keys(row(at / kBlock), block).numbers_at(at % kBlock, to);
+    }
+};
 
 /// Keys `begin` to `end` of a tile by channel: key i to to.row(offset + i).
 inline void widen_channels(Int4Tile tile, int offset, int begin, int end, int dim,
@@ -134,15 +128,14 @@ inline void widen(StoredMatrix from, const float* scales, int count, int dim, Ma
         return by_tiles(from, count, [&](int offset, int begin, int end, const uint8_t* tile) {
             widen_channels(Int4Tile::of_channels(tile, dim), offset, begin, end, dim, to);
         });
-    with_blocks(from, [&](auto read) {
+    if (is_blocks(from.type))
         for (int i = 0; i < count; ++i)
             for (int d = 0; d < dim; d += kBlock) {
                 Vec x[kParts];
-                read(i, d / kBlock, x);
+                BlockReader{from}(i, d / kBlock, x);
                 for (int k = 0; k < kParts && d + k * kLanes < dim; ++k)
                     store(to.row(i) + d + k * kLanes, x[k]);
             }
-    });
     as_stored(from, [&](auto stored) {
         for (int i = 0; i < count; ++i) {
             const Vec scale = broadcast(scales ? scales[i] : 1);

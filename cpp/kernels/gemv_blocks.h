@@ -158,6 +158,28 @@ template <int rows>
 /// Rows whose sums of a vector registers hold beside 32 numbers.
 constexpr int kBlockRows = kLanes == 16 ? 4 : kLanes == 8 ? 2 : 1;
 
+/// use(read, how many rows read together) where read(j, block, to) gives 32 numbers of a key. What
+/// is asked at each block takes an eighth to a quarter longer: llama.cpp's have loops of their own,
+/// but on the least CPUs, for each is 10 KB.
+template <class Use>
+inline void with_blocks(StoredMatrix from, const Use& use) {
+    const BlockReader any{from};
+    if constexpr (kLanes > 4) {
+        if (from.type == Type::kQ8_0)
+            return use([=](int j, int block,
+                           Vec(&to)[kParts]) { Q8_0::numbers_at(any.row(j), block, to); },
+                       Count<kBlockRows>{});
+        if (from.type == Type::kQ4_0)
+            return use([=](int j, int block,
+                           Vec(&to)[kParts]) { Q4_0::numbers_at(any.row(j), block, to); },
+                       Count<kBlockRows>{});
+    }
+    use(any, Count<1>{});
+}
+
+/// Rows that read a tile together: what the least CPUs take for more of them would be 20 KB.
+constexpr int kTileRowsRead = kLanes == 4 ? 1 : 4;
+
 /// Scores of queries [rows, dim] with `count` keys; read(j, block, x) gives 32 numbers of a key.
 template <int rows, class Read>
 inline void dot_blocks(Matrix<const float> query, Matrix<float> out, int count, int dim,
@@ -206,17 +228,15 @@ inline void weigh_blocks(Matrix<const float> weights, Matrix<float> out, int cou
     }
 }
 
-/// out [rows, dim] += weights [rows, 32] * a tile by channel: a product with them as a query.
-template <int rows>
-[[gnu::noinline]] void weigh_channels(Matrix<const float> weights, Int4Tile values,
-                                      Matrix<float> out, int dim) {
+/// out [dim] += weights [32] * a tile by channel: a product with them as a query.
+[[gnu::noinline]] inline void weigh_channels(Matrix<const float> weights, Int4Tile values,
+                                             Matrix<float> out, int dim) {
     for (int d = 0; d < dim; d += kLanes) {
-        float sums[rows][kLanes];
+        float sums[kLanes];
         const int some = smaller(kLanes, dim - d);
-        dot_blocks<rows>(weights, {sums[0], kLanes}, some, kBlock,
-                         [&](int j, int, Vec(&x)[kParts]) { values.numbers_at(d + j, x); });
-        for (int r = 0; r < rows; ++r)
-            for (int i = 0; i < some; ++i) out.row(r)[d + i] += sums[r][i];
+        dot_blocks<1>(weights, {sums, kLanes}, some, kBlock,
+                      [&](int j, int, Vec(&x)[kParts]) { values.numbers_at(d + j, x); });
+        for (int i = 0; i < some; ++i) out.row(0)[d + i] += sums[i];
     }
 }
 
@@ -226,7 +246,7 @@ inline void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out
     if (keys.type == Type::kInt4ByChannel)
         return by_tiles(keys, count, [&](int offset, int begin, int end, const uint8_t* data) {
             const Int4Tile tile = Int4Tile::of_channels(data, dim);
-            by_some(rows, [&](int r, auto number) {
+            by_some<kTileRowsRead>(rows, [&](int r, auto number) {
                 float all[number.value][kBlock];
                 dot_channels<number.value>(query.at(r), tile, all, dim);
                 for (int i = 0; i < number.value; ++i)
@@ -234,34 +254,46 @@ inline void dots(Matrix<const float> query, StoredMatrix keys, Matrix<float> out
                            (end - begin) * sizeof(float));
             });
         });
-    with_blocks(keys, [&](auto read) {
-        by_some<kBlockRows>(rows, [&](int r, auto number) {
+    with_blocks(keys, [&](auto read, auto most) {
+        by_some<most.value>(rows, [&](int r, auto number) {
             dot_blocks<number.value>(query.at(r), out.at(r), count, dim, read);
         });
     });
 }
 
+/// The weights of keys `begin` to `end` of a tile, which begins at `offset`; of others 0.
+template <int rows>
+struct TileWeights {
+    float of[rows][kBlock] = {};
+
+    TileWeights(Matrix<const float> weights, int offset, int begin, int end) {
+        for (int i = 0; i < rows; ++i)
+            memcpy(of[i] + begin, weights.row(i) + (offset + begin), (end - begin) * sizeof(float));
+    }
+    Matrix<const float> matrix() const { return {of[0], kBlock}; }
+};
+
 inline void accumulate_few(Matrix<const float> weights, StoredMatrix values, Matrix<float> out,
                            int rows, int count, int dim, Ahead ahead) {
     if (!is_blocks(values.type))
         return weigh_numbers(weights, values, out, rows, count, dim, ahead);
-    if (values.type == Type::kInt4 || values.type == Type::kInt4ByChannel)
+    if (values.type == Type::kInt4)
         return by_tiles(values, count, [&](int offset, int begin, int end, const uint8_t* tiles) {
-            by_some(rows, [&](int r, auto number) {
-                float some[number.value][kBlock] = {};
-                for (int i = 0; i < number.value; ++i)
-                    memcpy(some[i] + begin, weights.row(r + i) + (offset + begin),
-                           (end - begin) * sizeof(float));
-                if (values.type == Type::kInt4)
-                    weigh_int4<number.value>({some[0], kBlock}, tiles, out.at(r), dim);
-                else
-                    weigh_channels<number.value>({some[0], kBlock},
-                                                 Int4Tile::of_channels(tiles, dim), out.at(r), dim);
+            by_some<kTileRowsRead>(rows, [&](int r, auto number) {
+                const TileWeights<number.value> some(weights.at(r), offset, begin, end);
+                weigh_int4<number.value>(some.matrix(), tiles, out.at(r), dim);
             });
         });
-    with_blocks(values, [&](auto read) {
+    if (values.type == Type::kInt4ByChannel)  // as caches have keys, not values
+        return by_tiles(values, count, [&](int offset, int begin, int end, const uint8_t* tiles) {
+            for (int r = 0; r < rows; ++r) {
+                const TileWeights<1> some(weights.at(r), offset, begin, end);
+                weigh_channels(some.matrix(), Int4Tile::of_channels(tiles, dim), out.at(r), dim);
+            }
+        });
+    with_blocks(values, [&](auto read, auto most) {
         for (int j = 0; j < count; j += kMostAdded)
-            by_some<kBlockRows>(rows, [&](int r, auto number) {
+            by_some<most.value>(rows, [&](int r, auto number) {
                 weigh_blocks<number.value>(
                     weights.at(r, j), out.at(r), smaller(kMostAdded, count - j), dim,
                     [&](int i, int block, Vec(&x)[kParts]) { read(j + i, block, x); });
