@@ -111,11 +111,13 @@ private:
     std::unordered_map<int, dnnl::memory> arguments_;
 };
 
+constexpr size_t kMostShapes = 128;  // that are kept: strides vary without end in some programs
+
 Product& product(const MatmulShape& shape) {
     thread_local std::unordered_map<MatmulShape, Product, ShapeHash> products;
     auto found = products.find(shape);
     if (found == products.end()) {
-        if (products.size() >= 128) products.clear();  // strides vary without end in some programs
+        if (products.size() >= kMostShapes) products.clear();
         found = products.try_emplace(shape, shape).first;
     }
     return found->second;
@@ -134,15 +136,17 @@ void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
 }
 
 bool matmul_is_fast(const MatmulShape& shape) {
-    // Asked at each tile, and a product that oneDNN has not is sought anew each time.
-    if (shape.bfloat16 && dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core_bf16)
-        return false;
+    // Asked at each tile, and a product that oneDNN has not would be sought anew each time.
+    thread_local std::unordered_map<MatmulShape, bool, ShapeHash> known;
+    if (const auto found = known.find(shape); found != known.end()) return found->second;
+    if (known.size() >= kMostShapes) known.clear();
     const OneThread one_thread;
+    bool fast = false;
     try {
-        return product(shape).fast();
+        fast = product(shape).fast();
     } catch (const dnnl::error&) {  // no such product on this machine
-        return false;
     }
+    return known[shape] = fast;
 }
 
 void limit_matmul_isa(int level) {

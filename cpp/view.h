@@ -63,11 +63,6 @@ struct Tensor {
     bool read_in_place() const {
         return direct() && row_stride >= dim && (!prefix || prefix->read_in_place());
     }
-    /// Where a row lies.
-    const void* row(int64_t batch, int64_t head, int64_t row) const {
-        const Tensor& from = part(row);
-        return static_cast<const char*>(from.data) + from.at(batch, head, row) * item_size();
-    }
     /// Bytes of what strides count: numbers, or bytes of blocks.
     int64_t item_size() const {
         return type == Type::kFloat32 ? 4 : type == Type::kInt8 || is_blocks(type) ? 1 : 2;
@@ -78,10 +73,10 @@ struct Tensor {
     }
     int64_t row_size() const {
         const int64_t blocks = (dim + kBlock - 1) / kBlock;
-        if (type == Type::kQ8_0) return (2 + kBlock) * blocks;
-        if (type == Type::kQ4_0) return (2 + kBlock / 2) * blocks;
-        if (type == Type::kInt4) return (4 + kBlock / 2) * kBlock * blocks;
-        if (type == Type::kInt4ByChannel) return (4 + kBlock / 2) * ((dim + 7) / 8 * 8);
+        if (type == Type::kQ8_0) return kBytesOfQ8_0 * blocks;
+        if (type == Type::kQ4_0) return kBytesOfQ4_0 * blocks;
+        if (type == Type::kInt4) return kBytesOfInt4 * kBlock * blocks;
+        if (type == Type::kInt4ByChannel) return kBytesOfInt4 * ((dim + 7) / 8 * 8);
         return dim * item_size();
     }
     /// Where a row of this part begins, in numbers of the type.
@@ -91,17 +86,20 @@ struct Tensor {
     /// The rows from one on, as they are stored.
     StoredMatrix stored(int64_t batch, int64_t head, int64_t row) const {
         const Tensor& from = part(row);
-        if (from.rows_together() != 1)
-            return {static_cast<const char*>(from.data) + from.at(batch, head, row / kBlock),
-                    from.row_stride, from.type, static_cast<int32_t>(row % kBlock)};
+        const int64_t first = from.rows_together() == 1 ? 0 : row % kBlock;
+        if (from.rows_together() != 1) row /= kBlock;
         return {static_cast<const char*>(from.data) + from.at(batch, head, row) * from.item_size(),
-                from.row_stride, from.type};
+                from.row_stride, from.type, static_cast<int32_t>(first)};
     }
-    /// The same of bfloat16.
+    /// Where a row lies.
+    const void* row(int64_t batch, int64_t head, int64_t row) const {
+        return stored(batch, head, row).data;
+    }
+    /// stored() of bfloat16.
     Matrix<const uint16_t> bits(int64_t batch, int64_t head, int64_t row) const {
-        return {static_cast<const uint16_t*>(this->row(batch, head, row)), stride_at(row)};
+        const StoredMatrix from = stored(batch, head, row);
+        return {static_cast<const uint16_t*>(from.data), from.ld};
     }
-    int64_t stride_at(int64_t row) const { return part(row).row_stride; }
     /// The scales from a row on.
     const float* scales_at(int64_t batch, int64_t head, int64_t row) const {
         const Tensor& from = part(row);

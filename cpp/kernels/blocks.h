@@ -32,7 +32,7 @@ inline Vec as_floats(IntVec whole) { return __builtin_convertvector(whole, Vec);
 
 struct Q8_0 {
     static void numbers_at(const uint8_t* row, int block, Vec (&to)[kParts]) {
-        const uint8_t* from = row + block * (2 + kBlock);
+        const uint8_t* from = row + block * kBytesOfQ8_0;
         const Vec scale = broadcast(float16_at(from));
         for (int i = 0; i < kParts; ++i)
             to[i] = scale * numbers(reinterpret_cast<const int8_t*>(from + 2) + i * kLanes);
@@ -42,7 +42,7 @@ struct Q8_0 {
 struct Q4_0 {
     /// The lower halves of 16 bytes are the first numbers.
     static void numbers_at(const uint8_t* row, int block, Vec (&to)[kParts]) {
-        const uint8_t* from = row + block * (2 + kBlock / 2);
+        const uint8_t* from = row + block * kBytesOfQ4_0;
         const Vec scale = broadcast(float16_at(from));
         for (int i = 0; i < kParts / 2; ++i) {
             const IntVec both = bytes(from + 2 + i * kLanes);
@@ -68,7 +68,7 @@ struct Int4Tile {
     static Int4Tile of_channels(const uint8_t* tile, int dim) {
         return {tile, (dim + kNibbles - 1) / kNibbles * kNibbles};
     }
-    int bytes() const { return (4 + kBlock / 2) * rows; }
+    int bytes() const { return kBytesOfInt4 * rows; }
 
     void numbers_at(int row, Vec (&to)[kParts]) const {
         const Vec scale = broadcast(float16_at(scales() + row));

@@ -21,6 +21,9 @@ enum class Type : uint8_t {
 };
 
 constexpr int kBlock = 32;
+// Bytes of 32 numbers with their scale, and with their least number as int4 has it.
+constexpr int kBytesOfQ8_0 = 2 + kBlock, kBytesOfQ4_0 = 2 + kBlock / 2,
+              kBytesOfInt4 = 4 + kBlock / 2;
 
 [[gnu::always_inline]] inline bool is_blocks(Type type) { return type >= Type::kQ8_0; }
 

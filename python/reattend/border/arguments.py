@@ -50,11 +50,7 @@ def array_or_stored(name: str, given: Any, axes: str | None = None) -> Any:
 
     What computes with it says which types it reads.
     """
-    found = (
-        given
-        if isinstance(given, (Quantized, QuantizedBlocks, Prefixed))
-        else as_array(name, given)
-    )
+    found = given if isinstance(given, Stored | Prefixed) else as_array(name, given)
     if axes is not None and found.ndim != 4:
         raise ValueError(f"{name} must have 4 axes {axes}, got shape {found.shape}")
     return found

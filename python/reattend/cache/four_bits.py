@@ -73,8 +73,7 @@ class FourBitLayer:
                 quantize_blocks(part[:, :, :packed], layout == BY_CHANNEL, name).blocks
                 for name, part, layout in zip(("key", "value"), parts, _LAYOUTS, strict=True)
             ]
-            recent = Layer()
-            recent.append(sizes, [part[:, :, packed:] for part in parts], 2 * BLOCK, _FLOAT32)
+            recent = _in_full(sizes, [part[:, :, packed:] for part in parts])
             self.blocks.append(sizes, blocks, capacity // BLOCK, None)
             self.recent = recent
         else:
@@ -102,9 +101,9 @@ class FourBitLayer:
         if length >= packed:
             self.recent.crop(length - packed)
             return
-        rest = [some_rows(each, slice(length)).rest for each in self.views()]
-        recent = Layer()
-        recent.append(self.sizes, rest, 2 * BLOCK, _FLOAT32)
+        recent = _in_full(
+            self.sizes, [some_rows(each, slice(length)).rest for each in self.views()]
+        )
         self.blocks.crop(length // BLOCK)
         self.recent = recent
 
@@ -130,3 +129,10 @@ class FourBitLayer:
         other = copy(self)
         other.blocks, other.recent = self.blocks.fork(), self.recent.fork()
         return other
+
+
+def _in_full(sizes: tuple[int, int, int, int], parts: list[Array]) -> Layer:
+    """Give new room that holds some keys and values."""
+    room = Layer()
+    room.append(sizes, parts, 2 * BLOCK, _FLOAT32)
+    return room

@@ -147,15 +147,16 @@ class Pictures:
             If it has no ending, and several files have that name.
         """
         name = Path(str(image)).name
-        found, several = self._by_name.get(name), self._by_stem.get(name, [])
-        if found is None and len(several) > 1:
-            names = ", ".join(path.name for path in several)
+        exact = self._by_name.get(name)
+        found = self._by_stem.get(name, []) if exact is None else [exact]
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
             raise DataError([Problem(str(self.folder), None, f"{name} may be any of {names}")])
-        if found is None and several:
-            found = several[0]
+        if found:
+            return found[0]
         short = _SHORT.fullmatch(name)
         number = coco_number(name) if short is None else int(short[1])
-        return self._of_coco.get(number) if found is None and number is not None else found
+        return None if number is None else self._of_coco.get(number)
 
 
 def coco_number(name: str) -> int | None:
