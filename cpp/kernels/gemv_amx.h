@@ -23,7 +23,7 @@ constexpr int kTileNumbers = 32;   // bfloat16 numbers of a row of a tile
 constexpr int kTileBytes = 64;     // of a row
 constexpr int kTileMostRows = 8;   // of queries
 constexpr int kTileMostDim = 256;  // numbers of a key
-constexpr int kFetched = 64;       // keys ahead
+constexpr int kFetchedKeys = 64;   // keys ahead
 
 /// Lets everything be in memory before tiles are read from there: GCC's instructions to load them
 /// do not say what they read, and what was written only for them would be left out.
@@ -94,7 +94,7 @@ int dot_tiles(Matrix<const uint16_t> query, Matrix<const uint16_t> keys, Matrix<
         _tile_zero(2);
         _tile_zero(3);
         for (int d = 0; d < depth; ++d, from += kTileNumbers) {
-            fetch_keys(keys.at(j + kFetched + d * part), part, dim);
+            fetch_keys(keys.at(j + kFetchedKeys + d * part), part, dim);
             _tile_loadd(7, packed[d], kTileBytes);
             _tile_loadd(4, from, stride);
             _tile_dpbf16ps(0, 4, 7);
@@ -159,7 +159,7 @@ int accumulate_tiles(Matrix<const uint16_t> weights, Matrix<const uint16_t> valu
                 memcpy(twice[rows + r], &odd, sizeof odd);
             }
             const uint16_t* from = values.row(j) + d;
-            fetch_keys(values.at(j + kFetched, d), kTileSide, some * kTileNumbers);
+            fetch_keys(values.at(j + kFetchedKeys, d), kTileSide, some * kTileNumbers);
             write_out();
             _tile_loadd(4, twice, kTileBytes);
             _tile_loadd(5, from, stride);
