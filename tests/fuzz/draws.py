@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import reattend as ra
 from reattend import reference
+from reattend.border.blocks import LAYOUTS
 from reattend.border.dtypes import to_float32
 from reattend.transform import Transform
 from tensors import (
@@ -43,6 +44,7 @@ ROADS = (
     "merge",
     "half",
     "int8",
+    "blocks",
     "refused",
     "changed_scores",
     "statistics",
@@ -51,6 +53,7 @@ ROADS = (
     "cache",
     "not_finite",
 )
+GGML = {"q8_0": 34, "q4_0": 18}  # bytes of a block of 32 numbers
 # Rounding of inputs to 16 bits is the same in both; results are stored with 11 or 8.
 ROUNDED = {"float16": 2e-3, "bfloat16": 2e-2}
 PART = 5_000  # calls between two lines of progress
@@ -186,6 +189,35 @@ def run_int8(rng, sizes, arrays, mask, how, labels):
     close(ra.attention(arrays[0], *stored, **how), reference.attention(arrays[0], *stored, **mask))
 
 
+def run_blocks(rng, sizes, arrays, mask, how, labels):
+    """4 bits, and llama.cpp's blocks of any bytes; keys and values need not be of one kind."""
+    query, *given = arrays
+    stored = [stored_of(rng, x) for x in given]
+    if stored[0].shape[3] != query.shape[3]:  # blocks of llama.cpp are 32 numbers
+        shape = *query.shape[:3], stored[0].shape[3]
+        query = rng.standard_normal(shape, np.float32) / 8
+    edit = {"segments": labels, "policy": ra.Reweight(rng.random(4), to=())}
+    numbers = [query, *(x.to_float32() for x in stored)]
+    returns = ("masses", "logsumexp", "column_sums")
+    agree((query, *stored), returns, numbers=numbers, tolerance=2e-5, **edit, **how)
+
+
+def stored_of(rng, array):
+    """Give keys or values in blocks."""
+    kind = pick(rng, LAYOUTS)
+    if kind in GGML:
+        rows, blocks = array.shape[:3], int(rng.integers(1, 4))
+        shape = *rows, blocks, GGML[kind]
+        found = rng.integers(0, 256, shape, np.uint8)
+        found[..., :2] = rng.normal(0, 1 / 60, (*rows, blocks, 1)).astype(np.float16).view(np.uint8)
+        return ra.QuantizedBlocks.from_ggml(found.reshape(*rows, -1), kind)
+    keep = int(rng.integers(array.shape[2] + 1))  # what may lie in full behind whole groups
+    by_channel = kind == "int4_by_channel"
+    packed = ra.quantize(np.ascontiguousarray(array[:, :, :keep]), bits=4, by_channel=by_channel)
+    rest = np.concatenate([packed.rest, array[:, :, keep:]], axis=2)
+    return packed._replace(rest=rest)
+
+
 def transform_of(rng, sizes):
     """Give numbers for some keys, perhaps for those behind them too, in some rows and heads."""
     length = int(rng.integers(1, sizes.key_len + 1))
@@ -221,8 +253,11 @@ def run_prefixed(rng, sizes, arrays, mask, how, labels):
     query, *stored = arrays
     cut = int(rng.integers(sizes.key_len + 1))
     parts = [(x[:1, :, :cut], x[:, :, cut:]) for x in stored]
-    if rng.random() < 0.3:
-        parts = [tuple(ra.quantize(np.ascontiguousarray(x)) for x in part) for part in parts]
+    bits = pick(rng, (None, None, 8, 4))
+    if bits:
+        parts = [
+            tuple(ra.quantize(np.ascontiguousarray(x), bits=bits) for x in part) for part in parts
+        ]
     both = [ra.Prefixed(*part) for part in parts]
     edit = {"segments": labels, "policy": ra.Reweight(rng.random(4), to=())}
     whole = [query, *map(np.asarray, both)]
@@ -233,17 +268,19 @@ def run_prefixed(rng, sizes, arrays, mask, how, labels):
 def run_cache(rng, sizes, arrays, mask, how, labels):
     """What comes in steps, wherever it lies, is read as if it had come at once."""
     query, *given = arrays
-    cache = ra.KVCache(1, dtype=pick(rng, ("float32", "float16", "bfloat16", "int8")))
+    cache = ra.KVCache(1, dtype=pick(rng, ("float32", "float16", "bfloat16", "int8", "int4")))
     cuts = sorted(int(at) for at in rng.integers(sizes.key_len + 1, size=2))
     for part in map(slice, (0, *cuts), (*cuts, sizes.key_len)):
         stored = cache.append(0, *(x[:, :, part] for x in given))
     for kept, array in zip(stored, given, strict=True):
+        if isinstance(kept, ra.QuantizedBlocks):
+            continue  # which keys are rounded: tests/cache/test_four_bits.py
         if isinstance(kept, ra.Quantized):
             right = ra.quantize(np.ascontiguousarray(array)).to_float32()
         else:
             right = array.astype(kept.dtype).astype(np.float32)
         np.testing.assert_array_equal(to_float32(kept), right)
-    if isinstance(stored[0], ra.Quantized) or stored[0].dtype == np.float32:
+    if stored[0].dtype not in (np.float16, ml_dtypes.bfloat16):
         close(ra.attention(query, *stored, **how), reference.attention(query, *stored, **mask))
 
 
