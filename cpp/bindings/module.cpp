@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/calls.h"
+#include "bindings/tensors.h"
 #include "dispatch.h"
 #include "machine.h"
 #include "onednn.h"
@@ -33,6 +34,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("MAX_SEGMENTS") = reattend::kMaxSegments;
     m.attr("MAX_WHEN") = static_cast<int>(reattend::Reweight::kMaxWhen);
     m.def("narrow", &reattend::narrow);
+    m.def("arrays_of", &reattend::arrays_of, py::arg().none(false), py::arg());
     m.def("sink_tokens", &reattend::sink_tokens);
     m.def("matmul_rate", &reattend::matmul_rate);
     m.def("read_bandwidth", &reattend::read_bandwidth);

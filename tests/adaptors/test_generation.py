@@ -11,7 +11,6 @@ hf = pytest.importorskip("transformers")
 from models import IMAGE, MODELS, TEXT, Model  # noqa: E402
 from reattend.adaptors.transformers import attached  # noqa: E402
 from reattend.adaptors.transformers.caches import cache_argument  # noqa: E402
-from reattend.adaptors.transformers.tensors import numbers, output_like  # noqa: E402
 from reattend.methods import VAR  # noqa: E402
 from runs import KINDS, METHODS, generate, held, tokens  # noqa: E402
 from transformers.cache_utils import QuantizedLayer  # noqa: E402
@@ -289,23 +288,6 @@ def test_narrow_floats(dtype):
     assert ours.dtype == dtype
     off = [(x.float() - expected)[valid].abs().max() for x in (ours, theirs)]
     assert off[0] <= 2 * off[1]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_tensors_cross_without_a_copy(dtype):
-    heads_inside = torch.randn(2, 7, 4, 8).to(dtype).transpose(1, 2)  # as models hand them over
-    (array,), _ = numbers(heads_inside)
-    assert array.shape == (2, 4, 7, 8)
-    assert array.ctypes.data == heads_inside.data_ptr()
-    tensor, out = output_like(heads_inside, heads_inside, exact=False)
-    assert tensor.dtype == dtype
-    assert out.ctypes.data == tensor.data_ptr()
-
-
-def test_tensors_of_several_types_cross_as_float32():
-    arrays, dtype = numbers(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4).bfloat16())
-    assert dtype is None
-    assert [array.dtype for array in arrays] == [np.float32, np.float32]
 
 
 @each_method

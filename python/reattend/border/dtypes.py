@@ -66,6 +66,29 @@ def write(numbers: Array, out: Array, dtype: str | None = None) -> None:
         out[...] = to
 
 
+def arrays_of(kind: type, tensors: tuple[Any, ...]) -> list[Array] | None:
+    """Give tensors of a framework as arrays of the same memory.
+
+    Parameters
+    ----------
+    kind : type
+        Their class; of a subclass it is not known what memory means.
+    tensors : tuple
+        On the CPU, all of float32, of float16, or of bfloat16, whose bits are given as uint16.
+
+    Returns
+    -------
+    list of array, or None
+        None: of another type or kind, elsewhere, or the framework has no exchange API of DLPack 1.
+
+    Examples
+    --------
+    >>> arrays_of(list, ([1.0],)) is None
+    True
+    """
+    return _core.arrays_of(kind, tensors)
+
+
 def _in_rows(array: Array) -> bool:
     """Whether numbers of the last axis lie side by side, and all where their type wants them."""
     side_by_side = array.shape[-1] <= 1 or array.strides[-1] == array.itemsize

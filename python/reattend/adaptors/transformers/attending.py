@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 import numpy as np
 
 from reattend.adaptors.transformers.caches import window_of
 from reattend.adaptors.transformers.keywords import refuse_unknown
-from reattend.adaptors.transformers.masks import HIDDEN, Form, recognised
+from reattend.adaptors.transformers.masks import HIDDEN, Form, MaskArguments, recognised
 from reattend.adaptors.transformers.prompts import Prompt
 from reattend.adaptors.transformers.protocols import (
     AttentionModule,
@@ -85,7 +84,7 @@ def attend(
     bias = options.get("position_bias")
     if bias is not None:
         form = form.biased(floats(bias)[..., :length])
-    asked = Asked(module, query, key, value, mask, options, causal, forward.rows - rows)
+    given = key, value
     if slots > length:
         key, value = key[:, :, :length], value[:, :, :length]
     sink = _sink(module, options, query)
@@ -94,16 +93,16 @@ def attend(
     tensor, out = output_like(query, value, exact=exact)
     how: Settings = {
         "scale": options.get("scaling"), "softcap": options.get("softcap"), "dtype": dtype,
-        "num_threads": demand("torch").get_num_threads(),
+        "num_threads": demand("torch").get_num_threads(), **form.arguments(),
     }  # fmt: skip
 
     session = forward.prompt.session if forward.prompt is not None else None
-    checked = forward.check is not None and forward.check.due(asked, form)
+    checked = forward.check is not None and forward.check.due(module, query, value, options, form)
     unchanged, room, logsumexp = tensor, out, None
     if session is not None and (checked or sink is not None):
         unchanged, room = output_like(query, value, exact=exact)
     if session is None or checked or sink is not None:
-        logsumexp = _plain(arrays, room, form, how, with_logsumexp=sink is not None)
+        logsumexp = _plain(arrays, room, how, with_logsumexp=sink is not None)
     if session is not None:
         _intervened(forward, session, module, arrays, out, form, how, dropped)
     if forward.text_outputs is not None:  # of rows as they are before a learned sink takes its own
@@ -116,12 +115,13 @@ def attend(
         if room is not out:
             room *= left
     if checked and forward.check is not None:
+        asked = Asked(module, query, *given, mask, options, causal, forward.rows - rows)
         forward.check.compare(asked, form, forward.before, unchanged)
     return tensor if tensor.dtype == query.dtype else tensor.to(query.dtype)
 
 
-class Settings(TypedDict):
-    """What `reattend.attention` and `Session.attend` take beside arrays and masks, by name."""
+class Settings(MaskArguments):
+    """What `reattend.attention` and `Session.attend` take beside arrays, by name."""
 
     scale: float | None
     softcap: float | None
@@ -152,15 +152,13 @@ def _keys(
     return length, dropped
 
 
-def _plain(
-    arrays: list[Array], out: Array, form: Form, how: Settings, *, with_logsumexp: bool
-) -> Array | None:
+def _plain(arrays: list[Array], out: Array, how: Settings, *, with_logsumexp: bool) -> Array | None:
     """Compute attention without a method, and its logsumexp [B, H, N] where that is wanted."""
     query, key, value = arrays
     if not with_logsumexp:
-        attention(query, key, value, out=out, **form.arguments(), **how)
+        attention(query, key, value, out=out, **how)
         return None
-    found = attention(query, key, value, out=out, returns="logsumexp", **form.arguments(), **how)
+    found = attention(query, key, value, out=out, returns="logsumexp", **how)
     return found.logsumexp
 
 
@@ -182,11 +180,11 @@ def _intervened(
                 f"{type(module).__name__} sees {key.shape[2]} keys after {dropped} were dropped, "
                 "and no window says which: attach the model without methods"
             )
-        key, value, form = _behind(key, dropped), _behind(value, dropped), form.behind(dropped)
+        key, value = _behind(key, dropped), _behind(value, dropped)
+        how = {**how, **form.behind(dropped).arguments()}
     states = None if forward.states is None else floats(forward.states)
     found = session.attend(
-        module.layer_idx, query, key, value, out=out, hidden_states=states,
-        **form.arguments(), **how,
+        module.layer_idx, query, key, value, out=out, hidden_states=states, **how
     )  # fmt: skip
     if found is not out:
         out[...] = found

@@ -54,18 +54,18 @@ def attend_across(
         )
     bias = _bias(mask)
     (query_, key_, value_), dtype = numbers(query, key, value)
+    form = Form(False, bias=bias)
     how: Settings = {
         "scale": options.get("scaling"), "softcap": options.get("softcap"), "dtype": dtype,
-        "num_threads": demand("torch").get_num_threads(),
+        "num_threads": demand("torch").get_num_threads(), **form.arguments(),
     }  # fmt: skip
-    form = Form(False, bias=bias)
-    asked = Asked(module, query, key, value, mask, options, causal=False)
     session = forward.prompt.session if forward.prompt is not None else None
-    checked = forward.check is not None and forward.check.due(asked, form)
+    checked = forward.check is not None and forward.check.due(module, query, value, options, form)
     tensor, out = output_like(query, value, exact=query_.dtype == np.float32)
     if session is None or checked:
-        attention(query_, key_, value_, bias=bias, causal=False, out=out, **how)
+        attention(query_, key_, value_, out=out, **how)
     if checked and forward.check is not None:
+        asked = Asked(module, query, key, value, mask, options, causal=False)
         forward.check.compare(asked, form, forward.before, tensor)
     if session is None:
         return tensor.to(query.dtype)
@@ -78,8 +78,9 @@ def attend_across(
     if forward.key_states is not None:  # of each tile of a picture; keys are those of all its tiles
         states = floats(forward.key_states)
         states = states.reshape(batch, -1, states.shape[-1])
+    how["bias"] = bias
     found = session.attend(
-        module.layer_idx, query_, key_, value_, out=out, bias=bias, hidden_states=states, **how
+        module.layer_idx, query_, key_, value_, out=out, hidden_states=states, **how
     )
     if found is not out:
         out[...] = found

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import local
-from typing import Protocol, cast
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol, cast
 
 from reattend.adaptors.transformers.introspection import Structure
 from reattend.adaptors.transformers.own import own_attention
@@ -64,7 +63,7 @@ class Noted(local):
 
 
 noted = Noted()
-_owners: WeakKeyDictionary[AttentionModule, list[Owner]] = WeakKeyDictionary()  # the last attends
+_owners: dict[int, list[Owner]] = {}  # by id of a module, for its block; the last attends
 _switched: dict[int, _Switched] = {}  # by id of a config
 
 
@@ -82,7 +81,7 @@ def owns(owner: Owner, structure: Structure) -> bool:
     RuntimeError
         If somebody else has changed the model's implementation, so that it asks nobody.
     """
-    owners = _owners.get(structure.attention[structure.first])
+    owners = _owners.get(id(structure.attention[structure.first]))
     if owners is None or owners[-1] is not owner:
         return False
     if structure.config._attn_implementation != NAME:
@@ -127,7 +126,7 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
     held = _switched.setdefault(id(config), _Switched(config._attn_implementation))
     held.owners.append(owner)
     for module in modules:
-        _owners.setdefault(module, []).append(owner)
+        _owners.setdefault(id(module), []).append(owner)
     try:
         if held.before not in _EXACT and not str(held.before).startswith("flash_attention"):
             raise NotImplementedError(
@@ -144,9 +143,9 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
         yield
     finally:  # blocks may end in any order
         for module in modules:
-            _owners[module].remove(owner)
-            if not _owners[module]:
-                del _owners[module]
+            _owners[id(module)].remove(owner)
+            if not _owners[id(module)]:
+                del _owners[id(module)]
         held.owners.remove(owner)
         if not held.owners:
             del _switched[id(config)]
@@ -156,7 +155,14 @@ def switched(model: Model, structure: Structure, owner: Owner) -> Iterator[None]
 
 def _register() -> None:
     transformers, aside = demand("transformers"), demand("torch").compiler.disable
-    transformers.AttentionInterface.register(NAME, aside(_attention))
+    is_compiling = demand("torch").compiler.is_compiling
+    apart = aside(_attention)
+
+    def attention(*args: Any, **options: Any) -> tuple[Tensor, None]:  # what transformers passes
+        # A compiler stops at what is disabled, which takes 3 us a call where there is none.
+        return apart(*args, **options) if is_compiling() else _attention(*args, **options)
+
+    transformers.AttentionInterface.register(NAME, attention)
     transformers.AttentionMaskInterface.register(NAME, aside(_mask))
 
 
@@ -193,7 +199,7 @@ def _attention(
     **options: object,
 ) -> tuple[Tensor, None]:
     """Take the place of a model's attention: what transformers calls."""
-    owners = _owners.get(module)
+    owners = _owners.get(id(module))
     if owners is not None:
         given = cast("AttentionOptions", options)
         return owners[-1].attend(module, query, key, value, attention_mask, given), None

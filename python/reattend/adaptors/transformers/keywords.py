@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from reattend.adaptors.transformers.protocols import AttentionOptions, Module, Tensor
 from reattend.optional import demand
 
@@ -38,14 +40,7 @@ def refuse_unknown(
         Naming the module and the keyword.
     """
     torch = demand("torch")
-    if torch.compiler.is_compiling():
-        raise NotImplementedError(
-            "torch.compile cannot see into reattend: do not compile the model"
-        )
-    learned: tuple[Tensor | None, ...] = (query, key, value)
-    if torch.is_grad_enabled():
-        learned += (options.get("s_aux"), options.get("sinks"), options.get("position_bias"))
-    if any(tensor is not None and tensor.requires_grad for tensor in learned):
+    if query.requires_grad or key.requires_grad or value.requires_grad or _learns(torch, options):
         raise RuntimeError("reattend computes no gradients: run the model under torch.no_grad()")
     if query.dtype == torch.float64:
         raise NotImplementedError(
@@ -72,3 +67,10 @@ def refuse_unknown(
             f"{type(module).__name__} passes {name} to its attention, which reattend does not "
             "support"
         )
+
+
+def _learns(torch: ModuleType, options: AttentionOptions) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    given = (options.get("s_aux"), options.get("sinks"), options.get("position_bias"))
+    return any(tensor is not None and tensor.requires_grad for tensor in given)

@@ -368,10 +368,10 @@ class ModelSession:
         options: AttentionOptions,
     ) -> Tensor:
         """Compute a layer's attention [B, N, H, Dv]; the attention function calls it."""
-        asked = (self._now.forward, module, query, key, value, mask, noted.padding, options)
-        if self.structure.cross.get(module.layer_idx) is module:
-            return attend_across(*asked)
-        return attend(*asked)
+        cross, forward = self.structure.cross, self._now.forward
+        across = cross and cross.get(module.layer_idx) is module
+        function = attend_across if across else attend
+        return function(forward, module, query, key, value, mask, noted.padding, options)
 
     def decoder_ends(self, module: Module, args: tuple[Tensor, ...], output: object) -> None:
         """Forget what was of one forward only."""

@@ -44,16 +44,24 @@ class Check:
     model: str  # name of its class
     _seen: set[Hashable] = field(default_factory=set)
 
-    def due(self, asked: Asked, form: Form) -> bool:
+    def due(
+        self,
+        module: AttentionModule,
+        query: Tensor,
+        value: Tensor,
+        options: AttentionOptions,
+        form: Form,
+    ) -> bool:
         """Whether no layer of this kind was compared yet.
 
         Parameters
         ----------
-        asked : Asked
+        module, query, value, options
+            As of `Asked`.
         form : Form
             What reattend takes its mask for.
         """
-        return _kind(asked, form) not in self._seen
+        return _kind(module, query, value, options, form) not in self._seen
 
     def compare(self, asked: Asked, form: Form, before: str, ours: Tensor) -> None:
         """Compare a layer, and note its kind.
@@ -88,16 +96,18 @@ class Check:
                     f"{allowed:.1e}. Please report it with the model's config; "
                     "attached(..., verify=False) goes on without this check"
                 )
-        self._seen.add(_kind(asked, form))
+        self._seen.add(_kind(asked.module, asked.query, asked.value, asked.options, form))
 
 
-def _kind(asked: Asked, form: Form) -> Hashable:
+def _kind(
+    module: AttentionModule, query: Tensor, value: Tensor, options: AttentionOptions, form: Form
+) -> Hashable:
     # Each layer of each step asks: written out, for loops and slices of shapes take longer.
-    given, query = asked.options.get, asked.query
+    given = options.get
     _, heads, rows, head_dim = query.shape
-    _, kv_heads, _, value_dim = asked.value.shape
+    _, kv_heads, _, value_dim = value.shape
     return (
-        type(asked.module), given("sliding_window"), given("softcap"), given("s_aux") is None,
+        type(module), given("sliding_window"), given("softcap"), given("s_aux") is None,
         given("sinks") is None, given("indices") is None, given("position_bias") is None,
         form.causal, form.window, form.bias is None, form.key_mask is None,
         rows > 1, heads, head_dim, kv_heads, value_dim, query.dtype,
