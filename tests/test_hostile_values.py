@@ -548,6 +548,46 @@ def test_hostile_values_are_taken_or_refused_by_name(name, argument):
     assert not wrong, "\n".join(wrong)
 
 
+def misaligned(array):
+    """Give a contiguous copy whose numbers lie where no CPU wants them."""
+    found = np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(array.dtype)
+    found = found.reshape(array.shape)
+    assert not found.flags.aligned or array.itemsize == 1
+    return found
+
+
+def arrays_in(found):
+    """Give the arrays of a result, in order."""
+    if isinstance(found, np.ndarray):
+        return [found]
+    if isinstance(found, dict):
+        found = list(found.values())
+    elif is_dataclass(found):
+        found = [getattr(found, each.name) for each in fields(found)]
+    return [x for each in found for x in arrays_in(each)] if isinstance(found, tuple | list) else []
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, each)
+        for name, (_, fits) in TABLE.items()
+        for each, value in fits.items()
+        if isinstance(value, np.ndarray) and value.itemsize > 1 and each != "out"
+        if "rng" not in fits  # draws anew at each call
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.* will change nothing")
+def test_arrays_may_lie_anywhere(name, argument):
+    """A sanitizer says where numbers are read as if they were aligned: .ci/sanitize address."""
+    function, fits = TABLE[name]
+    expected = arrays_in(function(**fits))
+    for lie in (misaligned, lambda array: array[..., ::-1].copy()[..., ::-1]):
+        found = arrays_in(function(**{**fits, argument: lie(fits[argument])}))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)  # NumPy's sums differ by layout
+
+
 def test_a_session_takes_lists_as_attention_does():
     mask = {"key_mask": [[False, True, True, True, True]] * 2, "bias": BIAS["bias"].tolist()}
     with (session := ra.Session([ra.ACT()], num_layers=4)).generation():

@@ -286,7 +286,7 @@ def _states(hidden_states: Array, key_mask: Array | None) -> tuple[Array, Array 
 
 
 def _contiguous(array: Array, dtype: Any) -> Array:
-    return np.ascontiguousarray(array, dtype)
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _chosen(sink_dims: Array | Sequence[int], hidden_states: Array) -> Array:
