@@ -38,15 +38,15 @@ def lateness(times):
         work()
         whole = time.perf_counter() - start
         late = []
-        for _ in range(times):
+        while len(late) < times:  # a call may be over before: machines are faster at times
             after = draw.uniform(0.05, 0.9 * whole)
             signal.setitimer(signal.ITIMER_REAL, after)
             start = time.perf_counter()
             try:
                 work()
+                signal.setitimer(signal.ITIMER_REAL, 0)
             except Rang:
                 late.append(time.perf_counter() - start - after)
-        assert len(late) == times, name
         found[name] = whole, sorted(late)
     return found
 
