@@ -1,5 +1,5 @@
 // Tensors of a framework as arrays of the same memory, by DLPack's exchange API in C: the way
-// through the framework's own Python takes five times as long.
+// through the framework's own Python takes two to four times as long.
 #pragma once
 
 #include <array>
