@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import reattend as ra
 from reattend import reference
-from reattend.border.blocks import LAYOUTS
+from reattend.border.blocks import BLOCK, LAYOUTS, row_bytes, together
 from reattend.border.dtypes import to_float32
 from reattend.transform import Transform
 from tensors import (
@@ -53,7 +53,6 @@ ROADS = (
     "cache",
     "not_finite",
 )
-GGML = {"q8_0": 34, "q4_0": 18}  # bytes of a block of 32 numbers
 # Rounding of inputs to 16 bits is the same in both; results are stored with 11 or 8.
 ROUNDED = {"float16": 2e-3, "bfloat16": 2e-2}
 PART = 5_000  # calls between two lines of progress
@@ -205,9 +204,9 @@ def run_blocks(rng, sizes, arrays, mask, how, labels):
 def stored_of(rng, array):
     """Give keys or values in blocks."""
     kind = pick(rng, LAYOUTS)
-    if kind in GGML:
+    if together(kind) == 1:  # llama.cpp's
         rows, blocks = array.shape[:3], int(rng.integers(1, 4))
-        shape = *rows, blocks, GGML[kind]
+        shape = *rows, blocks, row_bytes(kind, BLOCK)
         found = rng.integers(0, 256, shape, np.uint8)
         found[..., :2] = rng.normal(0, 1 / 60, (*rows, blocks, 1)).astype(np.float16).view(np.uint8)
         return ra.QuantizedBlocks.from_ggml(found.reshape(*rows, -1), kind)
