@@ -14,7 +14,7 @@ from patience import HANGS, within
 
 LEVELS = ("v2", "v3", "v4")
 ISA = "from reattend import _core; print(_core.isa())"
-LONGEST = 0.3  # seconds of a CPU that the import may take beyond NumPy's own
+LONGEST = 0.2  # seconds of a CPU that the import may take beyond NumPy's own
 
 
 def python(*arguments, check=True, **environment):

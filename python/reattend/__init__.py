@@ -9,7 +9,7 @@ from reattend.main_interpreter import refuse_subinterpreter as _refuse_subinterp
 _refuse_subinterpreter()  # before the core, which would wait for ever
 
 # ruff: noqa: E402
-from reattend import adaptors, measures, reference, sinks, testing
+from reattend import measures, reference, sinks
 from reattend.attention import attention, segment_pass
 from reattend.border.blocks import QuantizedBlocks
 from reattend.border.config import __version__, num_threads, show_config
@@ -55,13 +55,16 @@ from reattend.session import Session
 from reattend.transform import Transform
 
 if _TYPE_CHECKING:
+    from reattend import adaptors as adaptors
     from reattend import decoding as decoding
     from reattend import models as models
     from reattend import plot as plot
+    from reattend import testing as testing
 
 _old_name = _renamed_names("reattend", {"revise": ("apply_policy", apply_policy)})
 
-_LAZY = ("decoding", "models", "plot")  # what an import of the package leaves for later
+# What an import of the package leaves for later.
+_LAZY = ("adaptors", "decoding", "models", "plot", "testing")
 
 __all__ = [
     "ACT",
@@ -128,4 +131,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_LAZY]
+    return sorted({*__all__, *_LAZY})

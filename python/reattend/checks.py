@@ -6,6 +6,7 @@ Each check gives what it was given as the function works on it, without a copy w
 from __future__ import annotations
 
 import operator
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ def as_array(name: str, given: Any) -> NDArray[Any]:
 
     A masked array's mask would be ignored here: whoever means it says so by ``key_mask``.
     """
-    if isinstance(given, np.ma.MaskedArray):
+    if _is_masked(given):
         raise TypeError(
             f"{name} must be an array without a mask, got a masked array: give its data, and what "
             "is hidden as key_mask or bias"
@@ -86,7 +87,7 @@ def real(name: str, given: Any) -> float:
     if isinstance(given, float):  # NumPy's too, which the core does not take
         return float(given)
     kind = getattr(getattr(given, "dtype", None), "kind", "f")
-    if not isinstance(given, (str, bytes, bytearray, np.ma.MaskedArray)) and (
+    if not (isinstance(given, (str, bytes, bytearray)) or _is_masked(given)) and (
         kind in "fiub" and not getattr(given, "ndim", 0)
     ):
         try:
@@ -110,7 +111,7 @@ def integer(name: str, given: Any) -> int:
     """Take one integer."""
     if type(given) is int:
         return given
-    if isinstance(given, np.ma.MaskedArray):
+    if _is_masked(given):
         raise TypeError(f"{name} must be an integer, got {_said(given)}")
     try:
         return int(operator.index(given))
@@ -142,8 +143,8 @@ def place(name: str, given: Any, size: int, least: int = 0) -> int:
 
 def listed(name: str, given: Any, what: str) -> tuple[Any, ...]:
     """Take a sequence; letters, bytes and the keys of a dictionary are none."""
-    text = (str, bytes, bytearray, dict, np.ma.MaskedArray)
-    if isinstance(given, text) or not hasattr(type(given), "__iter__"):
+    text = isinstance(given, (str, bytes, bytearray, dict))
+    if text or _is_masked(given) or not hasattr(type(given), "__iter__"):
         raise TypeError(f"{name} must be {what}, got {_said(given)}")
     try:
         return tuple(given)
@@ -172,6 +173,11 @@ def spans(name: str, given: Any) -> tuple[tuple[int, int], ...]:
     return found
 
 
+def _is_masked(given: Any) -> bool:
+    # NumPy loads these when somebody asks for them, in 20 ms, and before that there are none.
+    return "numpy.ma" in sys.modules and isinstance(given, np.ma.MaskedArray)
+
+
 def _real_type(dtype: np.dtype[Any]) -> bool:
     # Types that other packages add, as bfloat16, have NumPy's kind of records.
     return dtype.kind in "fiub" or (dtype.kind == "V" and dtype.type is not np.void)
@@ -193,7 +199,7 @@ def _numbers_of_axes(axes: str) -> tuple[tuple[int, float], ...]:
 
 
 def _said(given: Any) -> str:
-    if isinstance(given, np.ma.MaskedArray):
+    if _is_masked(given):
         return "a masked array"
     if isinstance(given, np.ndarray):
         if given.dtype == object and given.ndim == 0:  # what NumPy made no array of
