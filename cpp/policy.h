@@ -42,12 +42,18 @@ struct Reweight {
     SegmentSet raised = 0;  // they keep weight mass^power, not weight mass
     double power[kMaxSegments];
 
+    /// Whether a row is one that it is for.
+    bool applies(const float* mass) const {
+        for (int i = 0; i < num_when; ++i)
+            if (!when[i](mass)) return false;
+        return true;
+    }
+
     /// mass -> factor. False: the row stays as it is. `weight` 1 leaves a segment as it is.
     ///
     /// In float64, in the order of the segments, as NumPy's Reweight does it: both decide the same.
     bool operator()(const float* weight, const float* mass, int num_segments, float* factor) const {
-        for (int i = 0; i < num_when; ++i)
-            if (!when[i](mass)) return false;
+        if (!applies(mass)) return false;
         // What receivers have in the end, theirs and what others lose, and what they keep of
         // theirs. Summed so, and not as 1 + freed / received, no digit is lost where weights are
         // large.

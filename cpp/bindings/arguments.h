@@ -436,6 +436,16 @@ private:
         return true;
     }
 
+    /// Whether all are numbers that a key may score; -inf is one, for no key.
+    static bool holds_logits(const View<const float>& given, const std::array<int64_t, 3>& full) {
+        const bool any = full[0] && full[1] && full[2];  // else the array may hold nothing
+        for (int64_t b = 0; any && b < (given.batch_stride ? full[0] : 1); ++b)
+            for (int64_t h = 0; h < (given.head_stride ? full[1] : 1); ++h)
+                for (int64_t r = 0; r < (given.row_stride ? full[2] : 1); ++r)
+                    if (!(*given.row(b, h, r) <= std::numeric_limits<float>::max())) return false;
+        return true;
+    }
+
     bool read_null_logit(PyObject* given) {
         if (is_none(given)) return true;
         const Scores& scores = call.scores;
@@ -446,12 +456,7 @@ private:
         if (!strides) return false;
         const auto [item, head, row] = *strides;
         call.null_logit = {array.data<const float>(), item, head, row};
-        const bool any = full[0] && full[1] && full[2];  // else the array may hold nothing
-        for (int64_t b = 0; any && b < (item ? full[0] : 1); ++b)
-            for (int64_t h = 0; h < (head ? full[1] : 1); ++h)
-                for (int64_t r = 0; r < (row ? full[2] : 1); ++r)
-                    if (!(*call.null_logit.row(b, h, r) <= std::numeric_limits<float>::max()))
-                        return false;
+        if (!holds_logits(call.null_logit, full)) return false;
         read_.push_back(array);
         return true;
     }
