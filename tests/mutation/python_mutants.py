@@ -35,6 +35,7 @@ MODULES = {
     "methods/vhr": ["tests/test_hostile_values.py", "-k", f"VHR or vhr or {ALL}", *LAWS],
     "methods/act": ["tests/test_hostile_values.py", "-k", f"ACT or act or {ALL}", *LAWS],
     "reference": [
+        "tests/test_reference.py",
         "tests/test_attention.py",
         "tests/test_transform.py",
         "tests/test_golden.py",
