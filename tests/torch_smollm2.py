@@ -1,13 +1,11 @@
-"""SmolLM2 as transformers has it, read once for all tests that hold ours against it."""
+"""SmolLM2 as transformers reads it, for tests that hold ours against it."""
 
-import functools
 import warnings
 
 import pytest
 from reattend.models import find_smollm2
 
 
-@functools.cache
 def read():
     """Give transformers' model of the same GGUF file as ours, in float32; skip if it cannot be."""
     torch = pytest.importorskip("torch")

@@ -1,4 +1,4 @@
-"""Training, as a trial of seconds: what it writes, and that it goes on where it stopped."""
+"""Training, as a trial of seconds: what it writes; what goes on from there is tried nightly."""
 
 import importlib
 import json
@@ -75,6 +75,7 @@ def test_weights_have_their_names_and_shapes(trial):
     assert trial.stat().st_size < 6e6
 
 
+@pytest.mark.nightly
 def test_a_finished_run_goes_on_to_the_same_weights(train, trial, tmp_path):
     for suffix in (".npz", ".checkpoint"):
         (tmp_path / f"copy{suffix}").write_bytes(trial.with_suffix(suffix).read_bytes())
@@ -84,6 +85,7 @@ def test_a_finished_run_goes_on_to_the_same_weights(train, trial, tmp_path):
         assert all((one[name] == other[name]).all() for name in SHAPES)
 
 
+@pytest.mark.nightly
 def test_registers_are_learnt_from_a_trained_start(train, trial, tmp_path):
     out = tmp_path / "registers.npz"
     train("--registers", 2, "--start", trial, "--out", out)
@@ -93,6 +95,7 @@ def test_registers_are_learnt_from_a_trained_start(train, trial, tmp_path):
     assert arrays == {**SHAPES, "registers": (2, 576)}
 
 
+@pytest.mark.nightly
 def test_shapes_are_learnt_from_a_trained_start(train, trial, tmp_path):
     pytest.importorskip("easy_vqa")
     out = tmp_path / "shapes.npz"
