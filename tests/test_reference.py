@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from reattend import Epilogue, Reweight, Share, Transform, quantize, reference
 from reattend.border.dtypes import to_float32
+from reattend.policy import LARGEST
 
 EXACT = 1e-12  # float64, a dozen numbers
-BATCH, HEADS, KV_HEADS, DIM, VALUE_DIM = 2, 4, 2, 3, 2
+BATCH, HEADS, KV_HEADS, DIM, VALUE_DIM = 3, 4, 2, 3, 2
 SIZES = [(3, 5), (5, 5), (1, 4), (6, 4)]  # rows and keys
 STATISTICS = ("score_sums", "abs_score_sums", "entropies", "largest", "largest_keys")
 
@@ -27,7 +28,7 @@ def inputs(rng, num_rows, num_keys):
 def masks(rng, num_rows, num_keys):
     """Give each mask argument alone, and all of them together."""
     hidden = rng.random((BATCH, num_keys)) < 0.6
-    hidden[0, 0], hidden[1, 0] = True, False
+    hidden[:, 0] = True, False, True
     ramp = rng.normal(size=(1, HEADS, num_keys - 1))
     each = {
         "scale": 0.7,
@@ -161,10 +162,30 @@ def test_one_policy_and_one_epilogue_are_for_the_same_rows(rng):
 
 
 def test_a_factor_beyond_float32_leaves_its_row(rng):
-    arrays = inputs(rng, 1, 3)
-    large = Reweight((1e30,))
-    found = reference.attention(*arrays, policy=[large, large], returns="factors")
-    assert (found.factors == 1e30).all()  # the second passes the range
+    arrays = inputs(rng, 3, 5)
+    large, most = Reweight((1e30,)), Reweight((LARGEST,))
+    first = np.array([[[True, False, False]]])
+    found = reference.attention(
+        *arrays, policy=[large, most], where=[first, None], returns="factors"
+    )
+    # The second passes the range in the row that the first has changed, and there alone.
+    expected = np.broadcast_to(np.where(first, 1e30, LARGEST), (BATCH, HEADS, 3))
+    np.testing.assert_array_equal(found.factors[..., 0], expected)
+
+
+def test_there_is_an_epilogue_for_each_policy(rng):
+    half, twice = Reweight((0.5,)), Epilogue(scale=2.0)
+    with pytest.raises(ValueError, match="zip"):
+        reference.attention(*inputs(rng, 1, 3), policy=[half], epilogue=[twice, twice])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_heads_of_a_group_share_their_keys(rng, heads):
+    query, key, value = inputs(rng, 2, 4)
+    key, value = (np.repeat(x, 2, axis=1)[:, :heads] for x in (key, value))
+    each = [np.repeat(x, HEADS // heads, axis=1) for x in (key, value)]
+    found = reference.attention(query, key, value)
+    np.testing.assert_array_equal(found, reference.attention(query, *each))
 
 
 def test_a_callable_is_asked_for_factors(rng):
@@ -220,7 +241,7 @@ def test_column_sums(rng, sizes, causal):
 def test_merged_states_are_that_of_all_keys(rng, parts):
     query, key, value = inputs(rng, 3, 5)
     labels = np.array([[[0, 1, 1, 0, 1]]], np.uint8)
-    hidden = np.array([[True] * 5, [False] * 4 + [True]])
+    hidden = np.array([[True] * 5, [False] * 4 + [True], [False] * 5])
     states, begin = [], 0
     for size in parts:
         some = slice(begin, begin := begin + size)
@@ -242,7 +263,7 @@ def test_combine(rng):
 
 
 def test_statistics_of_segments(rng):
-    arrays = inputs(rng, 3, 5)
+    arrays = inputs(rng, 2, 5)
     labels = np.array([[[0, 1, 1, 2, 2]]], np.uint8)
     found = reference.attention(
         *arrays, segments=labels, causal=True, returns=("scores", *STATISTICS)
@@ -260,8 +281,9 @@ def test_statistics_of_segments(rng):
                 "largest_keys": max(keys, key=lambda j: row.scores[j], default=-1),
             }
             for name, value in expected.items():
-                got = getattr(found, name)[(*place, g)]
-                np.testing.assert_allclose(got, value, EXACT, EXACT, err_msg=name)
+                got = getattr(found, name)
+                assert got.shape == (BATCH, HEADS, 2, 3)
+                np.testing.assert_allclose(got[(*place, g)], value, EXACT, EXACT, err_msg=name)
 
 
 def test_rows_and_keys_that_are_none(rng):
