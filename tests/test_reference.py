@@ -15,11 +15,6 @@ SIZES = [(3, 5), (5, 5), (1, 4), (6, 4)]  # rows and keys
 STATISTICS = ("score_sums", "abs_score_sums", "entropies", "largest", "largest_keys")
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(5)
-
-
 def inputs(rng, num_rows, num_keys):
     shapes = (HEADS, num_rows, DIM), (KV_HEADS, num_keys, DIM), (KV_HEADS, num_keys, VALUE_DIM)
     return [rng.normal(size=(BATCH, *shape)) for shape in shapes]
@@ -252,8 +247,14 @@ def test_merged_states_are_that_of_all_keys(rng, parts):
     whole = reference.segment_pass(query, key, value, segments=labels, key_mask=hidden)
     for found, expected in zip(reference.merge(states), whole, strict=True):
         np.testing.assert_allclose(found, expected, EXACT, EXACT)
-    none = reference.merge([states[0], states[0]]) if not parts[0] else None
-    assert none is None or (np.isneginf(none.logsumexp).all() and not none.masses.any())
+
+
+def test_merged_states_without_keys_are_of_no_key(rng):
+    query, key, value = inputs(rng, 3, 0)
+    none = reference.segment_pass(query, key, value, segments=None)
+    found = reference.merge([none, none])
+    assert np.isneginf(found.logsumexp).all()
+    assert not found.masses.any()
 
 
 def test_combine(rng):
