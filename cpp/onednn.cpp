@@ -11,7 +11,7 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <string_view>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -70,9 +70,8 @@ public:
             attributes.set_post_ops(sum);
         }
         const dnnl::matmul::primitive_desc desc(engine_, a, b, c, attributes);
-        const std::string_view how = desc.impl_info_str();
-        fast_ = !how.starts_with("ref");
-        if (how.starts_with("gemm"))
+        how_ = desc.impl_info_str();
+        if (how_.starts_with("gemm"))
             most_depth_ = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core ? 64 : 128;
         primitive_ = dnnl::matmul(desc);
         scratchpad_.reset(
@@ -84,7 +83,8 @@ public:
             {DNNL_ARG_SCRATCHPAD, memory(desc.scratchpad_desc(), engine_, scratchpad_.get())}};
     }
 
-    bool fast() const { return fast_; }
+    /// The name of oneDNN's implementation.
+    const std::string& how() const { return how_; }
 
     /// How deep it may be run. While oneDNN's generated GEMM (before 3.11.2) multiplies deeper than
     /// 252 with AVX2, 84 with AVX-512, the stack pointer is in the heap: the handler of a signal
@@ -102,7 +102,7 @@ private:
     // [cols / 64, depth / 32, 16, 64, 2]
     static constexpr auto kPackedPairs = dnnl::memory::format_tag::BA16a64b2a;
 
-    bool fast_;
+    std::string how_;
     int64_t most_depth_ = std::numeric_limits<int64_t>::max();
     dnnl::engine engine_;
     dnnl::stream stream_;
@@ -112,6 +112,20 @@ private:
 };
 
 constexpr size_t kMostShapes = 128;  // that are kept: strides vary without end in some programs
+
+/// What was answered about shapes.
+class Answers {
+public:
+    template <class Find>
+    bool of(const MatmulShape& shape, const Find& find) {
+        if (const auto found = known_.find(shape); found != known_.end()) return found->second;
+        if (known_.size() >= kMostShapes) known_.clear();
+        return known_[shape] = find();
+    }
+
+private:
+    std::unordered_map<MatmulShape, bool, ShapeHash> known_;
+};
 
 Product& product(const MatmulShape& shape) {
     thread_local std::unordered_map<MatmulShape, Product, ShapeHash> products;
@@ -137,16 +151,26 @@ void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
 
 bool matmul_is_fast(const MatmulShape& shape) {
     // Asked at each tile, and a product that oneDNN has not would be sought anew each time.
-    thread_local std::unordered_map<MatmulShape, bool, ShapeHash> known;
-    if (const auto found = known.find(shape); found != known.end()) return found->second;
-    if (known.size() >= kMostShapes) known.clear();
-    const OneThread one_thread;
-    bool fast = false;
-    try {
-        fast = product(shape).fast();
-    } catch (const dnnl::error&) {  // no such product on this machine
-    }
-    return known[shape] = fast;
+    thread_local Answers known;
+    return known.of(shape, [&] {
+        const OneThread one_thread;
+        try {
+            return !product(shape).how().starts_with("ref");
+        } catch (const dnnl::error&) {  // no such product on this machine
+            return false;
+        }
+    });
+}
+
+bool matmul_wants_no_gaps(const MatmulShape& shape) {
+    thread_local Answers known;
+    return known.of(shape, [&] {
+        const OneThread one_thread;
+        MatmulShape dense = shape;
+        dense.a_stride = shape.depth;
+        dense.b_stride = shape.cols;
+        return !product(dense).how().starts_with("gemm");  // which takes any strides alike
+    });
 }
 
 void limit_matmul_isa(int level) {

@@ -28,6 +28,10 @@ void matmul(const MatmulShape& shape, const void* a, const void* b, float* c);
 /// Whether the machine has instructions for a product; without, bfloat16 ones would crawl.
 bool matmul_is_fast(const MatmulShape& shape);
 
+/// Whether a and b are to have no gaps between their rows: oneDNN then has a product that is
+/// faster, and that sums in another order.
+bool matmul_wants_no_gaps(const MatmulShape& shape);
+
 /// Limits oneDNN to what x86-64-v2, v3 or v4 offers; before the first product only.
 void limit_matmul_isa(int level);
 

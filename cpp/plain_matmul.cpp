@@ -23,6 +23,8 @@ void matmul(const MatmulShape& shape, const void* a, const void* b, float* c) {
 /// 16-bit tensors are converted tile by tile instead.
 bool matmul_is_fast(const MatmulShape& shape) { return !shape.bfloat16; }
 
+bool matmul_wants_no_gaps(const MatmulShape&) { return false; }
+
 void limit_matmul_isa(int) {}
 
 std::string matmul_version() { return "none"; }

@@ -63,6 +63,8 @@ struct Tensor {
     bool read_in_place() const {
         return direct() && row_stride >= dim && (!prefix || prefix->read_in_place());
     }
+    /// Whether rows lie without gaps between them.
+    bool dense() const { return row_stride == dim && (!prefix || prefix->dense()); }
     /// Bytes of what strides count: numbers, or bytes of blocks.
     int64_t item_size() const {
         return type == Type::kFloat32 ? 4 : type == Type::kInt8 || is_blocks(type) ? 1 : 2;

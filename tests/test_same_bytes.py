@@ -101,10 +101,12 @@ def test_a_second_call_gives_the_same(rng, sizes):
     same_bytes(attention(**how), first)
 
 
-@pytest.mark.parametrize("dim", [64, 200, 576])  # beyond 128 products are summed in parts
+# Beyond 128 products are summed in parts; of rows of 72 and 128 without gaps oneDNN may sum in
+# another order than with gaps, as heads have in [B, N, H, D].
+@pytest.mark.parametrize("dim", [64, 72, 128, 200, 576])
 @pytest.mark.parametrize("layout", STRIDES.values(), ids=STRIDES)
 def test_how_arrays_lie_changes_nothing(rng, layout, dim):
-    sizes = Sizes(300, 300, batch=1, heads=2, kv_heads=1, dim=dim, value_dim=dim)
+    sizes = Sizes(300, 300, batch=1, heads=4, kv_heads=2, dim=dim, value_dim=dim)
     arrays = tensors(rng, sizes)
     whole = attention(*arrays, returns=("logsumexp", "column_sums"))
     laid = [layout(array) for array in arrays]

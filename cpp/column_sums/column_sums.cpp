@@ -22,7 +22,7 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const bool few_rows = scores.query_len <= kDecodeRows;
     const size_t size = few_rows ? kDecodeRows * query_ld : dim * kKeys;
     const size_t buffer_size =
-        few_rows ? scores.key.buffer_size(count) : scores.query.buffer_size(kRows);
+        few_rows ? scores.key.buffer_size(count) : kRows * scores.query.buffer_stride();
     float* memory = Scratch::of_thread().floats(size + kRows * kKeys + kKeys + buffer_size);
     const Matrix<float> operand{memory, few_rows ? query_ld : kKeys};  // of the product
     const Matrix<float> weights{memory + size, kKeys};
@@ -55,17 +55,22 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
             kernels().dots(operand.at(row), {keys_read.data, keys_read.ld, Type::kFloat32}, weights,
                            rows, count, dim, fetched_ahead(rows, false));
         } else {
-            const Matrix<const float> query = scores.query.rows(item, head, row, rows, buffer);
-            if (all)
-                matmul_in_parts({.rows = kRows,
-                                 .cols = kKeys,
-                                 .depth = dim,
-                                 .a_stride = query.ld,
-                                 .b_stride = operand.ld,
-                                 .c_stride = weights.ld},
-                                query.data, operand.data, weights.data);
-            else
+            Matrix<const float> query = scores.query.rows(item, head, row, rows, buffer);
+            MatmulShape shape{.rows = kRows,
+                              .cols = kKeys,
+                              .depth = dim,
+                              .a_stride = query.ld,
+                              .b_stride = operand.ld,
+                              .c_stride = weights.ld};
+            if (all) {
+                if (query.ld > dim && matmul_wants_no_gaps(shape)) {
+                    query = without_gaps(query, kRows, dim, buffer);
+                    shape.a_stride = query.ld;
+                }
+                matmul_in_parts(shape, query.data, operand.data, weights.data);
+            } else {
                 kernels().scores(query, operand, weights, rows, count, dim, visible);
+            }
         }
         int32_t hidden[kKeys];
         const ScoreEdits edits = scores.edits(item, head, row, rows, key, count, hidden);

@@ -77,7 +77,10 @@ public:
 
     static bool serve(const Attention&) { return true; }
     static size_t scratch(const Attention& call) {
-        return kTileRows * padded(call.scores.head_dim) + call.value.buffer_size(kTileKeys);
+        const Tensor& values = call.value;
+        return kTileRows * padded(call.scores.head_dim) +
+               (values.dense() ? values.buffer_size(kTileKeys)
+                               : kTileKeys * values.buffer_stride());
     }
 
     /// Floats of a packed tile.
@@ -121,20 +124,21 @@ public:
     void add(Matrix<const float> weights, Range rows, Range columns, const Range* visible,
              Matrix<float> out) {
         const int dim = static_cast<int>(call_.value_dim), count = rows.end - rows.begin;
-        const bool full =
-            !visible && count == kTileRows && columns.end - columns.begin == kTileKeys;
-        if (full)
-            matmul({.rows = kTileRows,
-                    .cols = dim,
-                    .depth = kTileKeys,
-                    .a_stride = weights.ld,
-                    .b_stride = values_.ld,
-                    .c_stride = out.ld,
-                    .accumulate = true},
-                   weights.data, values_.data, out.data);
-        else
-            kernels().accumulate(weights.at(rows.begin), values_, out.at(rows.begin), count,
-                                 columns, dim, visible ? visible + rows.begin : nullptr);
+        if (visible || count < kTileRows || columns.end - columns.begin < kTileKeys)
+            return kernels().accumulate(weights.at(rows.begin), values_, out.at(rows.begin), count,
+                                        columns, dim, visible ? visible + rows.begin : nullptr);
+        MatmulShape shape{.rows = kTileRows,
+                          .cols = dim,
+                          .depth = kTileKeys,
+                          .a_stride = weights.ld,
+                          .b_stride = values_.ld,
+                          .c_stride = out.ld,
+                          .accumulate = true};
+        if (values_.ld > dim && matmul_wants_no_gaps(shape)) {
+            values_ = without_gaps(values_, kTileKeys, dim, value_buffer_);
+            shape.b_stride = values_.ld;
+        }
+        matmul(shape, weights.data, values_.data, out.data);
     }
 
     /// The value of a key of the tile.
