@@ -25,9 +25,13 @@ struct Group {
 
     int size() const { return static_cast<int>(num_items * of_item()); }
     int64_t of_item() const { return num_heads * num_rows; }
-    int64_t item(int r) const { return first_item + r / of_item(); }
-    int64_t head(int r) const { return first_head + r / num_rows % num_heads; }
-    int64_t row(int r) const { return first_row + r % num_rows; }
+    // A step has one row, most have one item, and a division takes as long as ten comparisons.
+    int64_t item(int r) const { return num_items == 1 ? first_item : first_item + r / of_item(); }
+    int64_t head(int r) const {
+        const int64_t i = num_rows == 1 ? r : r / num_rows;
+        return first_head + (num_items == 1 ? i : i % num_heads);
+    }
+    int64_t row(int r) const { return num_rows == 1 ? first_row : first_row + r % num_rows; }
 };
 
 /// States of a group: [size] rows of max, sum [segments] and partial [segments, ld].
