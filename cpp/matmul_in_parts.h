@@ -30,11 +30,11 @@ inline void matmul_in_parts(const MatmulShape& shape, const float* a, const floa
              });
 }
 
-/// Rows without gaps, as matmul_wants_no_gaps(): where they lie if they have none, else in
+/// Rows of a or b, as a product of this shape wants them: where they lie, or without gaps in
 /// `buffer`, where they may lie already.
-inline Matrix<const float> without_gaps(Matrix<const float> rows, int64_t count, int64_t dim,
-                                        float* buffer) {
-    if (rows.ld == dim) return rows;
+inline Matrix<const float> close_gaps(const MatmulShape& shape, Matrix<const float> rows,
+                                      int64_t count, int64_t dim, float* buffer) {
+    if (rows.ld == dim || !matmul_wants_no_gaps(shape)) return rows;
     for (int64_t i = 0; i < count; ++i) std::copy_n(rows.row(i), dim, buffer + i * dim);
     return {buffer, dim};
 }

@@ -63,10 +63,8 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
                               .b_stride = operand.ld,
                               .c_stride = weights.ld};
             if (all) {
-                if (query.ld > dim && matmul_wants_no_gaps(shape)) {
-                    query = without_gaps(query, kRows, dim, buffer);
-                    shape.a_stride = query.ld;
-                }
+                query = close_gaps(shape, query, kRows, dim, buffer);
+                shape.a_stride = query.ld;
                 matmul_in_parts(shape, query.data, operand.data, weights.data);
             } else {
                 kernels().scores(query, operand, weights, rows, count, dim, visible);

@@ -134,10 +134,8 @@ public:
                           .b_stride = values_.ld,
                           .c_stride = out.ld,
                           .accumulate = true};
-        if (values_.ld > dim && matmul_wants_no_gaps(shape)) {
-            values_ = without_gaps(values_, kTileKeys, dim, value_buffer_);
-            shape.b_stride = values_.ld;
-        }
+        values_ = close_gaps(shape, values_, kTileKeys, dim, value_buffer_);
+        shape.b_stride = values_.ld;
         matmul(shape, weights.data, values_.data, out.data);
     }
 
