@@ -195,7 +195,7 @@ def attached_llama() -> Iterator[Callable[[], object]]:
 
     torch.manual_seed(0)
     config = hf.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=16, head_dim=64,
+        vocab_size=64, hidden_size=36, intermediate_size=36, num_hidden_layers=16, head_dim=64,
         num_attention_heads=9, num_key_value_heads=3,
     )  # fmt: skip
     model = hf.LlamaForCausalLM(config).eval()

@@ -9,7 +9,7 @@ from reattend.main_interpreter import refuse_subinterpreter as _refuse_subinterp
 _refuse_subinterpreter()  # before the core, which would wait for ever
 
 # ruff: noqa: E402
-from reattend import measures, reference, sinks
+from reattend import measures, methods, reference, sinks
 from reattend.attention import attention, segment_pass
 from reattend.border.blocks import QuantizedBlocks
 from reattend.border.config import __version__, num_threads, show_config
@@ -24,31 +24,7 @@ from reattend.deprecated import renamed_names as _renamed_names
 from reattend.epilogue import Epilogue
 from reattend.head_vectors import HeadVectors
 from reattend.method import Method
-from reattend.methods import (
-    ACT,
-    ADHH,
-    CAAC,
-    EAH,
-    ILVAD,
-    OWL,
-    PAI,
-    PAINT,
-    PASTA,
-    SPIN,
-    VAF,
-    VAR,
-    VHR,
-    ContextEmphasis,
-    EvenHeads,
-    FarSight,
-    HeadMask,
-    HeadSteering,
-    MiddleLayers,
-    RowEdit,
-    ScalingVis,
-    SoftInjection,
-    SplitSoftmax,
-)
+from reattend.methods import *  # noqa: F403  a new one is named there alone
 from reattend.plan import Plan
 from reattend.policy import Reweight, Share
 from reattend.session import Session
@@ -67,43 +43,20 @@ _old_name = _renamed_names("reattend", {"revise": ("apply_policy", apply_policy)
 _LAZY = ("adaptors", "decoding", "models", "plot", "testing")
 
 __all__ = [
-    "ACT",
-    "ADHH",
-    "CAAC",
-    "EAH",
-    "ILVAD",
-    "OWL",
-    "PAI",
-    "PAINT",
-    "PASTA",
-    "SPIN",
-    "VAF",
-    "VAR",
-    "VHR",
     "AttentionResult",
     "Call",
-    "ContextEmphasis",
     "Epilogue",
-    "EvenHeads",
-    "FarSight",
-    "HeadMask",
-    "HeadSteering",
     "HeadVectors",
     "KVCache",
     "Method",
-    "MiddleLayers",
     "Plan",
     "Prefixed",
     "Quantized",
     "QuantizedBlocks",
     "Reweight",
-    "RowEdit",
-    "ScalingVis",
     "SegmentState",
     "Session",
     "Share",
-    "SoftInjection",
-    "SplitSoftmax",
     "Transform",
     "__version__",
     "adaptors",
@@ -122,6 +75,7 @@ __all__ = [
     "sinks",
     "testing",
 ]
+__all__ += methods.__all__
 
 
 def __getattr__(name: str) -> _Any:
