@@ -8,7 +8,7 @@ import pytest
 from cases import ACTING
 from reattend import attention, reference
 from reattend.method import Method
-from reattend.methods import ACT, ADHH, PAI, VAR, VHR
+from reattend.methods import ACT, ADHH, PAI, VAR, VHR, HeadMask
 from reattend.plan import Plan
 from reattend.policy import Reweight
 from reattend.session import Session
@@ -272,6 +272,20 @@ def test_report_adds_up_many_steps(rng):
     assert reading.rows == 194
     np.testing.assert_allclose(reading.before, np.mean(masses, axis=(0, 1)), rtol=1e-5)
     np.testing.assert_allclose(reading.after[:, 1], reading.before[:, 1] / 2, rtol=1e-5)
+
+
+def test_report_of_a_prompt_alone(rng):
+    """As after an answer of one token: no step was taken, and yet layers were changed."""
+    query, key, value = rng.standard_normal((3, 1, 2, 5, 8), np.float32)
+    session = Session(HeadMask({1: (0,)}), num_layers=2)
+    with session.generation(prompt_len=5):
+        for layer in range(2):
+            session.attend(layer, query, key, value)
+    report = session.report()
+    assert report.prompt_changed == {1: 0.5}
+    assert str(report).splitlines()[1].split() == ["1", "50.0%", "0"]
+    assert "<td>1<td><td>50.0%<td>0" in report._repr_html_()
+    assert repr(report) == "Report(a prompt alone: 1 layer; print it for a table)"
 
 
 def test_report_before_anything():

@@ -39,11 +39,20 @@ class Report:
     # Gives the `Recording` that `Session.record` asked for; None: it was not asked to.
     recorded: Callable[[], Any] | None = field(default=None, compare=False)
 
+    def _prompts_alone(self) -> dict[int, float]:
+        """Give the prompt's shares of layers that no reading tells of: no step was taken."""
+        told = {reading.layer for reading in self.readings}
+        return {
+            layer: share for layer, share in sorted(self.prompt_changed.items())
+            if share and layer not in told
+        }  # fmt: skip
+
     def __repr__(self) -> str:
         methods = ", ".join(dict.fromkeys(reading.method for reading in self.readings))
-        layers = len({reading.layer for reading in self.readings})
+        layers = len({reading.layer for reading in self.readings} | set(self._prompts_alone()))
         counted = f"{layers} layer{'s' * (layers != 1)}"
-        return f"Report({methods or 'no method'}: {counted}; print it for a table)"
+        none = "a prompt alone" if layers else "no method"
+        return f"Report({methods or none}: {counted}; print it for a table)"
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as dictionaries, lists, numbers and text.
@@ -139,7 +148,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Give the table that a notebook shows."""
-        if not self.readings:
+        alone = self._prompts_alone()
+        if not self.readings and not alone:
             return "<p>No layer was changed.</p>"
         names = ("layer", "method", "prompt", "rows", "changed", "attention, before &rarr; after")
         head = "".join(f"<th>{name}" for name in names)
@@ -154,18 +164,18 @@ class Report:
                              strict=True)  # fmt: skip
                 cells[5] = ", ".join(f"{escape(n)} {a:.3f} &rarr; {b:.3f}" for n, a, b in masses)
             lines.append("".join(f"<td>{cell}" for cell in cells))
+        for layer, share in alone.items():
+            lines.append(f"<td>{layer}<td><td>{share:.1%}<td>0<td><td>")
         return f"<table><tr>{head}<tr>{'<tr>'.join(lines)}</table>"
 
     def __str__(self) -> str:
-        if not self.readings:
-            return "No layer was changed."
         lines: list[tuple[str, ...]] = [
             ("layer", "method", "prompt", "rows", "changed", "attention, before > after", "found")
         ]
         for reading in self.readings:
             shown = [f"{k} {_short(v)}" for k, v in reading.found.items() if isinstance(v, list)]
             share = self.prompt_changed.get(reading.layer)
-            if not shown and not reading.rows:
+            if not shown and not reading.rows and not share:
                 continue
             prompt = "" if share is None else f"{share:.1%}"
             line = [str(reading.layer), reading.method, prompt, str(reading.rows), "", ""]
@@ -175,6 +185,10 @@ class Report:
                 masses = zip(reading.segments, before, after, strict=True)
                 line[5] = ", ".join(f"{name} {a:.3f} > {b:.3f}" for name, a, b in masses)
             lines.append((*line, "; ".join(shown)))
+        for layer, share in self._prompts_alone().items():
+            lines.append((str(layer), "", f"{share:.1%}", "0", "", "", ""))
+        if len(lines) == 1:
+            return "No layer was changed."
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
         return "\n".join(padded)
