@@ -87,6 +87,8 @@ class MethodCost(SphinxDirective):
         file = Path(self.env.srcdir).parent / "benchmarks" / "results" / "method_costs.json"
         self.env.note_dependency(str(file))
         run = json.loads(file.read_text())
+        if self.arguments[0] not in run["table"]:
+            return self.parse_text_to_nodes("Not measured: ``python benchmarks/method_costs.py``.")
         prompt, step = run["table"][self.arguments[0]]
         text = (
             f"Times plain attention: **{prompt}** of a prompt of 640 tokens, **{step}** of a step "
