@@ -34,7 +34,7 @@ from tensors import (
     tensors,
 )
 
-LENGTHS = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 70, 129)
+LENGTHS = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 70, 129, 300)  # 300: whole tiles too
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64)
 ROADS = (
     "attention",
