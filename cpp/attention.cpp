@@ -335,7 +335,8 @@ int worthy_threads(const Attention& call) {
 
 Decision decide(const Attention& call) {
     const int threads = worthy_threads(call);
-    Decision decision = few_rows(call) ? decide_decode(call) : decide_prefill(call, threads);
+    Decision decision =
+        few_rows(call) ? decide_decode(call, threads) : decide_prefill(call, threads);
     decision.few_rows = few_rows(call);
     decision.keeps = call.keeps_weights();
     decision.threads = static_cast<int>(std::clamp<int64_t>(decision.costs.size(), 1, threads));

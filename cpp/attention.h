@@ -246,7 +246,7 @@ struct Decision {
 };
 Decision decide(const Attention& call);
 Decision decide_prefill(const Attention& call, int num_threads);
-Decision decide_decode(const Attention& call);
+Decision decide_decode(const Attention& call, int num_threads);
 
 /// Computes everything that is asked for. Few rows go the way of decoding, many that of prefill.
 void attend(Attention& call);

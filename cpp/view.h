@@ -63,8 +63,6 @@ struct Tensor {
     bool read_in_place() const {
         return direct() && row_stride >= dim && (!prefix || prefix->read_in_place());
     }
-    /// Whether rows lie without gaps between them.
-    bool dense() const { return row_stride == dim && (!prefix || prefix->dense()); }
     /// Bytes of what strides count: numbers, or bytes of blocks.
     int64_t item_size() const {
         return type == Type::kFloat32 ? 4 : type == Type::kInt8 || is_blocks(type) ? 1 : 2;
@@ -124,6 +122,14 @@ struct Tensor {
     int64_t buffer_size(int64_t count) const {
         return read_in_place() ? 0 : count * buffer_stride();
     }
+    /// The same where products may want rows without gaps (close_gaps()): none where there are
+    /// none.
+    int64_t dense_buffer_size(int64_t count) const {
+        return dense() ? buffer_size(count) : count * buffer_stride();
+    }
+
+private:
+    bool dense() const { return row_stride == dim && (!prefix || prefix->dense()); }
 };
 
 /// The output [B, H, rows, dim], of float32 or the type of the inputs.

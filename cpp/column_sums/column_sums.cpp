@@ -22,7 +22,7 @@ void sum_tile(const Scores& scores, int64_t item, int64_t head, Interval keys, i
     const bool few_rows = scores.query_len <= kDecodeRows;
     const size_t size = few_rows ? kDecodeRows * query_ld : dim * kKeys;
     const size_t buffer_size =
-        few_rows ? scores.key.buffer_size(count) : kRows * scores.query.buffer_stride();
+        few_rows ? scores.key.buffer_size(count) : scores.query.dense_buffer_size(kRows);
     float* memory = Scratch::of_thread().floats(size + kRows * kKeys + kKeys + buffer_size);
     const Matrix<float> operand{memory, few_rows ? query_ld : kKeys};  // of the product
     const Matrix<float> weights{memory + size, kKeys};

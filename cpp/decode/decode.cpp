@@ -91,7 +91,7 @@ public:
     explicit Pass(const Attention& call)
         : call_(call),
           scores_(call.scores),
-          units_(scores_),
+          units_(scores_, scores_.num_threads),
           segments_(call),
           rows_(static_cast<int>(units_.rows)),
           state_size_(States::size(rows_, segments_.most, call.value_dim)),
@@ -238,9 +238,9 @@ void attend_row(const Attention& call, int64_t item, int64_t head, int64_t row) 
     finish_row(call, group, 0, states, told.data(), present, true);
 }
 
-Decision decide_decode(const Attention& call) {
+Decision decide_decode(const Attention& call, int num_threads) {
     const Scores& scores = call.scores;
-    const Units units(scores);
+    const Units units(scores, num_threads);
     const int rows = static_cast<int>(units.most_rows());
     const int segments = call.labels ? call.num_segments : 1;
     std::vector<int64_t> costs;

@@ -47,7 +47,7 @@ struct Units {
     std::vector<int64_t> first_unit;  // of each item's own
     bool by_heads;                    // the order of an item's own units
 
-    explicit Units(const Scores& scores_)
+    Units(const Scores& scores_, int num_threads)
         : scores(scores_),
           rows(scores.num_heads / std::max<int64_t>(1, scores.num_kv_heads) * scores.query_len),
           prefix(Interval{}) {
@@ -78,7 +78,7 @@ struct Units {
             most = std::max(most, each.size);
             keys_read += each.seen.size() * scores.num_kv_heads;
         }
-        by_heads = kSmallUnit * most * scores.num_threads <= keys_read;
+        by_heads = kSmallUnit * most * num_threads <= keys_read;
     }
 
     /// A unit: a chunk of some items' keys, of one key head.

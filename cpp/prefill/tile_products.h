@@ -77,10 +77,7 @@ public:
 
     static bool serve(const Attention&) { return true; }
     static size_t scratch(const Attention& call) {
-        const Tensor& values = call.value;
-        return kTileRows * padded(call.scores.head_dim) +
-               (values.dense() ? values.buffer_size(kTileKeys)
-                               : kTileKeys * values.buffer_stride());
+        return kTileRows * padded(call.scores.head_dim) + call.value.dense_buffer_size(kTileKeys);
     }
 
     /// Floats of a packed tile.

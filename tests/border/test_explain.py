@@ -34,6 +34,13 @@ def test_threads_beyond_the_work_are_not_counted(rng):
     assert explain(*tensors(rng, Sizes(200, 2000)), num_threads=64).threads == 8
 
 
+def test_the_order_of_units_is_that_of_the_threads_woken(rng):
+    arrays = tensors(rng, Sizes(1, 520, batch=1, heads=23, kv_heads=23, dim=32))
+    found = explain(*arrays, num_threads=64)
+    assert found.threads == 2
+    assert found.shares == explain(*arrays, num_threads=2).shares
+
+
 @pytest.mark.parametrize("sizes", [Sizes(300, 300), Sizes(2, 300, dim=32, value_dim=64)])
 def test_it_knows_where_weights_are_rounded(rng, sizes):
     """What it says of bfloat16 products shows in the numbers."""
