@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 from cases import CASES, METHODS, Arrays, Candidate, Case, make
 from numpy.typing import NDArray
-from workers import ask, in_turn, stop
+from workers import ask, in_turn, start_script, stop
 
 EXTRA = ("masked", "out", "adaptor")  # what run.py does not time
 NAMES = ("before", "before again", "after")
@@ -107,14 +106,8 @@ def turns(workers: dict[str, Any], seconds: float) -> dict[str, Array]:
 
 def start(name: str, tree: Path, threads: int) -> Any:
     """Start a process that imports the `reattend` of a tree."""
-    paths = [str(tree), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1"}
-    settings |= {"OMP_WAIT_POLICY": "passive"}
-    settings |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    worker = subprocess.Popen(
-        [sys.executable, __file__, "--worker", name],
-        env={**os.environ, **settings}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    paths = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+    worker = start_script([__file__, "--worker", name], "passive", threads, PYTHONPATH=paths)
     found = Path(ask(worker, {"ask": "where"})["where"])
     if tree not in found.parents:
         raise SystemExit(f"{tree} holds no reattend that can be imported: got {found}")

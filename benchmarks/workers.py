@@ -11,7 +11,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +20,19 @@ T = TypeVar("T")
 
 def start(script: str, name: str, policy: str | None, path: Path, threads: int) -> Any:
     """Start a candidate's process."""
-    count = str(threads)
-    settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
-    settings |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    options = ["--candidate", name, "--model", str(path), "--threads", str(threads)]
+    return start_script([script, *options], policy, threads)
+
+
+def start_script(command: Sequence[str], policy: str | None, threads: int, **variables: str) -> Any:
+    """Start a script, whose first option names it; `variables` join its environment."""
+    settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    settings |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **variables}
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | settings
     if policy is not None:
         environment["OMP_WAIT_POLICY"] = policy
-    command = [sys.executable, script, "--candidate", name, "--model", str(path)]
     return subprocess.Popen(
-        [*command, "--threads", count],
+        [sys.executable, *command],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
