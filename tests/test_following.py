@@ -127,9 +127,42 @@ def test_steps_are_those_of_methods_that_are_asked(rng, followed, names, mask):
         "holes": {"key_mask": rng.random((2, length)) < 0.9},
     }[mask]  # fmt: skip
     outs, sessions = both(names, numbers(rng, length), length=length, **given)
-    assert followed == [True] * 8
+    # ACT alone is followed from the prompt on; beside others from the second step on.
+    assert followed == [True] * (9 if names == "ACT" else 8)
     np.testing.assert_allclose(*outs, atol=TOLERANCE)
     check_readings(*sessions)
+
+
+@pytest.mark.parametrize(
+    "ends", [(PROMPT,), (15, PROMPT), (15, 39, PROMPT), (30, PROMPT + 2)], ids=str
+)
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+def test_they_go_on_from_the_prompt(rng, followed, ends, padding):
+    """In chunks, of one row too, and from one that holds the answer's first rows."""
+    length = PROMPT + 6
+    arrays = numbers(rng, length)
+    seen = np.ones((2, length), bool)
+    seen[1, {"none": slice(0), "left": slice(5), "right": slice(33, PROMPT)}[padding]] = False
+    outs, reports = [], []
+    for act in (ACT(theta=THETA), _Asked(theta=THETA)):
+        session, found, start = Session([act], num_layers=LAYERS), [], 0
+        with session.generation(prompt_len=PROMPT):
+            for end in [*ends, *range(ends[-1] + 1, length + 1)]:
+                query, (key, value) = (
+                    arrays[0][:, :, start:end], (_until(x, end) for x in arrays[1:])
+                )  # fmt: skip
+                found.append(session.attend(LAYER, query, key, value, key_mask=seen[:, :end]))
+                if end == ends[-1]:
+                    reports.append(session.report())
+                start = end
+        outs.append(np.concatenate(found, axis=2))
+        reports.append(session.report())
+    assert followed == [True] * (length - ends[-1])
+    np.testing.assert_allclose(*outs, atol=TOLERANCE)
+    for one, two in ((reports[0], reports[2]), (reports[1], reports[3])):
+        for mine, asked in zip(one.readings, two.readings, strict=True):
+            np.testing.assert_equal(mine.found, asked.found)
+            np.testing.assert_allclose(mine.changed, asked.changed)
 
 
 @pytest.mark.parametrize("heads", [{LAYER: (1, 4)}, {LAYER: ()}, {}], ids=str)
@@ -286,7 +319,7 @@ def test_a_step_that_was_not_noted_is_made_again(rng):
             given = (LAYER, arrays[0][:, :, start:end], *(x[:, :, :end] for x in arrays[1:]))
             seen = dict(session._run.seen)
             out = session.attend(*given)
-            if start > PROMPT:
+            if start >= PROMPT:
                 session._run.seen.clear()
                 session._run.seen.update(seen)
                 np.testing.assert_array_equal(out, session.attend(*given))

@@ -116,7 +116,8 @@ class Method:
         Parameters
         ----------
         call : Call
-            A step, whose plan was asked for.
+            A step, whose plan was asked for; where a session has one method, also the call that
+            ends the prompt, of which only a ColumnRule counts.
         state
             What `plan` gave with it.
 

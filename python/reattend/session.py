@@ -656,7 +656,7 @@ class Session(Recorded, Measuring):
             result = attend(call.query, call.key, call.value, call.mask, asked, call.num_threads)
         out: Array = np.asarray(result)
         self._keep(run, call, states, end, out)
-        steady = None if call.prefill else self._steady_after(run, call, plans, places, states)
+        steady = self._steady_after(run, call, plans, places, states)
         if steady is not None:
             if steady.plan is not None:
                 steady = steady._replace(tally=run.tallies.setdefault(call.layer, Tally()))
@@ -666,12 +666,16 @@ class Session(Recorded, Measuring):
     def _steady_after(
         self, run: _Run, call: Call, plans: list[Plan], places: list[int], states: list[Any]
     ) -> _Steady | None:
-        """Give what all steps behind this one do; None where methods are to be asked again."""
-        if call.query.shape[2] != 1:
+        """Give what all steps behind this call do; None where methods are to be asked again."""
+        if call.prefill and not (call.last_chunk and len(self.methods) == 1):
+            return None
+        if not call.prefill and call.query.shape[2] != 1:
             return None  # its rows may be marked one by one; those of one row serve any number
         ways = [
             method.goes_on(call, state) for method, state in zip(self.methods, states, strict=True)
         ]
+        if call.prefill and not isinstance(ways[0], ColumnRule):
+            return None  # a prompt's plan is not that of steps
         composed = run.composed[call.layer] if plans else None
         if not all(ways) or (composed is not None and composed.heads_from is not None):
             return None
