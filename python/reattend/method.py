@@ -116,10 +116,10 @@ class Method:
         Parameters
         ----------
         call : Call
-            A step, whose plan was asked for; where a session has one method, also the call that
-            ends the prompt, of which only a ColumnRule counts.
+            A step, whose plan was asked for.
         state
-            What `plan` gave with it.
+            What `plan` gave with it. A session's only method is asked at the first step behind the
+            prompt as well, with what it gave there: with a ColumnRule its plan is not asked for.
 
         Returns
         -------

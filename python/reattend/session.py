@@ -60,6 +60,10 @@ class _Run:
     steady: dict[int, _Steady] = field(default_factory=dict)  # by layer
     confidence: Array | None = None  # [B], of the latest token, as the loop told
 
+    def tally(self, layer: int) -> Tally:
+        """Give a layer's tally."""
+        return self.tallies.setdefault(layer, Tally())
+
 
 def _keep_followed(run: _Run, layer: int) -> None:
     """Bring what steps in the core followed to the state of its method."""
@@ -290,9 +294,8 @@ class Session(Recorded, Measuring):
         run = self._run
         if run is None:
             raise RuntimeError("attend() must be called inside session.generation(...)")
-        if type(query) is not np.ndarray or type(key) is not np.ndarray:
+        if not type(query) is type(key) is type(value) is np.ndarray:
             query, key = array_or_stored("query", query), array_or_stored("key", key)
-        if type(value) is not np.ndarray:
             value = array_or_stored("value", value)
         if key_mask is not None and type(key_mask) is not np.ndarray:
             key_mask = as_array("key_mask", key_mask)
@@ -336,7 +339,9 @@ class Session(Recorded, Measuring):
                 layer, self.num_layers, query, key, value, run.prompt, mask, hidden_states,
                 num_threads, out, cross_row=first, confidence=run.confidence,
             )  # fmt: skip
-            return self._asked(run, call, end, asked)
+            steady = self._following_the_prompt(run, call)
+            if steady is None:
+                return self._asked(run, call, end, asked)
         plan, tally = steady.plan, steady.tally
         edited: tuple[Array | None, ...]
         if steady.read is not None and tally is not None:
@@ -656,26 +661,30 @@ class Session(Recorded, Measuring):
             result = attend(call.query, call.key, call.value, call.mask, asked, call.num_threads)
         out: Array = np.asarray(result)
         self._keep(run, call, states, end, out)
-        steady = self._steady_after(run, call, plans, places, states)
+        steady = None if call.prefill else self._steady_after(run, call, plans, places, states)
         if steady is not None:
-            if steady.plan is not None:
-                steady = steady._replace(tally=run.tallies.setdefault(call.layer, Tally()))
             run.steady[call.layer] = steady
         return out
+
+    def _following_the_prompt(self, run: _Run, call: Call) -> _Steady | None:
+        """Give what the first step does if that follows from what the prompt's keys received."""
+        if call.first_row != call.num_prompt or len(self.methods) != 1:
+            return None
+        steady = self._steady_after(run, call, [], [], [run.states.get((0, call.layer))])
+        if steady is None or steady.followed is None:
+            return None
+        run.steady[call.layer] = steady
+        return self._going_on(run, call.layer, call.query.shape[2], call.key_len, call.mask)
 
     def _steady_after(
         self, run: _Run, call: Call, plans: list[Plan], places: list[int], states: list[Any]
     ) -> _Steady | None:
-        """Give what all steps behind this call do; None where methods are to be asked again."""
-        if call.prefill and not (call.last_chunk and len(self.methods) == 1):
-            return None
-        if not call.prefill and call.query.shape[2] != 1:
+        """Give what all steps behind this one do; None where methods are to be asked again."""
+        if call.query.shape[2] != 1:
             return None  # its rows may be marked one by one; those of one row serve any number
         ways = [
             method.goes_on(call, state) for method, state in zip(self.methods, states, strict=True)
         ]
-        if call.prefill and not isinstance(ways[0], ColumnRule):
-            return None  # a prompt's plan is not that of steps
         composed = run.composed[call.layer] if plans else None
         if not all(ways) or (composed is not None and composed.heads_from is not None):
             return None
@@ -685,12 +694,13 @@ class Session(Recorded, Measuring):
                 return None
             rule = ways[readers[0]]
             assert isinstance(rule, RowRule)
-            read = ReadSteps(rule)
-            tally = run.tallies.setdefault(call.layer, Tally())
-            return _Steady(None, tuple(readers), tally=tally, read=read)
+            tally = run.tally(call.layer)
+            return _Steady(None, tuple(readers), tally=tally, read=ReadSteps(rule))
         followers = [place for place, way in enumerate(ways) if isinstance(way, ColumnRule)]
+        if not followers and composed is None:
+            return _PLAIN
         if not followers:
-            return _PLAIN if composed is None else _Steady(composed, tuple(places))
+            return _Steady(composed, tuple(places), tally=run.tally(call.layer))
         if len(followers) > 1:
             return None
         follower, rule = followers[0], ways[followers[0]]
@@ -700,7 +710,8 @@ class Session(Recorded, Measuring):
         plan = compose_with_columns([by_place[each] for each in places], places.index(follower))
         if plan is None:
             return None
-        return _Steady(plan, tuple(places), FollowedSteps(plan, rule), follower)
+        followed = FollowedSteps(plan, rule)
+        return _Steady(plan, tuple(places), followed, follower, run.tally(call.layer))
 
     def _intervene(
         self, run: _Run, call: Call, plans: tuple[Plan, ...], places: tuple[int, ...]
@@ -711,9 +722,7 @@ class Session(Recorded, Measuring):
             run.composed[call.layer] = plan
         result = self._carry_out(call, plan)
         plan.finish(result.out, call.mask.dtype)
-        tally = run.tallies.get(call.layer)
-        if tally is None:
-            tally = run.tallies[call.layer] = Tally()
+        tally = run.tally(call.layer)
         edited = plan.edited_rows(call.first_row, call.first_row + call.query.shape[2])
         if call.prefill:
             known = call.key_mask is not None and not call.cross
