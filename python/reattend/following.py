@@ -53,9 +53,8 @@ class FollowedSteps:
     def _make_room(self, received: Array) -> None:
         batch, rows, past = received.shape
         self._room = past + max(_LEAST_ROOM, past // 4)
-        self._both = np.empty((2, batch, rows, self._room), np.float32)
-        self._both[..., :past] = received  # also where the next step writes: its memory is ready
-        self._both[..., past:] = 0
+        self._both = np.zeros((2, batch, rows, self._room), np.float32)
+        self._both[0, :, :, :past] = received
         self._numbers = np.array([0, past, np.iinfo(np.int64).max])
         columns = FollowedColumns(self.rule.theta, self.rule.heads, self._both, self._numbers)
         self.request: Request = self.plan.request("masses")._replace(columns=columns)
