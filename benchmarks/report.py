@@ -28,6 +28,8 @@ PEERS = {  # columns of the README's table
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "llama.cpp": "llama.cpp",
+    "vllm": "vLLM",
+    "zentorch": "zentorch",
 }
 IN_README = (  # the others are in benchmarks/README.md
     "llava-1.5-7b prefill 640",

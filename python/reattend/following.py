@@ -54,7 +54,7 @@ class FollowedSteps:
         batch, rows, past = received.shape
         self._room = past + max(_LEAST_ROOM, past // 4)
         self._both = np.zeros((2, batch, rows, self._room), np.float32)
-        self._both[0, :, :, :past] = received
+        self._both[..., :past] = received  # in both: the next step then finds its memory ready
         self._numbers = np.array([0, past, np.iinfo(np.int64).max])
         columns = FollowedColumns(self.rule.theta, self.rule.heads, self._both, self._numbers)
         self.request: Request = self.plan.request("masses")._replace(columns=columns)
