@@ -172,5 +172,14 @@ def make(case: Case) -> Arrays:
         hidden_states[..., SINK_DIM] = np.where(np.isin(np.arange(length), sinks), 1500, 0)
     if case.dtype == "bfloat16":
         import ml_dtypes  # noqa: F401  teaches NumPy the name
-    numbers = (each.astype(case.dtype, copy=False) for each in (query, key, value, prompt))
+    numbers = (laid(each.astype(case.dtype, copy=False)) for each in (query, key, value, prompt))
     return Arrays(*numbers, labels, image, hidden_states)
+
+
+def laid(array: Any) -> Any:
+    """Lay an array at the beginning of a cache line, as torch and `KVCache` do; NumPy does not."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found
