@@ -47,7 +47,7 @@ def _peak(fields: str, peer: str, method: str, threads: int) -> int | None:
 
     case = Case(**json.loads(fields))
     for package in PEERS[peer].packages:  # a library's code is no memory of a call
-        if package != "pywhispercpp":  # which would read whisper's libraries too
+        if package not in ("pywhispercpp", "vllm"):  # of which one library alone is used
             importlib.import_module(package)
     arrays = make(case)
     try:
