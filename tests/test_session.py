@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cases import ACTING
 from reattend import attention, reference
+from reattend.border import core_call
 from reattend.method import Method
 from reattend.methods import ACT, ADHH, PAI, VAR, VHR, HeadMask
 from reattend.plan import Plan
@@ -115,6 +116,38 @@ def test_text_branch_of_its_own_and_in_the_batch_choose_the_same_heads(inputs):
         np.testing.assert_array_equal(found["chosen"][:3], reading.found["chosen"])
         np.testing.assert_allclose(found["divergence"][:3], reading.found["divergence"], rtol=1e-5)
         assert not found["chosen"][3:].any()
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_by_itself_a_prompt_is_read_once_and_the_same_heads_are_chosen(inputs, monkeypatch, kind):
+    """The pass that VHR corrects tells the last row as well; 16 bits would have rounded it."""
+    passes = []
+    attend = core_call.attend
+
+    def counted(query, key, value, mask, asked, num_threads):
+        corrects = asked.plain is not None
+        passes.append("correction" if corrects else "prompt" if query.shape[2] > 1 else "row")
+        return attend(query, key, value, mask, asked, num_threads)
+
+    monkeypatch.setattr("reattend.call.attend", counted)
+    monkeypatch.setattr("reattend.session.attend", counted)
+    found = []
+    idle = ACT(heads={0: ()})
+    for methods in ((VHR(),), (VHR(), idle)):
+        session = Session(methods, num_layers=5)
+        with session.text_only():
+            for layer in range(5):
+                session.attend(layer, *(x[layer].astype(kind) for x in inputs.text))
+        passes.clear()
+        with session.generation(inputs.image):
+            out = session.attend(4, *(x.astype(kind) for x in prompt(inputs, 4)))
+        found.append((out, session.report().readings[0].found, list(passes)))
+    (alone, one, own), (beside, two, others) = found
+    assert one["chosen"].any()
+    np.testing.assert_array_equal(one["chosen"], two["chosen"])
+    np.testing.assert_allclose(alone, beside, atol=TOLERANCE if kind == "float32" else 2e-3)
+    assert own == (["prompt", "correction"] if kind == "float32" else ["row", "prompt"])
+    assert others == ["row", "prompt"]
 
 
 def test_text_only_run_in_chunks(inputs):

@@ -136,6 +136,7 @@ class Computed:
     plans: Sequence[Plan] = ()  # of the methods before the one that is asked
     ahead: Ahead | None = None  # what these made of it, where a method asked for column sums
     products: Array | None = None  # query . key of a single row, [B, H, 1, M]
+    alone: bool = False  # whether the method that is asked is the only one
 
     def known_to(self, request: Request) -> Request:
         """Tell a pass over all keys what is known of it: it then reads values alone."""
@@ -759,14 +760,15 @@ class Call:
                 "read the prompt in one call"
             )
         last = np.broadcast_to(self.last_prompt_row - self.first_row, self.batch)
+        items = np.arange(self.batch)
+        if self.computed.plain is not None and self.computed.plain.out.dtype == np.float32:
+            return np.asarray(self.computed.plain.out[items, :, last])
         start = int(last.min(initial=length - 1 - self.first_row))
-        last = last - start
-        # Rows of their own cost less than a plain pass that is corrected afterwards.
         rows = self.query[:, :, start:]
         out = np.empty((*rows.shape[:3], self.value.shape[3]), np.float32)
         mask = self._mask_from(start)
         attend(rows, self.key, self.value, mask, Request(out=out), self.num_threads)
-        return np.asarray(out[np.arange(self.batch), :, last])
+        return np.asarray(out[items, :, last - start])
 
     def _mask_from(self, start: int) -> MaskSpec:
         """Give the mask arguments of the rows from ``start`` on."""

@@ -594,7 +594,7 @@ class Session(Recorded, Measuring):
         """Give the plans of a call, whose they are, and each method's next state."""
         plans: list[Plan] = []
         places, states = [], []
-        call.computed.plans = plans
+        call.computed.plans, call.computed.alone = plans, len(self.methods) == 1
         for place, method in enumerate(self.methods):
             plan, state = planned(method, call, run.states.get((place, call.layer)))
             states.append(state)

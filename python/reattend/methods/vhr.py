@@ -111,6 +111,8 @@ class VHR(Method):
                 f"prompt must be read in one call, got rows {call.first_row} to "
                 f"{end - 1} of {call.num_prompt}"
             )
+        if call.computed.alone and call.query.dtype == np.float32:
+            call.plain  # noqa: B018  the pass that is corrected afterwards has the last row as well
         found = head_divergence(call.head_outputs, call.text_outputs)
         chosen = found.chosen if with_image is None else found.chosen & with_image[:, None]
         chosen = chosen & heads_of_layer(self.heads, call.layer, call.num_heads)
