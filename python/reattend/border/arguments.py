@@ -375,8 +375,6 @@ def threads(num_threads: int | None) -> int:
     """Check the number of threads; the default where it is None."""
     if num_threads is None:
         return config.num_threads()
-    if type(num_threads) is int and 1 <= num_threads <= MAX_THREADS:
-        return num_threads
     return count("num_threads", num_threads, 1, MAX_THREADS)
 
 

@@ -39,7 +39,9 @@ def attend(
     >>> attend(query, key, backwards, MaskSpec(scale=1), Request(), None)[0, 0, 0].tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    threads = arguments.threads(num_threads)
+    threads = num_threads
+    if type(threads) is not int or not 1 <= threads <= arguments.MAX_THREADS:
+        threads = arguments.threads(num_threads)  # a function less is 1% of a small call
     found = _core.attention(query, key, value, mask, request, threads)
     if found is not None:
         return found
