@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reattend import ACT, VAR, Session, reference
+from cases import METHODS
+from reattend import ACT, VAR, VHR, Session, reference
+from reattend.observer import Observer
 from reattend.recording import Recording
-from reattend.testing import run
+from reattend.testing import Case, run
+from reattend.testing.laws import TOLERANCE
 from reattend.testing.sample import sample
 
 
@@ -58,6 +61,53 @@ def test_recording_changes_no_answer(inputs):
     np.testing.assert_array_equal(out, run(methods, inputs))
     assert found.settings["methods"] == [repr(method) for method in methods]
     assert found.methods["readings"]
+
+
+def plain_outputs(weights, call):
+    """What the heads give without a method, of the row that chooses a word."""
+    return call.plain.out[np.arange(call.batch), :, call.last_rows]
+
+
+def plain_head_outputs(weights, call):
+    return call.head_outputs if call.last_chunk else plain_outputs(weights, call)
+
+
+CASES = {each.name: each for each in METHODS} | {"three": Case((VAR(), VHR(), ACT()))}
+
+
+class InRoom(Session):
+    """A loop that says where outputs go, as the adaptor of transformers does."""
+
+    def attend(self, layer, query, key, value, **how):
+        out = np.empty((*query.shape[:3], value.shape[3]), query.dtype)
+        assert super().attend(layer, query, key, value, out=out, **how) is out
+        return out
+
+
+class Looking(InRoom, Observer):
+    """Who looks on, too."""
+
+    def observe(self, call, states):
+        self.look(call, np.zeros((call.batch, 1, call.key_len), np.uint8), 1, states)
+        assert np.isfinite(call.column_sums()).all()
+
+
+@pytest.mark.parametrize("session", [Session, InRoom, Looking])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_who_looks_on_writes_nothing_into_an_output(case, session):
+    """Measured and recorded, answers are what they are; what was measured is of plain attention."""
+    methods, inputs = case.method, case.inputs(0)
+    expected = run(methods, inputs)
+    watched = session(methods, num_layers=len(inputs.query))
+    watched.measure(["entropy", "head_outputs", plain_outputs, plain_head_outputs])
+    watched.record()
+    np.testing.assert_allclose(run((), inputs, session=watched), expected, atol=TOLERANCE)
+    plain = np.moveaxis(run((), inputs)[..., inputs.prompt_len - 1 :, :], 3, 0)  # [T, L, B, H, Dv]
+    found = {name: each.values for name, each in watched.measured().items()}
+    np.testing.assert_allclose(found["plain_outputs"], plain, atol=TOLERANCE)
+    np.testing.assert_allclose(found["plain_head_outputs"], plain, atol=TOLERANCE)
+    edited = np.moveaxis(expected[..., inputs.prompt_len - 1 :, :], 3, 0)
+    np.testing.assert_allclose(found["head_outputs"], edited, atol=TOLERANCE)
 
 
 def test_sinks_are_those_of_the_states(inputs):

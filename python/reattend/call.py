@@ -137,6 +137,9 @@ class Computed:
     ahead: Ahead | None = None  # what these made of it, where a method asked for column sums
     products: Array | None = None  # query . key of a single row, [B, H, 1, M]
     alone: bool = False  # whether the method that is asked is the only one
+    # Whether the call's result stands: who looks on writes nothing to its room, and `plain` may
+    # hold the output that was corrected since.
+    settled: bool = False
 
     def known_to(self, request: Request) -> Request:
         """Tell a pass over all keys what is known of it: it then reads values alone."""
@@ -669,15 +672,16 @@ class Call:
         Of a single row also the column sums, which are its weights and cost nothing beside it.
         Whoever reads this pays for the pass, and the session then only corrects what plans change.
         """
-        if self.computed.plain is None:
+        if self.computed.plain is None or self.computed.settled:
             single = self.query.shape[2] == 1
             self.computed.plain = self._pass(_SUMMED if single else _UNSUMMED)
         return self.computed.plain
 
     def _pass(self, request: Request, heads: Array | None = None) -> AttentionResult:
-        if heads is not None or self.out is not None:
+        out = None if self.computed.settled else self.out
+        if heads is not None or out is not None:
             heads = None if heads is None else heads[None].repeat(self.batch, axis=0)
-            request = request._replace(out=self.out, heads=heads)
+            request = request._replace(out=out, heads=heads)
         request = self.computed.known_to(request)
         found: AttentionResult = attend(
             self.query, self.key, self.value, self.mask, request, self.num_threads
@@ -721,11 +725,13 @@ class Call:
             return sums_of(
                 self.query, self.key, ahead.found.logsumexp, self.mask, heads, self.num_threads
             )
-        if self.computed.plain is None and valid is None:  # both in one pass
+        plain = self.computed.plain
+        if plain is None and valid is None:  # both in one pass
             # A single row's sums are its weights, of all heads.
-            self.computed.plain = self._pass(_SUMMED, None if single else heads)
-            return np.asarray(self.plain.column_sums)
-        logsumexp, sums = self.plain.logsumexp, self.plain.column_sums
+            plain = self.computed.plain = self._pass(_SUMMED, None if single else heads)
+            return np.asarray(plain.column_sums)
+        plain = self.plain if plain is None else plain
+        logsumexp, sums = plain.logsumexp, plain.column_sums
         if sums is not None and single:
             return np.asarray(sums if valid is None else np.where(valid, sums, np.float32(0)))
         assert logsumexp is not None
@@ -761,8 +767,9 @@ class Call:
             )
         last = np.broadcast_to(self.last_prompt_row - self.first_row, self.batch)
         items = np.arange(self.batch)
-        if self.computed.plain is not None and self.computed.plain.out.dtype == np.float32:
-            return np.asarray(self.computed.plain.out[items, :, last])
+        plain = None if self.computed.settled else self.computed.plain
+        if plain is not None and plain.out.dtype == np.float32:
+            return np.asarray(plain.out[items, :, last])
         start = int(last.min(initial=length - 1 - self.first_row))
         rows = self.query[:, :, start:]
         out = np.empty((*rows.shape[:3], self.value.shape[3]), np.float32)

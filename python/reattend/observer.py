@@ -104,5 +104,5 @@ class Observer(Session):
     def _show(self, run: Any, call: Call, result: Array) -> None:
         # A method's state here is still what it returned at the row before. The call computes
         # anew: what the methods' own pass left in it may differ in its last bits.
-        self.observe(replace(call, computed=Computed()), run.states)
+        self.observe(replace(call, computed=Computed(settled=True)), run.states)
         super()._show(run, call, result)

@@ -613,6 +613,7 @@ class Session(Recorded, Measuring):
 
     def _show(self, run: _Run, call: Call, result: Array) -> None:
         """Let those who look on see a call, before the states of its methods are kept."""
+        call.computed.settled = True
         if self._recorder is not None:
             self._recorder.note(call)
         if self._gatherer is not None:

@@ -15,7 +15,7 @@ from models import MODELS, TEXT  # noqa: E402
 from reattend.adaptors.transformers import attached, protocols  # noqa: E402
 from reattend.adaptors.transformers.introspection import examined  # noqa: E402
 from reattend.method import Method  # noqa: E402
-from reattend.methods import ACT, PAI, VAR, VHR  # noqa: E402
+from reattend.methods import ACT, PAI, VAR, VHR, HeadMask  # noqa: E402
 from runs import METHODS, generate, held, tokens  # noqa: E402
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: E402
 
@@ -244,6 +244,16 @@ def test_a_cache_that_began_elsewhere():
             model(**step)
         with attached(model):  # nothing to remember: nothing to refuse
             model(**step)
+
+
+@pytest.mark.parametrize("method", [EACH_ACT, PAI(), HeadMask({3: (0,)})], ids=repr)
+def test_measuring_changes_no_answer(method):
+    model, inputs = LLAVA.load(), LLAVA.inputs((0, 1))
+    logits = []
+    for measures in ((), ("entropy", "image_mass", "head_outputs")):
+        with attached(model, method, measures=measures), torch.no_grad():
+            logits.append(torch.stack(generate(model, inputs, 6).logits))
+    torch.testing.assert_close(*logits)
 
 
 def test_a_conversation_goes_on():
