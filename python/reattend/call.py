@@ -767,7 +767,8 @@ class Call:
             )
         last = np.broadcast_to(self.last_prompt_row - self.first_row, self.batch)
         items = np.arange(self.batch)
-        plain = None if self.computed.settled else self.computed.plain
+        computed = self.computed  # among others its bits would hang on what these ask for
+        plain = computed.plain if computed.alone and not computed.settled else None
         if plain is not None and plain.out.dtype == np.float32:
             return np.asarray(plain.out[items, :, last])
         start = int(last.min(initial=length - 1 - self.first_row))
